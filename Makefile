@@ -1,0 +1,45 @@
+# The commands of the project; `make help` lists them.
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test test-slow lint format bench clean
+
+help:  ## list the commands
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
+
+env: $(STAMP)  ## make .venv with the pinned packages (demo and test do it by themselves)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or newer is needed, this is {v.major}.{v.minor}: make PYTHON=python3.12 env")'
+	$(PYTHON) -m venv $(VENV) || { echo 'python -m venv failed: on Debian, apt-get install python3-venv'; exit 1; }
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[preprocess,train,dev]'
+	@touch $(STAMP)
+
+demo: env  ## build verified shards of the embedded dataset
+	$(PY) preprocessing/build_shards.py
+	$(PY) -m shards.verify data/embedded/shards
+	$(PY) -m shards.inspect data/embedded/shards
+
+test: env  ## the whole test suite
+	$(PY) -m pytest -n 2 -m 'not slow'
+
+test-slow: env  ## the tests that take minutes
+	$(PY) -m pytest -n 2 -m slow
+
+lint: env  ## ruff and mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: env  ## rewrite the code in the project's style
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench: env  ## every benchmark, one after another; results under benchmarks/results
+	$(PY) benchmarks/run_all.py
+
+clean:  ## remove what the demo made (the environment stays)
+	rm -rf data/embedded

@@ -1,0 +1,1 @@
+"""Batch scripts and launchers for SLURM clusters."""

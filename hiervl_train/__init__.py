@@ -1,0 +1,1 @@
+"""Distributed contrastive pretraining and fine-tuning of HierVL from shards."""

@@ -1,0 +1,1 @@
+"""From raw video and annotations to shards: annotations → hierarchy → plan → chunks → samples → shards."""
