@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,13 +17,18 @@ TEMPORARY = ".tmp-"
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success fsync it and rename it to `path`, otherwise remove it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    temporary = temporary_name(path)
     try:
         yield temporary
         publish(temporary, path)
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def temporary_name(path: Path) -> Path:
+    """Return a name beside `path` for what is not whole yet, which no other process, thread or node uses."""
+    return path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
 
 
 def publish(temporary: Path, path: Path) -> None:

@@ -11,9 +11,13 @@ Stored frame i shows the source at `media_start + i / fps`. The clip itself is t
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
+import math
+import reprlib
 import typing
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 SCHEMA_VERSION = 1
 MEMBERS = ("jpg", "json", "mp4", "txt")
@@ -27,48 +31,48 @@ class SchemaError(ValueError):
 class MediaRecord:
     """The fields that every sample of every set has: which stretch of which video, and how it is stored."""
 
-    video_uid: str
-    clip_start: float  # s from the source's first frame
-    clip_end: float  # s
-    media_start: float  # s, the time of stored frame 0
-    first_frame: int  # index of the clip's first frame among the stored frames
-    clip_frames: int  # how many stored frames are the clip
-    num_frames: int  # how many frames are stored
-    fps: float  # stored frames per second
-    width: int  # pixels
-    height: int  # pixels
-    text: str  # the caption, equal to the `txt` member
+    video_uid: Annotated[str, "the source video"]
+    clip_start: Annotated[float, "s from the source's first frame"]
+    clip_end: Annotated[float, "s from the source's first frame"]
+    media_start: Annotated[float, "s, the source time of stored frame 0"]
+    first_frame: Annotated[int, "index of the clip's first frame among the stored frames"]
+    clip_frames: Annotated[int, "how many stored frames are the clip"]
+    num_frames: Annotated[int, "how many frames are stored"]
+    fps: Annotated[float, "stored frames per second"]
+    width: Annotated[int, "pixels"]
+    height: Annotated[int, "pixels"]
+    text: Annotated[str, "the caption, equal to the txt member"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipRecord(MediaRecord):
     """A narrated clip: the sets `clips`, and the base of those that add to it."""
 
-    narration_source: str  # narration_pass_1 | narration_pass_2
-    narration_ind: int  # the narration's number within its pass, as the annotation counts
-    narration_time: float  # s, the moment that the narrator marked
-    tag_verb: list[int]  # verb classes, 0 … 117
-    tag_noun: list[int]  # noun classes, 0 … 581
-    segment: str  # <video_uid>_<floor(narration_time / 60)>, the neighbourhood for scene-aware negatives
+    narration_source: Annotated[str, "narration_pass_1 or narration_pass_2"]
+    narration_ind: Annotated[int, "the narration's number within its pass, as the annotation counts"]
+    narration_time: Annotated[float, "s, the moment that the narrator marked"]
+    tag_verb: Annotated[list[int], "verb classes, 0 … 117"]
+    tag_noun: Annotated[list[int], "noun classes, 0 … 581"]
+    segment: Annotated[str, "<video_uid>_<floor(narration_time / 60)>, the neighbourhood for scene-aware negatives"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Narration:
     """A narration as a summary lists it; `key` is that of its sample in `clips`, packed or not."""
 
-    key: str
-    text: str
-    clip_start: float  # s
-    clip_end: float  # s
-    tag_verb: list[int]
-    tag_noun: list[int]
+    key: Annotated[str, "the key of its sample in clips, packed or not"]
+    text: Annotated[str, "the narration"]
+    clip_start: Annotated[float, "s from the source's first frame"]
+    clip_end: Annotated[float, "s from the source's first frame"]
+    tag_verb: Annotated[list[int], "verb classes, 0 … 117"]
+    tag_noun: Annotated[list[int], "noun classes, 0 … 581"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SummaryRecord(ClipRecord):
     """A summary over minutes: the set `summaries`. Its video is the low-rate rendition of the whole span."""
 
-    narrations: list[Narration]  # those inside the span, in time order
+    narrations: Annotated[list[Narration], "those inside the span, in time order"]
 
 
 Record = MediaRecord
@@ -99,6 +103,11 @@ def to_json(record: MediaRecord) -> dict[str, Any]:
     return dataclasses.asdict(record)
 
 
+def to_bytes(record: MediaRecord) -> bytes:
+    """Return the bytes of a record's `json` member: UTF-8, no spaces, fields in order, the same for the same record."""
+    return json.dumps(to_json(record), ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
 def from_json(set_name: str, value: Any) -> MediaRecord:
     """Return the record of a `json` member, checked field by field; raise `SchemaError` naming the field."""
     return typing.cast(MediaRecord, _check(record_class(set_name), value, where=set_name))
@@ -114,6 +123,8 @@ def check(set_name: str, record: MediaRecord) -> None:
         )
     if record.fps <= 0 or record.clip_end < record.clip_start:
         raise SchemaError(f"fps {record.fps}, clip {record.clip_start}–{record.clip_end} s: not a clip")
+    if record.width <= 0 or record.height <= 0:
+        raise SchemaError(f"width {record.width}, height {record.height}: not a picture")
 
 
 def list_depths_filled(value: Any) -> bool:
@@ -127,17 +138,45 @@ def list_depths_filled(value: Any) -> bool:
 
 def scalar_fields(set_name: str) -> dict[str, type]:
     """Return name and type (str, int or float) of a set's scalar fields: the columns of its parquet files."""
-    hints = typing.get_type_hints(record_class(set_name))
+    hints = _hints(typing.cast(type, record_class(set_name)))
     return {name: hint for name, hint in hints.items() if hint in (str, int, float)}
+
+
+def field_docs(set_name: str) -> dict[str, tuple[str, str]]:
+    """Return name → (type, meaning) of a set's fields in order; those inside lists are named as `narrations[].key`."""
+    return dict(_field_docs(record_class(set_name), prefix=""))
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    """Return the bare types of a record's fields: looked up for each of millions of records, so remembered."""
+    return typing.get_type_hints(cls)
+
+
+def _short(value: Any) -> str:
+    """Return a value as an error message quotes it: the whole of a hostile one could be gigabytes."""
+    return reprlib.repr(value)
+
+
+def _field_docs(cls: type, *, prefix: str) -> list[tuple[str, tuple[str, str]]]:
+    docs: list[tuple[str, tuple[str, str]]] = []
+    for name, hint in typing.get_type_hints(cls, include_extras=True).items():
+        kind, meaning = typing.get_args(hint)
+        (item,) = typing.get_args(kind) or (None,)
+        element = "object" if dataclasses.is_dataclass(item) else getattr(item, "__name__", "")
+        docs.append((f"{prefix}{name}", (f"list[{element}]" if item else kind.__name__, meaning)))
+        if dataclasses.is_dataclass(item):
+            docs += _field_docs(typing.cast(type, item), prefix=f"{prefix}{name}[].")
+    return docs
 
 
 def _check(hint: Any, value: Any, *, where: str) -> Any:
     """Return `value` as `hint` says, dataclasses and lists included; raise `SchemaError` naming the place."""
     if dataclasses.is_dataclass(hint):
         cls = typing.cast(type, hint)
-        hints = typing.get_type_hints(cls)
+        hints = _hints(cls)
         if not isinstance(value, dict):
-            raise SchemaError(f"{where}: an object is expected, not {value!r}")
+            raise SchemaError(f"{where}: an object is expected, not {_short(value)}")
         if value.keys() != hints.keys():
             missing, extra = hints.keys() - value.keys(), value.keys() - hints.keys()
             raise SchemaError(f"{where}: missing fields {sorted(missing)}, unknown fields {sorted(extra)}")
@@ -145,8 +184,17 @@ def _check(hint: Any, value: Any, *, where: str) -> Any:
     if typing.get_origin(hint) is list:
         (item_hint,) = typing.get_args(hint)
         if not isinstance(value, list):
-            raise SchemaError(f"{where}: a list is expected, not {value!r}")
+            raise SchemaError(f"{where}: a list is expected, not {_short(value)}")
         return [_check(item_hint, item, where=f"{where}[{i}]") for i, item in enumerate(value)]
     if type(value) is not hint:
-        raise SchemaError(f"{where}: {hint.__name__} is expected, not {value!r} ({type(value).__name__})")
+        raise SchemaError(f"{where}: {hint.__name__} is expected, not {_short(value)} ({type(value).__name__})")
+    if hint is float and not math.isfinite(value):
+        raise SchemaError(f"{where}: a finite number is expected, not {value!r}")
+    if hint is int and not -(2**63) <= value < 2**63:
+        raise SchemaError(f"{where}: {_short(value)} does not fit in 64 bits")
+    if hint is str and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise SchemaError(f"{where}: {_short(value)} holds a lone surrogate, which UTF-8 cannot write") from None
     return value

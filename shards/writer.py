@@ -1,0 +1,211 @@
+"""Writes one shard: the tar as a stream, then its parquet, then the stats that mark it done."""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shards import files, schema
+from shards.index import FailedItem, ShardError, ShardStats, check_failed, is_done, row_schema, shard_paths
+from shards.keys import is_key
+
+__all__ = ["FailedItem", "ShardStats", "ShardWriter", "filled_first"]
+
+T = TypeVar("T")
+
+_MODE, _UID, _GID, _MTIME = 0o644, 0, 0, 0  # fixed, so that equal samples give equal bytes
+_MAX_MEMBER = 8**11 - 1  # bytes, what USTAR's size field holds
+
+
+class ShardWriter:
+    """A context in which one shard is written, sample by sample, in the order of `add`.
+
+        with ShardWriter(root, "clips", "train", 0, toolchain=toolchain) as writer:
+            for sample in samples:
+                writer.add(sample)
+            stats = writer.finish(failed)
+
+    Left without `finish`, nothing is there; killed, at most `.tmp-*` files and parts that no stats file vouches for.
+    The first sample of a tar has every list filled (readers that infer types need it): samples that have not are
+    withheld, on disk, until one has come, and follow it in their order.
+    """
+
+    def __init__(self, root: Path, set_name: str, split: str, number: int, *, toolchain: Mapping[str, str]) -> None:
+        """Begin shard `number` of a split below `root`; raise `ShardError` where it is done already."""
+        self._tar_path, self._parquet_path, self._stats_path = shard_paths(root, set_name, split, number)
+        self._shard = f"{set_name}/{split}/{self._tar_path.name}"
+        if is_done(root, set_name, split, number):
+            raise ShardError(f"{self._stats_path}: the shard is published, and is never rewritten; append a new number")
+        self._root, self._number = root, number
+        self._set, self._split = set_name, split
+        self._toolchain = dict(sorted(toolchain.items()))
+        self._rows: list[dict[str, Any]] = []
+        self._keys: set[str] = set()
+        self._withheld: list[tuple[str, schema.MediaRecord, tuple[int, ...]]] = []
+        self._member_bytes = dict.fromkeys(schema.MEMBERS, 0)
+        self._position = 0  # bytes of the tar so far
+        self._digest = hashlib.sha256()
+        self._finished = False
+        self._temporary = files.temporary_name(self._tar_path)
+        self._stack = ExitStack()
+        self._tar_path.parent.mkdir(parents=True, exist_ok=True)
+        self._tar: IO[bytes] = self._stack.enter_context(self._temporary.open("wb"))
+        self._stack.callback(self._temporary.unlink, missing_ok=True)
+        self._spool: IO[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def add(self, sample: schema.Sample) -> None:
+        """Append a sample; raise `ShardError` or `schema.SchemaError`, naming shard and key, where it is not legal."""
+        where = f"{self._shard}: {sample.key!r}"
+        if self._finished:
+            raise ShardError(f"{where}: the shard is finished")
+        if not is_key(sample.key):
+            raise ShardError(f"{where}: a key is 1 to 90 characters of [A-Za-z0-9_-]; make it with keys.make_key")
+        if sample.key in self._keys:
+            raise ShardError(f"{where}: a sample of this key is in the shard already; keys come from an identity")
+        try:
+            schema.check(self._set, sample.record)
+        except schema.SchemaError as error:
+            raise schema.SchemaError(f"{where}: {error}") from None
+        if not sample.jpg.startswith(b"\xff\xd8") or sample.mp4[4:8] != b"ftyp":
+            raise ShardError(f"{where}: jpg or mp4 is not what its name says ({len(sample.jpg)}, {len(sample.mp4)} B)")
+        members = (sample.jpg, schema.to_bytes(sample.record), sample.mp4, sample.record.text.encode())
+        self._keys.add(sample.key)
+        if not self._rows and not schema.list_depths_filled(schema.to_json(sample.record)):
+            self._withhold(sample, members)
+            return
+        self._write_sample(sample.key, sample.record, members)
+        self._release_withheld()
+
+    def finish(self, failed: Sequence[FailedItem] = ()) -> ShardStats:
+        """Publish tar, parquet and stats, in this order, each whole or not at all; return the stats.
+
+        `failed`: what was planned for this shard and could not be made. With no sample at all only the stats are
+        published.
+        """
+        failed_by_key = check_failed(failed, self._keys)
+        self._release_withheld()
+        end = -(self._position + 2 * tarfile.BLOCKSIZE) % tarfile.RECORDSIZE
+        self._write(bytes(2 * tarfile.BLOCKSIZE + end))
+        self._tar.flush()
+        self._finished = True
+        if is_done(self._root, self._set, self._split, self._number):
+            return self._published_meanwhile()
+        # What a broken shard of this number left must not vouch for the new one halfway.
+        self._stats_path.unlink(missing_ok=True)
+        parquet_sha256 = ""
+        if self._rows:
+            files.publish(self._temporary, self._tar_path)
+            parquet = self._parquet_bytes()
+            parquet_sha256 = hashlib.sha256(parquet).hexdigest()
+            files.write_bytes(self._parquet_path, parquet)
+        else:
+            self._tar_path.unlink(missing_ok=True)
+            self._parquet_path.unlink(missing_ok=True)
+        stats = ShardStats(
+            schema_version=schema.SCHEMA_VERSION,
+            shard=self._shard,
+            samples=len(self._rows),
+            bytes=self._position if self._rows else 0,
+            sha256=self._digest.hexdigest() if self._rows else "",
+            parquet_sha256=parquet_sha256,
+            parquet_writer=f"pyarrow {pa.__version__}",
+            member_bytes=self._member_bytes,
+            failed=failed_by_key,
+            toolchain=self._toolchain,
+        )
+        files.write_json(self._stats_path, stats.to_json())
+        return stats
+
+    def _published_meanwhile(self) -> ShardStats:
+        """Return the stats of the same shard that another process published; raise `ShardError` if it differs."""
+        stats = ShardStats.read(self._stats_path)
+        if stats.sha256 != (self._digest.hexdigest() if self._rows else ""):
+            raise ShardError(
+                f"{self._tar_path}: another process published {stats.samples} samples of sha256 {stats.sha256}, "
+                f"here are {len(self._rows)} of {self._digest.hexdigest()}: the two had different inputs or toolchains"
+            )
+        return stats
+
+    def _withhold(self, sample: schema.Sample, members: Sequence[bytes]) -> None:
+        if self._spool is None:
+            # Nameless: it is gone with the process, however that ends.
+            spool = tempfile.TemporaryFile(dir=self._tar_path.parent, prefix=files.TEMPORARY)  # noqa: SIM115
+            self._spool = self._stack.enter_context(spool)
+        self._withheld.append((sample.key, sample.record, tuple(map(len, members))))
+        for member in members:
+            self._spool.write(member)
+
+    def _release_withheld(self) -> None:
+        """Write what was withheld, member by member from the spool, so that memory never holds more than one."""
+        if self._spool is None:
+            return
+        self._spool.seek(0)
+        for key, record, sizes in self._withheld:
+            self._write_sample(key, record, tuple(self._spool.read(size) for size in sizes))
+        self._withheld.clear()
+        self._spool.close()
+        self._spool = None
+
+    def _write_sample(self, key: str, record: schema.MediaRecord, members: Sequence[bytes]) -> None:
+        row: dict[str, Any] = {"key": key}
+        for ext, data in zip(schema.MEMBERS, members, strict=True):
+            self._write(_header(f"{key}.{ext}", len(data)))
+            row[f"{ext}_offset"], row[f"{ext}_size"] = self._position, len(data)
+            self._write(data)
+            self._write(bytes(-len(data) % tarfile.BLOCKSIZE))
+            self._member_bytes[ext] += len(data)
+        for name in schema.scalar_fields(self._set):
+            row[name] = getattr(record, name)
+        self._rows.append(row)
+
+    def _write(self, data: bytes) -> None:
+        self._tar.write(data)
+        self._digest.update(data)
+        self._position += len(data)
+
+    def _parquet_bytes(self) -> bytes:
+        table = pa.Table.from_pylist(self._rows, schema=row_schema(self._set))
+        sink = pa.BufferOutputStream()
+        pq.write_table(
+            table, sink, compression="zstd", compression_level=3, row_group_size=len(self._rows), store_schema=False
+        )
+        return sink.getvalue().to_pybytes()
+
+
+def filled_first(items: Sequence[T], record: Callable[[T], Any]) -> list[T]:
+    """Return `items` with the first one whose record has every list filled in front, the others in their order.
+
+    `record` returns an item's record as a record class or as JSON. The writer sees to it in any case; a plan that puts
+    such an item first saves it from withholding samples.
+    """
+    for index, item in enumerate(items):
+        value = record(item)
+        if schema.list_depths_filled(schema.to_json(value) if isinstance(value, schema.MediaRecord) else value):
+            return [item, *items[:index], *items[index + 1 :]]
+    return list(items)
+
+
+def _header(name: str, size: int) -> bytes:
+    """Return the USTAR header of a regular file, the same whoever writes it and whenever."""
+    if size > _MAX_MEMBER:
+        raise ShardError(f"{name}: {size} bytes do not fit in a USTAR tar")
+    info = tarfile.TarInfo(name)
+    info.size, info.mode, info.uid, info.gid, info.mtime = size, _MODE, _UID, _GID, _MTIME
+    return info.tobuf(format=tarfile.USTAR_FORMAT, encoding="ascii", errors="strict")
