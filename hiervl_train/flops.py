@@ -1,0 +1,96 @@
+"""How many floating-point operations the model's matrix products take, part by part (a multiply-add counts as 2).
+
+Counted are linear layers, the patch embedding and attention's two products, as `torch.utils.flop_counter` does. The
+figures are the published arithmetic by default: every query attends to what it may see, every token goes through
+every block. `executed=True` counts what this implementation runs: patch positions of time attention share tiles
+(`attention.packing`), and the last block is computed for the CLS token only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hiervl_train.models.attention import packing
+from hiervl_train.models.config import ModelConfig
+
+BACKWARD = 2  # a linear layer's backward pass is two products of the forward one's size
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipFlops:
+    """Forward operations of one clip with its text, by part."""
+
+    patch_embedding: int
+    linear: int  # qkv, projections and MLPs of the video tower
+    space_attention: int
+    time_attention: int
+    text: int
+    projections: int
+
+    @property
+    def video(self) -> int:
+        """The video tower alone."""
+        return self.patch_embedding + self.linear + self.space_attention + self.time_attention
+
+    @property
+    def forward(self) -> int:
+        """A clip and its text."""
+        return self.video + self.text + self.projections
+
+    @property
+    def train(self) -> int:
+        """Forward and backward; the loss and the optimiser are not counted."""
+        return (1 + BACKWARD) * self.forward
+
+
+def clip(config: ModelConfig, *, frames: int = 4, text_tokens: int = 32, executed: bool = False) -> ClipFlops:
+    """Return the operations of one clip of `frames` frames with a text of `text_tokens` tokens."""
+    width, depth, patches = config.embed_dim, config.depth, frames * config.patches
+    tokens = 1 + patches
+    blocks = depth - 1 if executed else depth  # computed for all tokens
+    packed = packing(frames, config.patches) if executed else 1
+    linear = blocks * 16 * width**2 * tokens
+    space = blocks * _attention(patches, 1 + config.patches, width) + depth * _attention(1, tokens, width)
+    if executed:  # last block: time attention for all, of space attention only keys and values
+        linear += (4 * tokens + 2 * tokens + 10) * width**2
+    time = depth * (_attention(patches, 1 + packed * frames, width) + _attention(1, tokens, width))
+    return ClipFlops(
+        patch_embedding=2 * patches * 3 * config.patch_size**2 * width,
+        linear=2 * linear,
+        space_attention=space,
+        time_attention=time,
+        text=text_encoder(config, tokens=text_tokens),
+        projections=2 * (width + config.text.dim) * config.projection_dim,
+    )
+
+
+def text_encoder(config: ModelConfig, *, tokens: int) -> int:
+    """Return the forward operations of DistilBERT on one text."""
+    text = config.text
+    if text.source is not None or text.settings:
+        raise ValueError("the operations of a text encoder other than DistilBERT are not known here")
+    linear = 2 * tokens * (4 * text.dim**2 + 2 * text.dim * text.hidden_dim)
+    return text.n_layers * (linear + _attention(tokens, tokens, text.dim))
+
+
+def aggregator(config: ModelConfig, *, tokens: int) -> int:
+    """Return the forward operations of aggregating one set of `tokens` embeddings."""
+    if config.aggregator is None or config.aggregator.kind != "self_attention":
+        return 0
+    width, count = config.projection_dim, 1 + tokens
+    return config.aggregator.depth * (2 * count * 12 * width**2 + _attention(count, count, width))
+
+
+def summary_train(
+    config: ModelConfig, *, frames: int = 4, windows: int = 16, narrations: int = 16, text_tokens: int = 32
+) -> int:
+    """Return the forward and backward operations of one summary: its windows, narrations, own text, aggregations."""
+    one = clip(config, frames=frames, text_tokens=text_tokens)
+    towers = windows * one.video + (narrations + 1) * one.text
+    aggregated = aggregator(config, tokens=windows) + aggregator(config, tokens=narrations)
+    return (1 + BACKWARD) * (towers + aggregated)
+
+
+def _attention(queries: int, keys: int, width: int) -> int:
+    """Queries times keys, and weights times values, over all heads."""
+    return 2 * 2 * queries * keys * width

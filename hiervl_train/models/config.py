@@ -1,0 +1,140 @@
+"""The sizes of a HierVL model as typed, frozen dataclasses: what a checkpoint needs beside its weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from configs.loading import from_dict
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """The text encoder: DistilBERT of these sizes, or any other encoder that transformers can load."""
+
+    vocab_size: int = 30522
+    max_position_embeddings: int = 512
+    n_layers: int = 6
+    n_heads: int = 12
+    dim: int = 768
+    hidden_dim: int = 3072
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    # Hub name or local folder of another encoder: its own configuration then replaces the eight sizes above.
+    source: str | None = None
+    # That configuration, `model_type` included. A model fills it in from `source`, so that what is saved needs no hub.
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _positive(self, "vocab_size", "max_position_embeddings", "n_layers", "n_heads", "dim", "hidden_dim")
+        _divides(self.n_heads, "n_heads", self.dim, "dim")
+        _probability(self, "dropout", "attention_dropout")
+        if self.settings and "model_type" not in self.settings:
+            raise ValueError("settings: model_type is missing, so no architecture is named")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AggregatorConfig:
+    """What makes one summary-level embedding of many clip-level ones; shared by video and narrations."""
+
+    kind: Literal["self_attention", "average"] = "self_attention"
+    depth: int = 6
+    num_heads: int = 8
+    tokens: int = 16  # position slots: any number of embeddings up to this many can be aggregated
+    drop_path: float = 0.1  # of the last block; it rises linearly from 0
+    position_std: float = 0.02  # initial scale of the positions: decides whether order is learned at small scale
+
+    def __post_init__(self) -> None:
+        _positive(self, "depth", "num_heads", "tokens")
+        _probability(self, "drop_path")
+        if self.position_std < 0:
+            raise ValueError(f"position_std = {self.position_std}: a standard deviation is at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """HierVL's sizes; the defaults are the published ones (ViT-B/16, DistilBERT base, aggregator SA)."""
+
+    # A timm ViT by name: it then gives patch_size, embed_dim, depth and num_heads, which are left out.
+    vit: str | None = None
+    img_size: int | tuple[int, int] = 224  # pixels; one number for a square, else height and width
+    patch_size: int = 16
+    embed_dim: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    num_frames: int = 16  # temporal position slots; a video of T frames uses the first T
+    text: TextConfig = field(default_factory=TextConfig)
+    projection_dim: int = 256
+    aggregator: AggregatorConfig | None = field(default_factory=AggregatorConfig)
+
+    def __post_init__(self) -> None:
+        if self.vit is not None:
+            self._take_sizes(self.vit)
+        _positive(self, "patch_size", "embed_dim", "depth", "num_heads", "num_frames", "projection_dim")
+        _divides(self.num_heads, "num_heads", self.embed_dim, "embed_dim")
+        for side in self.image_hw:
+            if side < 1 or side % self.patch_size:
+                raise ValueError(f"img_size = {self.img_size}: not a multiple of patch_size = {self.patch_size}")
+        if self.aggregator is not None and self.aggregator.kind == "self_attention":
+            _divides(self.aggregator.num_heads, "aggregator.num_heads", self.projection_dim, "projection_dim")
+
+    @classmethod
+    def from_dict(cls, tree: Mapping[str, Any]) -> ModelConfig:
+        """Return the configuration in nested mappings; raise `ConfigError` on unknown keys and wrong values."""
+        return from_dict(cls, tree)
+
+    @property
+    def image_hw(self) -> tuple[int, int]:
+        """Height and width of a frame in pixels."""
+        return (self.img_size, self.img_size) if isinstance(self.img_size, int) else self.img_size
+
+    @property
+    def grid_hw(self) -> tuple[int, int]:
+        """Rows and columns of patches in a frame."""
+        height, width = self.image_hw
+        return height // self.patch_size, width // self.patch_size
+
+    @property
+    def patches(self) -> int:
+        """Patches of one frame."""
+        rows, columns = self.grid_hw
+        return rows * columns
+
+    def _take_sizes(self, vit: str) -> None:
+        from hiervl_train.models.initialise import vit_sizes  # timm takes seconds to import: only where it is named
+
+        defaults = {spec.name: spec.default for spec in dataclasses.fields(self)}
+        for name, size in vit_sizes(vit).items():
+            given = getattr(self, name)
+            if given not in (defaults[name], size):
+                raise ValueError(f"{name} = {given}, but vit = {vit} has {size}: leave {name} out")
+            object.__setattr__(self, name, size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitConfig:
+    """What the towers of a new model start from; null starts one from random weights."""
+
+    # A timm ViT by name (fetched from its hub) or a file of such weights (.safetensors or .pth).
+    video: str | None = "vit_base_patch16_224.orig_in21k_ft_in1k"
+    # A text encoder by hub name or local folder; the tokenizer comes from there too.
+    text: str | None = "distilbert-base-uncased"
+
+
+def _positive(config: object, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} = {getattr(config, name)}: at least 1 is needed")
+
+
+def _probability(config: object, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(config, name) < 1:
+            raise ValueError(f"{name} = {getattr(config, name)}: a probability below 1 is needed")
+
+
+def _divides(part: int, part_name: str, whole: int, whole_name: str) -> None:
+    if whole % part:
+        raise ValueError(f"{whole_name} = {whole} is not a multiple of {part_name} = {part}")

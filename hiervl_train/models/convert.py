@@ -1,0 +1,79 @@
+"""Converts a checkpoint between our layout and the released one, from which the original code loads it.
+
+    python -m hiervl_train.models.convert released.pth FOLDER [--config sizes.yaml]
+    python -m hiervl_train.models.convert FOLDER released.pth
+
+The target's name decides: `.pth` is the released layout, anything else a folder of ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from configs import loading
+from hiervl_train.models import released
+from hiervl_train.models.config import ModelConfig
+from hiervl_train.models.hiervl import HierVL
+from hiervl_train.models.storage import load_checkpoint, save
+from shards.files import replacing
+
+
+def to_released(model: HierVL) -> dict[str, Any]:
+    """Return the content of a released checkpoint: the model's parameters under their released names.
+
+    Parts that the released layout has and never uses are zeros, so that a strict load finds all of its names.
+    """
+    state = {f"module.{released.to_released(name)}": value.detach().cpu() for name, value in model.state_dict().items()}
+    for name, shape in released.unused_parts(model.config):
+        state[f"module.{name}"] = torch.zeros(shape)
+    return {
+        "arch": "FrozenInTime",
+        "epoch": 0,
+        "state_dict": state,
+        "optimizer": {},
+        "monitor_best": 0.0,
+        # Plain data in place of the pickled object: the original code asks for no more than this key.
+        "config": {"arch": {"type": "FrozenInTime"}},
+    }
+
+
+def convert(source: Path, target: Path, config: ModelConfig | None = None) -> list[str]:
+    """Write the checkpoint at `source` to `target` in the layout that its name says; return the load's report."""
+    model, report = load_checkpoint(source, config)
+    if target.suffix == ".pth":
+        with replacing(target) as temporary:
+            torch.save(to_released(model), temporary)
+    else:
+        save(model, target)
+    return report.lines()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
+    parser.add_argument("source", type=Path, help="released .pth, or a folder of ours")
+    parser.add_argument("target", type=Path, help="a .pth for the released layout, else a folder")
+    parser.add_argument("--config", type=Path, help="sizes of a released checkpoint that are not the published ones")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO)
+    try:
+        config = loading.load(ModelConfig, options.config) if options.config else None
+        lines = convert(options.source, options.target, config)
+    except (released.CheckpointError, loading.ConfigError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for line in lines:
+        print(line)
+    print(f"wrote {options.target}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,63 @@
+"""What makes a model faster or smaller in memory without changing what it computes; chosen by `SpeedConfig`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from hiervl_train.models.aggregator import SelfAttentionAggregator
+from hiervl_train.models.hiervl import HierVL
+
+# One compiled graph a shape, for {child, parent, summary} × {training, encoding, evaluation} × text lengths.
+GRAPHS = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedConfig:
+    """Speed against memory and start-up time; the numbers that come out agree to rounding."""
+
+    bf16: bool = True  # autocast of matrix products; weights, normalisation and losses stay float32
+    compile: bool = True  # each transformer block by itself: one graph serves all blocks of a tower
+    checkpoint_activations: bool = False  # recompute the video blocks in the backward pass: less memory, more time
+    channels_last: bool = False  # layout of the patch embedding's convolution
+
+
+def prepare(model: HierVL, config: SpeedConfig) -> HierVL:
+    """Apply the configuration to a model in place (autocast is `autocast`'s); return it."""
+    model.video.checkpoint_activations = config.checkpoint_activations
+    if config.channels_last:
+        model.video.patch_embed.to(memory_format=torch.channels_last)
+    if config.compile:
+        compile_blocks(model)
+    return model
+
+
+def compile_blocks(model: HierVL, backend: str = "inductor") -> None:
+    """Compile every transformer block in place, without graph breaks; parameter names stay as they are.
+
+    Shapes are static: each (batch, frames) and each text length has its graph, made the first time it comes, so
+    text should be padded to few lengths. Weights are inputs of a graph and not part of it: all blocks of a tower
+    share one.
+    """
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
+    torch._dynamo.config.accumulated_recompile_limit = max(torch._dynamo.config.accumulated_recompile_limit, 4 * GRAPHS)
+    for block in transformer_blocks(model):
+        block.compile(fullgraph=True, dynamic=False, backend=backend)
+
+
+def transformer_blocks(model: HierVL) -> Iterator[nn.Module]:
+    """Yield the blocks of the video tower, the text tower and the aggregator."""
+    yield from model.video.blocks
+    yield from model.text.blocks
+    if isinstance(model.aggregator, SelfAttentionAggregator):
+        yield from model.aggregator.blocks
+
+
+def autocast(device: torch.device | str, config: SpeedConfig) -> contextlib.AbstractContextManager[object]:
+    """Return the context of the forward pass: bfloat16 autocast where the configuration says so."""
+    kind = torch.device(device).type
+    return torch.autocast(kind, dtype=torch.bfloat16, enabled=config.bf16)

@@ -1,0 +1,117 @@
+"""The video tower: a ViT over the patches of all frames, with divided space-time attention.
+
+Shapes in names: B batch, T frames, C colours, H and W pixels, N patches of a frame, S = 1 + T·N tokens, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from hiervl_train.models.attention import SpaceAttention, TimeAttention, packing, packing_mask
+from hiervl_train.models.blocks import Mlp, init_linear
+from hiervl_train.models.config import ModelConfig
+
+EPS = 1e-6  # of every LayerNorm here, as in the ViT that it starts from
+
+
+class SpaceTimeBlock(nn.Module):
+    """Time attention, then space attention on its sum with the input, then an MLP.
+
+    The residual is `x + s`, not `x + t + s`: time reaches the stream only through space (Frozen in Time).
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=EPS)
+        self.attn = SpaceAttention(width, heads)
+        self.timeattn = TimeAttention(width, heads)
+        self.norm2 = nn.LayerNorm(width, eps=EPS)
+        self.mlp = Mlp(width, 4 * width)
+        self.norm3 = nn.LayerNorm(width, eps=EPS)
+
+    def forward(self, x_BSD: Tensor, frames: int, mask: Tensor | None, cls_only: bool) -> Tensor:
+        """Return the tokens one block on, or only the CLS token's where nothing will read the others."""
+        timed_BSD = self.norm1(x_BSD + self.timeattn(self.norm3(x_BSD), frames, mask))
+        attended = self.attn.forward_cls(timed_BSD) if cls_only else self.attn(timed_BSD, frames)
+        x_BSD = x_BSD[:, : attended.shape[1]] + attended
+        return x_BSD + self.mlp(self.norm2(x_BSD))
+
+
+class PatchEmbed(nn.Module):
+    """Cuts frames into patches and projects each one."""
+
+    def __init__(self, patch_size: int, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, width, kernel_size=patch_size, stride=patch_size)
+
+    def forward(self, video_BTCHW: Tensor) -> Tensor:
+        batch, frames = video_BTCHW.shape[:2]
+        grid = self.proj(video_BTCHW.flatten(0, 1))
+        return grid.flatten(2).transpose(1, 2).unflatten(0, (batch, frames)).flatten(1, 2)
+
+
+class VideoTower(nn.Module):
+    """Video → its CLS token; fresh weights are those of a new ViT whose time attention does nothing yet."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.checkpoint_activations = False
+        width = config.embed_dim
+        self.cls_token = nn.Parameter(torch.empty(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.empty(1, 1 + config.patches, width))
+        self.temporal_embed = nn.Parameter(torch.zeros(1, config.num_frames, width))
+        self.patch_embed = PatchEmbed(config.patch_size, width)
+        self.blocks = nn.ModuleList(SpaceTimeBlock(width, config.num_heads) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(width, eps=EPS)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        self.apply(init_linear)
+        for module in self.modules():
+            if isinstance(module, TimeAttention):
+                module.start_as_nothing()
+
+    def forward(self, video_BTCHW: Tensor) -> Tensor:
+        """Return the normalised CLS token, (B, D); T may be anything from 1 to the number of temporal slots."""
+        self._check(video_BTCHW)
+        frames = video_BTCHW.shape[1]
+        x_BSD = self._embed(video_BTCHW)
+        mask = packing_mask(frames, packing(frames, self.config.patches), x_BSD.device)
+        last = len(self.blocks) - 1
+        for index, block in enumerate(self.blocks):
+            if self.checkpoint_activations and torch.is_grad_enabled():
+                x_BSD = checkpoint(block, x_BSD, frames, mask, index == last, use_reentrant=False)
+            else:
+                x_BSD = block(x_BSD, frames, mask, index == last)
+        return self.norm(x_BSD[:, 0])
+
+    def _embed(self, video_BTCHW: Tensor) -> Tensor:
+        batch, frames = video_BTCHW.shape[:2]
+        patches_BPD = self.patch_embed(video_BTCHW)
+        # Position 0 is the CLS token's; patches add the position in the frame and the frame's.
+        space_N = self.pos_embed[:, None, 1:]
+        time_T = self.temporal_embed[:, :frames, None]
+        cls_B1D = (self.cls_token + self.pos_embed[:, :1]).expand(batch, -1, -1)
+        # Under autocast the patches are bfloat16 and the positions float32: the residual stream is float32.
+        return torch.cat([cls_B1D, patches_BPD + (space_N + time_T).flatten(1, 2)], dim=1)
+
+    def _check(self, video_BTCHW: Tensor) -> None:
+        if not video_BTCHW.is_floating_point():
+            raise TypeError(f"video is {video_BTCHW.dtype}: pass it through hiervl_train.models.pixels.normalise first")
+        height, width = self.config.image_hw
+        if video_BTCHW.ndim != 5 or tuple(video_BTCHW.shape[2:]) != (3, height, width):
+            raise ValueError(
+                f"video is {tuple(video_BTCHW.shape)}, expected (batch, frames, 3, {height}, {width}) for "
+                f"img_size = {self.config.img_size}"
+            )
+        frames = video_BTCHW.shape[1]
+        if not 1 <= frames <= self.config.num_frames:
+            raise ValueError(
+                f"video has {frames} frames and the model num_frames = {self.config.num_frames} temporal slots; "
+                "load the checkpoint with a configuration of more slots (new ones start at zero)"
+            )
