@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards import files, schema
-from shards.index import FailedItem, ShardError, ShardStats, check_failed, is_done, row_schema, shard_paths
+from shards.dataset import row_schema
 from shards.keys import is_key
+from shards.stats import FailedItem, ShardError, ShardStats, check_failed, is_done, shard_paths
 
 __all__ = ["FailedItem", "ShardStats", "ShardWriter", "filled_first"]
 

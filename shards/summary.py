@@ -1,0 +1,70 @@
+"""Sums up a split from its parquet files: samples, hours, bytes, videos and how long the clips are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow.compute as pc
+
+from shards.dataset import Split
+
+PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitSummary:
+    """What the rows of a split add up to."""
+
+    set_name: str
+    split: str
+    shards: int
+    samples: int
+    failed: int
+    clip_hours: float  # what the clips show
+    stored_hours: float  # what is stored, the frames around the clips included
+    bytes: int  # of the tars
+    videos: int
+    clip_seconds: tuple[float, ...]  # at PERCENTILES; empty where there is no sample
+    fingerprint: str
+
+    @property
+    def bytes_per_sample(self) -> float:
+        """Bytes of the tars per sample, headers and padding included."""
+        return self.bytes / self.samples if self.samples else 0.0
+
+
+def summarize(split: Split) -> SplitSummary:
+    """Return a split's sums; read from the parquet files, never from the tars."""
+    rows = split.rows(["video_uid", "clip_frames", "num_frames", "fps"])
+    clip_seconds = pc.divide(pc.cast(rows["clip_frames"], "float64"), rows["fps"])
+    stored_seconds = pc.divide(pc.cast(rows["num_frames"], "float64"), rows["fps"])
+    quantiles = pc.quantile(clip_seconds, [q / 100 for q in PERCENTILES]) if len(rows) else []
+    return SplitSummary(
+        set_name=split.set_name,
+        split=split.split,
+        shards=len(split.shards),
+        samples=split.samples,
+        failed=split.failed,
+        clip_hours=(pc.sum(clip_seconds).as_py() or 0.0) / 3600,
+        stored_hours=(pc.sum(stored_seconds).as_py() or 0.0) / 3600,
+        bytes=split.bytes,
+        videos=pc.count_distinct(rows["video_uid"]).as_py(),
+        clip_seconds=tuple(value.as_py() for value in quantiles),
+        fingerprint=split.fingerprint,
+    )
+
+
+def human_bytes(count: float) -> str:
+    """Return a number of bytes as people read it, in powers of 1000: `1.2 MB`."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if abs(count) < 1000 or unit == "TB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError("the last unit returns")
+
+
+def human_hours(hours: float) -> str:
+    """Return a duration as people read it: hours, below one of them minutes, below one of those seconds."""
+    if hours >= 1:
+        return f"{hours:,.1f} h"
+    return f"{hours * 60:.1f} min" if hours * 60 >= 1 else f"{hours * 3600:.1f} s"
