@@ -1,0 +1,284 @@
+"""Reads Ego4D's `narration.json` and makes clips of its narrations by EgoClip's rule."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from preprocessing.annotations.config import AnnotationsConfig
+from preprocessing.annotations.json_text import JsonText
+from preprocessing.annotations.merge import LETTERS, ROWS, Part, Rejects, deduplicate, show, sort_by_start
+from preprocessing.annotations.metadata import is_uid
+from preprocessing.annotations.tables import LONGEST, PASSES, AnnotationError
+from shards.keys import make_key
+
+MAX_CLIP = 60.0  # s, as in EgoClip
+_PASS = re.compile(r"narration_pass_\d+")
+_LISTS = {"narrations": "clips", "summaries": "summaries"}
+# The names that releases of the file use for one thing; the first that a row has is taken.
+_TIME = ("timestamp_sec", "time")
+_START, _END = ("start_sec", "start_time"), ("end_sec", "end_time")
+_TEXT = ("narration_text", "summary_text", "text")
+
+
+def read(config: AnnotationsConfig, durations: Mapping[str, float], rejects: Rejects) -> Part:
+    """Read `config.narrations`, whose top level, or whose `videos`, maps video uids to passes or to bare lists.
+
+    Lists directly under a video count as pass 1; their narrations are grouped by `annotation_uid`, so that two
+    annotators' narrations are not taken for one dense pass when gaps are measured.
+
+    A key is made from what a row says, never from where it stands: of a narration its time in milliseconds and a
+    hash of its text, of a summary both its times and the hash. `narration_ind` is the rank in time order within
+    the pass. Narrations that are empty, say `#unsure`, or repeat an earlier row are rejects and do not count for
+    the windows of the others: EgoClip's gaps, too, are those of the narrations that it kept.
+
+    `durations` (uid → s, NaN where unknown) clamps what reaches past the end; what lies there wholly is filtered.
+    Raises `AnnotationError` where the file is not JSON, or holds no videos.
+    """
+    assert config.narrations is not None
+    found = _Found(file=config.narrations.name, rejects=rejects)
+    _walk(JsonText(config.narrations), found)
+    narrations = deduplicate(found.rows["clips"].table(), "clips", found.place, rejects)
+    alpha = config.alpha
+    if narrations.num_rows:
+        narrations, alpha = _clips(narrations, found, durations, config.alpha)
+    summaries = deduplicate(found.rows["summaries"].table(), "summaries", found.place, rejects)
+    return Part(
+        narrations=narrations,
+        summaries=_within_video(summaries, "summaries", found, durations) if summaries.num_rows else summaries,
+        input_rows=found.input_rows,
+        durations=dict.fromkeys(sorted(found.videos), math.nan),
+        places={"clips": found.place, "summaries": found.place},
+        alpha=alpha,
+    )
+
+
+def window(time: np.ndarray, beta: np.ndarray, alpha: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return start and end (s) of EgoClip's clips, [t − β/2α, t + β/2α], not yet clamped to the video.
+
+    `beta` (s) is the mean gap between consecutive narrations of each one's pass, and `alpha` (s) the mean of β over
+    all passes (EgoVLP, section 3.1); the ratio is taken as seconds. A pass without a gap (one narration, or all at
+    one moment) has no β (NaN or 0): it counts as an average pass, β = α, which gives t ± 0.5 s. No clip is longer
+    than `MAX_CLIP`.
+    """
+    half = np.minimum(np.where(beta > 0, beta, alpha) / (2 * alpha), MAX_CLIP / 2)
+    return time - half, time + half
+
+
+def mean_gaps(time: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Return β (s) of each group 0 … max(group): the mean gap between its consecutive times, NaN below two."""
+    size = int(group.max()) + 1
+    count = np.bincount(group, minlength=size)
+    first, last = np.full(size, np.inf), np.full(size, -np.inf)
+    np.minimum.at(first, group, time)
+    np.maximum.at(last, group, time)
+    # The gaps add up to last − first.
+    return np.divide(last - first, count - 1, out=np.full(size, np.nan), where=count > 1)
+
+
+@dataclass
+class _Columns:
+    """The rows of one set, as they are found."""
+
+    columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in ROWS.names})
+
+    def table(self) -> pa.Table:
+        return pa.table([pa.array(self.columns[f.name], f.type) for f in ROWS], schema=ROWS)
+
+
+@dataclass
+class _Found:
+    """Everything found so far; a row's `line` is its running number, an index into `places` and `groups`."""
+
+    file: str
+    rejects: Rejects
+    rows: dict[str, _Columns] = field(default_factory=lambda: {name: _Columns() for name in LETTERS})
+    input_rows: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LETTERS, 0))
+    videos: set[str] = field(default_factory=set)
+    lists: list[str] = field(default_factory=list)  # the path of every list, as <uid>.narration_pass_1.narrations
+    places: list[tuple[int, int]] = field(default_factory=list)  # index into `lists`, index in that list
+    groups: list[int] = field(default_factory=list)  # whose gaps are measured together
+    group_of: dict[tuple[str, str, str], int] = field(default_factory=dict)  # uid, pass, annotator → group
+
+    def place(self, line: int) -> str:
+        """Name where a row stands."""
+        where, index = self.places[line]
+        return f"{self.file}:{self.lists[where]}[{index}]"
+
+    def fail(self, place: str, reason: str, detail: str, *, uid: str = "", set_name: str = "clips") -> None:
+        """Count something that should have held rows, and cannot, as one failed row."""
+        self.input_rows[set_name] += 1
+        self.rejects.add(set_name, place=f"{self.file}:{place}", uid=uid, reason=reason, detail=detail)
+
+
+def _walk(text: JsonText, found: _Found) -> None:
+    """Step through the file video by video."""
+    nested, plain = False, []
+    for name in text.members():
+        if name == "videos" and text.peek() == "{":
+            nested = True
+            for uid in text.members():
+                _video(uid, text.value(), found)
+        else:
+            value = text.value()
+            if isinstance(value, dict) and any(key in _LISTS or _PASS.fullmatch(key) for key in value):
+                _video(name, value, found)
+            else:
+                plain.append((name, value))
+    text.end()
+    for name, value in [] if nested else plain:  # beside `videos` they are the file's date, version, taxonomy …
+        _video(name, value, found)
+    if not found.videos and not any(found.input_rows.values()):
+        raise AnnotationError(f"{text.path}: no video in it; narration.json maps video uids to narration passes")
+
+
+def _video(uid: str, value: Any, found: _Found) -> None:
+    if not is_uid(uid):
+        found.fail(show(uid), "malformed video_uid", f"video_uid = {show(uid)}")
+    elif not isinstance(value, dict):
+        found.fail(uid, "malformed video", f"an object of narration passes is needed, not {show(value)}", uid=uid)
+    else:
+        found.videos.add(uid)
+        _pass(uid, PASSES[0], {name: value[name] for name in _LISTS if name in value}, uid, found, flat=True)
+        for name, content in value.items():
+            if not _PASS.fullmatch(name):
+                continue
+            where = f"{uid}.{name}"
+            if name not in PASSES:
+                detail = f"{name}; one of {', '.join(PASSES)} is needed"
+                found.fail(where, "malformed narration_source", detail, uid=uid)
+            elif not isinstance(content, dict):
+                found.fail(where, "malformed pass", f"an object is needed, not {show(content)}", uid=uid)
+            else:
+                _pass(uid, name, content, where, found, flat=False)
+
+
+def _pass(uid: str, source: str, content: dict[str, Any], where: str, found: _Found, *, flat: bool) -> None:
+    """Read the two lists of one pass of one video."""
+    for name, set_name in _LISTS.items():
+        items = content.get(name)
+        if items is None:
+            continue
+        place = f"{where}.{name}"
+        if not isinstance(items, list):
+            detail = f"a list is needed, not {show(items)}"
+            found.fail(place, f"malformed {name}", detail, uid=uid, set_name=set_name)
+            continue
+        stem = make_key(uid, LETTERS[set_name], PASSES.index(source) + 1, "0")[:-1]
+        found.lists.append(place)
+        found.input_rows[set_name] += len(items)
+        for index, item in enumerate(items):
+            found.places.append((len(found.lists) - 1, index))
+            annotator = str(item.get("annotation_uid", "")) if flat and isinstance(item, dict) else ""
+            found.groups.append(found.group_of.setdefault((uid, source, annotator), len(found.group_of)))
+            _row(uid, source, item, set_name, stem, found)
+
+
+def _row(uid: str, source: str, item: Any, set_name: str, stem: str, found: _Found) -> None:
+    """Take in one narration or summary, the last of `found.places`."""
+    line = len(found.places) - 1
+
+    def reject(reason: str, detail: str, status: str = "failed", key: str = "") -> None:
+        place = found.place(line)
+        found.rejects.add(set_name, place=place, uid=uid, key=key, status=status, reason=reason, detail=detail)
+
+    if not isinstance(item, dict):
+        reject("malformed row", f"an object is needed, not {show(item)}")
+        return
+    times = []
+    for names in (_TIME,) if set_name == "clips" else (_START, _END):
+        name, value = _first(item, names)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LONGEST:
+            reject(f"malformed {names[0]}", f"{name} = {show(value)}; seconds from 0 to {LONGEST:.0f} are needed")
+            return
+        times.append(float(value))
+    name, text = _first(item, _TEXT)
+    if not isinstance(text, str) or any("\ud800" <= char <= "\udfff" for char in text):
+        reject("malformed text", f"{name} = {show(text)}; Unicode text is needed")
+        return
+    if times[-1] < times[0]:
+        reject("reversed times", f"it starts at {times[0]} s and ends at {times[-1]} s")
+        return
+    digest = hashlib.sha256(text.encode()).hexdigest()[:6]
+    key = stem + "-".join([*(f"{round(time * 1000):08d}" for time in times), digest])
+    if not text.strip():
+        reject("empty text", f"{name} = {show(text)}", "filtered", key)
+    elif "#unsure" in text.lower():
+        reject("unsure", f"{name} = {show(text)}", "filtered", key)
+    elif len(times) == 2 and times[0] == times[1]:
+        reject("empty span", f"it starts and ends at {times[0]} s", "filtered", key)
+    else:
+        row = (key, uid, source, 0, times[0], times[0], times[-1], text, [], [], line)
+        for column, cell in zip(found.rows[set_name].columns.values(), row, strict=True):
+            column.append(cell)
+
+
+def _first(item: dict[str, Any], names: tuple[str, ...]) -> tuple[str, Any]:
+    """Return the first of `names` that `item` has, with its value; the first name and None where it has none."""
+    return next(((name, item[name]) for name in names if name in item), (names[0], None))
+
+
+def _clips(
+    narrations: pa.Table, found: _Found, durations: Mapping[str, float], alpha: float | None
+) -> tuple[pa.Table, float | None]:
+    """Return the narrations with their windows, and the α (s) used.
+
+    α is measured over every pass of the file that has a gap, whatever the split and the exclusions, so that a
+    choice of these moves no clip.
+    """
+    time = narrations["narration_time"].to_numpy()
+    group = np.array(found.groups, np.int64)[narrations["line"].to_numpy()]
+    beta = mean_gaps(time, group)
+    if alpha is None:
+        alpha = float(beta[beta > 0].mean()) if (beta > 0).any() else 1.0  # with no gap at all it cancels out
+    start, end = window(time, beta[group], alpha)
+    for name, values in (("clip_start", np.maximum(start, 0.0)), ("clip_end", end)):
+        narrations = narrations.set_column(ROWS.get_field_index(name), ROWS.field(name), pa.array(values))
+    return _within_video(narrations, "clips", found, durations), alpha
+
+
+def _within_video(rows: pa.Table, set_name: str, found: _Found, durations: Mapping[str, float]) -> pa.Table:
+    """Return rows with their rank in the pass as `narration_ind` and their end clamped to the video's.
+
+    Rows that lie wholly past the end become rejects.
+    """
+    encoded = rows["video_uid"].combine_chunks().dictionary_encode()
+    lasts = np.array([durations.get(uid, math.nan) for uid in encoded.dictionary.to_pylist()])
+    last = np.nan_to_num(lasts, nan=np.inf)[encoded.indices.to_numpy()]
+    start, end = rows["clip_start"].to_numpy(), rows["clip_end"].to_numpy()
+    past = start >= last
+    row: dict[str, Any]
+    for row in rows.filter(pa.array(past)).to_pylist():
+        found.rejects.add(
+            set_name,
+            place=found.place(row["line"]),
+            uid=row["video_uid"],
+            key=row["key"],
+            status="filtered",
+            reason="past the end of the video",
+            detail=f"it starts at {row['clip_start']} s, the video ends at {durations[row['video_uid']]} s",
+        )
+    rank = _rank(rows, encoded.indices.to_numpy())
+    for name, values in (("clip_end", np.minimum(end, last)), ("narration_ind", rank)):
+        rows = rows.set_column(ROWS.get_field_index(name), ROWS.field(name), pa.array(values))
+    return rows.filter(pa.array(~past))
+
+
+def _rank(rows: pa.Table, video: np.ndarray) -> np.ndarray:
+    """Return each row's rank within its video and pass, by time, then by key."""
+    second = np.array([source == PASSES[1] for source in rows["narration_source"].to_pylist()], np.int64)
+    group = video.astype(np.int64) * 2 + second
+    order = sort_by_start(group, rows["narration_time"].to_numpy(), rows["key"])
+    group = group[order]
+    position = np.arange(len(group))
+    begins = np.insert(group[1:] != group[:-1], 0, True)
+    rank = np.empty(len(group), np.int64)
+    rank[order] = position - np.maximum.accumulate(np.where(begins, position, 0))
+    return rank

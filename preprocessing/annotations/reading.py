@@ -1,0 +1,83 @@
+"""Reads a dataset's annotations: the configured reader, metadata, exclusion, order, and the sums that must close."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from preprocessing.annotations import egoclip, narrations
+from preprocessing.annotations.config import AnnotationsConfig
+from preprocessing.annotations.merge import Part, Rejects, exclude, finish, videos_table
+from preprocessing.annotations.metadata import read_excluded, read_metadata, read_val_list
+from preprocessing.annotations.tables import NARRATIONS, SUMMARIES, AnnotationError, Annotations
+
+Reader = Callable[[AnnotationsConfig, Mapping[str, float], Rejects], Part]
+
+READERS: dict[str, Reader] = {"egoclip": egoclip.read, "narrations": narrations.read}
+"""The reader of each key of `AnnotationsConfig` that names an annotation file; a new dataset is a key and a line here.
+
+A reader takes the configuration, the durations (s) that metadata state, and the rejects to add to.
+"""
+
+
+def read_annotations(config: AnnotationsConfig) -> Annotations:
+    """Return everything that the configured files say; each of their rows is in exactly one of the tables.
+
+    Rows of videos that `exclude` lists become filtered rejects. Of rows with the same identity the first in the
+    file is kept; the others are rejects, filtered where they say the same and failed where they do not.
+    Raises `AnnotationError` where a file as a whole cannot be used (absent, no such columns, not JSON).
+    """
+    names = [name for name in READERS if getattr(config, name) is not None]
+    if not names:
+        keys = " or ".join(f"annotations.{name}" for name in READERS)
+        raise AnnotationError(f"no annotation file is configured; set {keys}")
+    for key, path in _paths(config):
+        if not path.is_file():
+            raise AnnotationError(f"{key} = {path}: there is no such file")
+
+    rejects = Rejects()
+    metadata = read_metadata(config, rejects)
+    known = {uid: video.duration for uid, video in metadata.videos.items()}
+    parts = [READERS[name](config, known, rejects) for name in names]
+    excluded = read_excluded(config)
+    durations = {uid: seconds for part in parts for uid, seconds in part.durations.items()}
+    tables = {
+        "clips": finish(
+            [exclude(p.narrations, "clips", p.places["clips"], excluded, rejects) for p in parts], NARRATIONS, "clips"
+        ),
+        "summaries": finish(
+            [exclude(p.summaries, "summaries", p.places["summaries"], excluded, rejects) for p in parts],
+            SUMMARIES,
+            "summaries",
+        ),
+    }
+    counts = {name: sum(part.input_rows[name] for part in parts) for name in tables}
+    for name, table in tables.items():
+        landed = table.num_rows + rejects.count(name)
+        assert landed == counts[name], f"{counts[name]} rows of {name} were read, {landed} are accounted for"
+    paths = sorted({path for _, path in _paths(config)})
+    files = [path.name for path in paths]
+    sources = {(path.name if files.count(path.name) == 1 else str(path)): _sha256(path) for path in paths}
+    return Annotations(
+        videos=videos_table(metadata.videos, durations, read_val_list(config)),
+        narrations=tables["clips"],
+        summaries=tables["summaries"],
+        rejects=rejects.table(tables),
+        sources=sources,
+        input_rows={**counts, "videos": metadata.input_rows},
+        alpha=next((part.alpha for part in parts if part.alpha is not None), None),
+    )
+
+
+def _paths(config: AnnotationsConfig) -> Iterator[tuple[str, Path]]:
+    """Yield every configured file with the key that names it."""
+    for name, value in vars(config).items():
+        for path in value if isinstance(value, tuple) else (value,):
+            if isinstance(path, Path):
+                yield f"annotations.{name}", path
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
