@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from hiervl_train.compat import CompatConfig
 from hiervl_train.models.config import InitConfig, ModelConfig
-from hiervl_train.models.pixels import ChannelOrder
 from hiervl_train.models.speed import SpeedConfig
 from hiervl_train.objectives import ObjectiveConfig
 from hiervl_train.optim import OptimConfig
@@ -49,15 +49,6 @@ class SampleConfig:
         low, high = self.summary_clip_seconds
         if not 0 < low <= high:
             raise ValueError(f"summary_clip_seconds = {self.summary_clip_seconds}: 0 < shortest ≤ longest is needed")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompatConfig:
-    """Faults of the release, to reproduce released numbers with; all off. `optim.coast` is one more."""
-
-    channel_order: ChannelOrder = "rgb"  # bgr: the released EPIC loader's swapped red and blue
-    released_eps: bool = False  # optim.eps times the number of GPUs: the released gradients were 1/GPUs
-    dual_softmax: bool = False  # the released EPIC test's normalisation over queries, see docs/model.md
 
 
 @dataclass(frozen=True, kw_only=True)

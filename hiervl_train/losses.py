@@ -67,13 +67,13 @@ def parent_loss(
             f"the global parent batch is {count} summary: with fewer than 2 there is no negative and the loss is "
             "zero; raise schedule.summaries_per_gpu"
         )
-    pairs = {
+    pairs: dict[str, list[tuple[Tensor | None, Tensor | None]]] = {
         "both": [(narrations_ND, summary_ND), (video_ND, summary_ND)],
         "video_to_summary": [(video_ND, summary_ND)],
         "video_to_narrations": [(video_ND, narrations_ND)],
-    }[objective]
+    }
     losses = []
-    for a_ND, b_ND in pairs:
+    for a_ND, b_ND in pairs[objective]:
         if a_ND is None or b_ND is None:
             raise ValueError(f"objective {objective} compares embeddings of which one was not given")
         losses.append(egonce(similarity(a_ND, b_ND), positives_NN, temperature=temperature))

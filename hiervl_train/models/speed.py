@@ -30,7 +30,8 @@ def prepare(model: HierVL, config: SpeedConfig) -> HierVL:
     """Apply the configuration to a model in place (autocast is `autocast`'s); return it."""
     model.video.checkpoint_activations = config.checkpoint_activations
     if config.channels_last:
-        model.video.patch_embed.to(memory_format=torch.channels_last)
+        weight = model.video.patch_embed.proj.weight
+        weight.data = weight.data.contiguous(memory_format=torch.channels_last)
     if config.compile:
         compile_blocks(model)
     return model
