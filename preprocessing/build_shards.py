@@ -1,0 +1,119 @@
+"""Builds shards from raw video and annotations: `python preprocessing/build_shards.py [--config F] [key=value …]`.
+
+Without arguments it renders the embedded dataset and builds that. A run that was stopped, by whatever, is gone
+on with by the same command. Exit codes: 0 done, 2 usage, 3 too many failures, 4 the machine failed (run again), 130
+interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from configs.loading import ConfigError, load, to_yaml
+from preprocessing import report, stages, toolchain
+from preprocessing.annotations import AnnotationError, read_annotations
+from preprocessing.annotations.metadata import read_excluded
+from preprocessing.config import BuildConfig
+from preprocessing.demo import generate
+from preprocessing.errors import ExitCode, PassingFaultError, TooManyFailuresError, UsageError
+from preprocessing.estimate import dry_run
+from preprocessing.exclusive import exclusive
+from preprocessing.publish import close_account, publish
+from preprocessing.revision import code_revision
+from preprocessing.selection import read_published, require_same_plan, select
+from preprocessing.sources import find_videos
+from shards.files import remove_temporaries, write_bytes
+from shards.stats import ShardError
+
+EMBEDDED = Path(__file__).resolve().parent.parent / "configs" / "preprocess" / "embedded.yaml"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Build what the command line asks for; return the exit code."""
+    parser = argparse.ArgumentParser(prog="build_shards.py", description=__doc__.split("\n")[0])
+    parser.add_argument("--config", type=Path, default=EMBEDDED, help="YAML of BuildConfig (default: embedded dataset)")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what would be done and what it costs; write nothing"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as chunk.fps=10 or videos.limit=50")
+    arguments = parser.parse_args(argv)
+    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        config = load(BuildConfig, arguments.config, arguments.overrides)
+        with exclusive(config.output, config.work_folder):
+            build(with_embedded_dataset(config, console), console, is_dry_run=arguments.dry_run)
+    except (ConfigError, UsageError, AnnotationError, ShardError) as error:
+        errors.print(f"[red]cannot build:[/] {error}", markup=True)
+        return ExitCode.USAGE
+    except TooManyFailuresError as error:
+        errors.print(f"[red]too many failures:[/] {error}")
+        return ExitCode.TOO_MANY_FAILURES
+    except PassingFaultError as error:
+        errors.print(f"[red]the machine failed:[/] {error}\nNothing is lost: mend that and run the same command again.")
+        return ExitCode.PASSING_FAULT
+    except KeyboardInterrupt:
+        errors.print("\nStopped. Run the same command again to go on.")
+        return ExitCode.INTERRUPTED
+    return ExitCode.OK
+
+
+def build(config: BuildConfig, console: Console, *, is_dry_run: bool = False) -> None:
+    """Carry out one build: annotations → hierarchy and plan → chunks → shards → account and index."""
+    began = time.monotonic()
+    if config.videos.root is None:
+        raise UsageError("videos.root is not set: the folder that holds <video_uid>.<extension>")
+    ffmpeg = toolchain.find_ffmpeg(config.ffmpeg)
+    made_with = {**toolchain.versions(ffmpeg), **config.chunk.format()}
+    stages.require_same_format(config, made_with)
+
+    console.print(f"reading annotations; ffmpeg {made_with['ffmpeg']}, x264 {made_with['x264']}")
+    annotations = read_annotations(config.annotations)
+    excluded = frozenset(read_excluded(config.annotations))
+    found = find_videos(config.videos.root)
+    published = read_published(config.output)
+    selection = select(annotations, found, published, config)
+    if is_dry_run:
+        dry_run(config, annotations, selection, found, ffmpeg=ffmpeg, made_with=made_with, console=console)
+        return
+    done = require_same_plan(config.output, selection.plans, published)
+    if not selection.plans and annotations.sources == published.annotations and published.next_number:
+        console.print(f"{config.output} is up to date: nothing to build")
+        return
+
+    remove_temporaries(config.output)
+    remove_temporaries(config.work_folder)
+    write_bytes(config.work_folder / "config.yaml", f"# {code_revision()}\n{to_yaml(config)}".encode())
+    stages.remember_format(config, made_with)
+    with stages.Run(config, annotations, found, ffmpeg=ffmpeg, made_with=made_with, console=console) as run:
+        sources = run.probe(selection)
+        run.chunk_and_pack(selection, sources, done)
+    chunks = stages.chunk_records(config, sources)
+    account, spans = close_account(config, annotations, selection, chunks)
+    report.require_few_failures(config, account)
+    dataset = publish(config, annotations, account, spans, excluded=excluded, made_with=made_with)
+    report.summary(dataset, account, chunks, seconds=time.monotonic() - began, console=console)
+
+
+def with_embedded_dataset(config: BuildConfig, console: Console) -> BuildConfig:
+    """Render the embedded dataset where the configuration asks for it, and return a configuration that points at it."""
+    if config.demo is None:
+        return config
+    console.print(f"embedded dataset in {config.demo_root} (rendered once)")
+    made = generate(config.demo, config.demo_root, workers=config.dask.workers)
+    annotations = dataclasses.replace(
+        config.annotations, egoclip=made.egoclip, egosummary=made.egosummary, metadata=made.ego4d
+    )
+    videos = dataclasses.replace(config.videos, root=made.videos)
+    return dataclasses.replace(config, annotations=annotations, videos=videos)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

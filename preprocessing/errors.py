@@ -1,0 +1,52 @@
+"""The three ways in which preprocessing stops: a wrong request, too many bad inputs, a fault that will pass."""
+
+from __future__ import annotations
+
+import errno
+from enum import IntEnum
+
+_OUTPUT_FAULTS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EIO,
+    errno.ESTALE,
+    errno.ENOTCONN,
+    errno.EMFILE,
+    errno.ENOMEM,
+}
+_FAULT_WORDS = ("no space left on device", "disk quota exceeded", "read-only file system", "stale file handle")
+
+
+class ExitCode(IntEnum):
+    """What `build_shards.py` exits with; documented in the README."""
+
+    OK = 0
+    USAGE = 2
+    TOO_MANY_FAILURES = 3
+    PASSING_FAULT = 4
+    INTERRUPTED = 130
+
+
+class UsageError(ValueError):
+    """The request cannot be carried out as it stands: nothing was done, and the message says what to change."""
+
+
+class TooManyFailuresError(RuntimeError):
+    """More inputs failed than `max_failed_fraction` allows."""
+
+
+class PassingFaultError(RuntimeError):
+    """The machine failed, not the input: a full disk, a lost mount. Nothing is recorded; the next run tries again."""
+
+
+def is_output_fault(error: OSError) -> bool:
+    """Return whether an error in writing is the machine's and not the sample's."""
+    return error.errno in _OUTPUT_FAULTS
+
+
+def is_fault_message(text: str) -> bool:
+    """Return whether ffmpeg's messages tell of the machine's fault rather than of the video's."""
+    return any(word in text.lower() for word in _FAULT_WORDS)

@@ -1,0 +1,136 @@
+"""Says what a build would do and cost, from the plan and one measured minute: `--dry-run`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from preprocessing.annotations import Annotations
+from preprocessing.chunks import chunk_path
+from preprocessing.config import BuildConfig
+from preprocessing.probe import Source
+from preprocessing.selection import Selection
+from preprocessing.sources import ProbeTask, look_into
+from preprocessing.transcode import ChunkTask, make_chunk
+
+_SAMPLED_SECONDS = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """What one second of source costs, measured on one stretch of one video of the set."""
+
+    video_uid: str
+    seconds: float  # of source, measured
+    cpu: float  # CPU seconds a second
+    bytes: float  # of both renditions, a second
+    full_bytes: float
+    summary_bytes: float
+
+
+def measure(
+    source: Source, video_uid: str, config: BuildConfig, *, ffmpeg: str, is_stereo: bool, made_with: dict[str, str]
+) -> Rates:
+    """Transcode up to a minute of a video into a folder that is thrown away, and return its rates."""
+    chunk = dataclasses.replace(config.chunk, seconds=_SAMPLED_SECONDS)
+    with tempfile.TemporaryDirectory(prefix="hiervl-dry-run-") as folder:
+        task = ChunkTask(
+            video_uid=video_uid,
+            source=source,
+            index=0,
+            is_stereo=is_stereo,
+            config=chunk,
+            ffmpeg=ffmpeg,
+            work=Path(folder),
+            made_with=made_with,
+        )
+        made = make_chunk(task)
+        size = {
+            name: path.stat().st_size if (path := chunk_path(Path(folder), video_uid, 0, name)).exists() else 0
+            for name in ("full", "summary")
+        }
+    seconds = max(made.frames / chunk.fps, 1e-3)
+    return Rates(
+        video_uid=video_uid,
+        seconds=seconds,
+        cpu=made.cpu_seconds / seconds,
+        bytes=made.bytes / seconds,
+        full_bytes=size["full"] / seconds,
+        summary_bytes=size["summary"] / seconds,
+    )
+
+
+def dry_run(
+    config: BuildConfig,
+    annotations: Annotations,
+    selection: Selection,
+    found: dict[str, Path],
+    *,
+    ffmpeg: str,
+    made_with: dict[str, str],
+    console: Console,
+) -> None:
+    """Print what a build would find, make and cost; nothing is written."""
+    present = sorted(uid for uid in selection.videos if uid in found)
+    missing = sorted(selection.videos - set(present))
+    duration = dict(zip(*(annotations.videos[n].to_pylist() for n in ("video_uid", "duration")), strict=True))
+    stereo = dict(zip(*(annotations.videos[n].to_pylist() for n in ("video_uid", "is_stereo")), strict=True))
+    known = [duration[uid] for uid in present if not math.isnan(duration.get(uid, math.nan))]
+    hours = sum(known) / 3600 * (len(present) / len(known) if known else 0)
+    table = Table(title="What this build would do (--dry-run: nothing is written)", show_header=False)
+    table.add_row("videos found", f"{len(present):,} of {len(selection.videos):,}")
+    if missing:
+        shown = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")
+        table.add_row("videos missing", f"{len(missing):,}: {shown}")
+    table.add_row("hours", f"{hours:,.2f}" + ("" if len(known) == len(present) else " (some durations unknown)"))
+    for set_name in ("clips", "summaries"):
+        plans = [plan for plan in selection.plans if plan.set_name == set_name]
+        table.add_row(set_name, f"{sum(len(plan.items) for plan in plans):,} in {len(plans):,} shards")
+    rates = _rates_of_first_sound(config, present, found, stereo, ffmpeg=ffmpeg, made_with=made_with)
+    if rates is not None:
+        _add_costs(table, config, selection, rates, hours)
+    console.print(table)
+
+
+def _rates_of_first_sound(
+    config: BuildConfig,
+    present: list[str],
+    found: dict[str, Path],
+    stereo: dict[str, bool],
+    *,
+    ffmpeg: str,
+    made_with: dict[str, str],
+) -> Rates | None:
+    assert config.videos.root is not None
+    for uid in present:
+        source = look_into(ProbeTask(video_uid=uid, path=found[uid], root=config.videos.root))
+        if isinstance(source, Source):
+            return measure(source, uid, config, ffmpeg=ffmpeg, is_stereo=bool(stereo.get(uid)), made_with=made_with)
+    return None
+
+
+def _add_costs(table: Table, config: BuildConfig, selection: Selection, rates: Rates, hours: float) -> None:
+    seconds = hours * 3600
+    stored = 0.0
+    for plan in selection.plans:
+        lengths = np.subtract(plan.items["clip_end"].to_numpy(), plan.items["clip_start"].to_numpy())
+        if plan.set_name == "clips":  # a cut begins at a key frame: half a GOP more on average, and ends at an anchor
+            slack = (config.chunk.gop / 2 + (config.chunk.b_frames + 1) / 2) / config.chunk.fps
+            stored += float((lengths + slack).sum()) * rates.full_bytes
+        else:
+            slack = config.chunk.summary_gop_seconds / 2
+            stored += float((lengths + slack).sum()) * rates.summary_bytes
+        stored += len(plan.items) * 16_000  # the JPEG, the JSON and the tar's headers
+    table.add_row("bytes in output", f"{stored / 1e9:,.3f} GB")
+    kept = "kept" if config.chunk.keep else "deleted as packed"
+    table.add_row("bytes in work", f"{seconds * rates.bytes / 1e9:,.3f} GB ({kept})")
+    table.add_row(
+        "core-hours", f"{seconds * rates.cpu / 3600:,.2f} (measured on {rates.seconds:.0f} s of {rates.video_uid})"
+    )

@@ -1,0 +1,168 @@
+"""The account of a build: what became of every video, narration and summary, and of every second of source."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from preprocessing.chunks import Chunk
+from preprocessing.pack import PAST_END
+from shards.dataset import read_rows
+from shards.files import replacing
+from shards.stats import ShardStats, shard_number, shard_paths
+
+PACKED, FILTERED, FAILED = "packed", "filtered", "failed"
+
+LEDGER = pa.schema(
+    [
+        ("set", pa.string()),  # videos | clips | summaries | …
+        ("item", pa.string()),  # video_uid, sample key, or file:line of a row without identity
+        ("video_uid", pa.string()),
+        ("status", pa.string()),  # packed | filtered (as the rules say) | failed
+        ("reason", pa.string()),  # the same for all of a kind; empty where packed
+        ("detail", pa.string()),  # which file, line, value, time
+        ("key", pa.string()),  # of the sample, where packed
+        ("shard", pa.string()),  # as clips/train/00000.tar, where packed
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Span:
+    """One stretch of one source: a row of `spans.parquet`. A video's spans follow on one another."""
+
+    video_uid: str
+    start: float  # s
+    end: float  # s
+    status: str  # packed | failed
+    reason: str = ""
+    chunk: int = -1  # which chunk holds it
+
+
+class UnbalancedError(RuntimeError):
+    """The account does not add up: an item was lost or counted twice. Always a fault of the program."""
+
+
+def rows(
+    set_name: str,
+    items: Sequence[str] | pa.ChunkedArray,
+    video_uids: Sequence[str] | pa.ChunkedArray,
+    *,
+    status: str | Sequence[str],
+    reason: str | Sequence[str] = "",
+    detail: str | Sequence[str] = "",
+    shard: str = "",
+) -> pa.Table:
+    """Return ledger rows; a text stands for all rows, a sequence has one value a row."""
+    n = len(items)
+
+    def column(value: str | Sequence[str] | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+        if isinstance(value, pa.ChunkedArray):
+            return value
+        return pa.array([value] * n if isinstance(value, str) else value, pa.string())
+
+    key = items if shard else ""
+    values = (set_name, items, video_uids, status, reason, detail, key, shard)
+    return pa.table([column(value) for value in values], schema=LEDGER)
+
+
+def reject_rows(rejects: pa.Table) -> pa.Table:
+    """Return the ledger rows of annotation rows that no table holds."""
+    empty = pa.array([""] * len(rejects), pa.string())
+    columns = [rejects[name] for name in ("set", "item", "video_uid", "status", "reason", "detail")]
+    return pa.table([*columns, empty, empty], schema=LEDGER)
+
+
+def shard_rows(root: Path, stats: ShardStats, video_of: Mapping[str, str]) -> pa.Table:
+    """Return the ledger rows of one written shard: its samples, and what was planned for it and could not be made.
+
+    `video_of` gives the video of each failed key.
+    """
+    set_name, split, name = stats.shard.split("/")
+    tables = []
+    if stats.samples:
+        _, parquet, _ = shard_paths(root, set_name, split, shard_number(name))
+        packed = read_rows(parquet, ["key", "video_uid"])
+        tables.append(rows(set_name, packed["key"], packed["video_uid"], status=PACKED, shard=stats.shard))
+    failed = stats.failed
+    tables.append(
+        rows(
+            set_name,
+            [item.key for item in failed],
+            [video_of.get(item.key, "") for item in failed],
+            status=[FILTERED if item.reason == PAST_END else FAILED for item in failed],
+            reason=[item.reason for item in failed],
+            detail=[item.detail for item in failed],
+        )
+    )
+    return pa.concat_tables(tables)
+
+
+def check_sums(ledger: pa.Table, expected: Mapping[str, int]) -> None:
+    """Raise `UnbalancedError` unless each set has exactly one row for each of its input items."""
+    counted = {row["set"]: row["set_count"] for row in ledger.group_by("set").aggregate([("set", "count")]).to_pylist()}
+    wrong = {name: (n, counted.get(name, 0)) for name, n in expected.items() if counted.get(name, 0) != n}
+    items = ledger.group_by(["set", "item"]).aggregate([("item", "count")])
+    doubled = items.filter(pc.greater(items["item_count"], 1))["item"].to_pylist()
+    if wrong or doubled:
+        raise UnbalancedError(f"(input items, ledger rows) differ: {wrong}; entered twice: {doubled[:5]}")
+
+
+def summarise(ledger: pa.Table) -> list[tuple[str, str, str, int]]:
+    """Return (set, status, reason, count), sorted."""
+    grouped = ledger.group_by(["set", "status", "reason"]).aggregate([("item", "count")])
+    return sorted((r["set"], r["status"], r["reason"], r["item_count"]) for r in grouped.to_pylist())
+
+
+def write(root: Path, ledger: pa.Table, spans: Iterable[Span]) -> None:
+    """Write `ledger.parquet` and `spans.parquet`, sorted: the same bytes for the same account."""
+    _write(root / "ledger.parquet", ledger.sort_by([("set", "ascending"), ("item", "ascending")]).combine_chunks())
+    types = {"str": pa.string(), "float": pa.float64(), "int": pa.int64()}
+    columns = list(zip(*map(astuple, sorted(spans)), strict=True)) or [() for _ in fields(Span)]
+    arrays = [pa.array(column, types[str(f.type)]) for column, f in zip(columns, fields(Span), strict=True)]
+    _write(root / "spans.parquet", pa.table(arrays, names=[f.name for f in fields(Span)]))
+
+
+def read_ledger(root: Path) -> pa.Table:
+    """Return the ledger of a published dataset; empty where there is none."""
+    path = root / "ledger.parquet"
+    return pq.read_table(path) if path.exists() else LEDGER.empty_table()
+
+
+def read_spans(root: Path) -> list[Span]:
+    """Return the spans of a published dataset; empty where there are none."""
+    path = root / "spans.parquet"
+    return [Span(**row) for row in pq.read_table(path).to_pylist()] if path.exists() else []
+
+
+def video_spans(video_uid: str, chunks: Sequence[Chunk]) -> list[Span]:
+    """Return the spans of a video from the records of its chunks."""
+    spans = []
+    for chunk in chunks:
+        at = chunk.start
+        for damage in chunk.damage:
+            if damage.start > at:
+                spans.append(Span(video_uid=video_uid, start=at, end=damage.start, status=PACKED, chunk=chunk.index))
+            start = max(at, damage.start)
+            spans.append(Span(video_uid=video_uid, start=start, end=damage.end, status=FAILED, reason=damage.reason))
+            at = damage.end
+        if chunk.end > at:
+            spans.append(Span(video_uid=video_uid, start=at, end=chunk.end, status=PACKED, chunk=chunk.index))
+    return spans
+
+
+def lost_span(video_uid: str, duration: float, reason: str) -> Span:
+    """Return the one span of a video that could not be used at all; of length 0 where nobody knows how long it is."""
+    end = 0.0 if math.isnan(duration) else duration
+    return Span(video_uid=video_uid, start=0.0, end=end, status=FAILED, reason=reason)
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", store_schema=False)

@@ -1,0 +1,195 @@
+"""Decides, before any work, which sample goes into which shard: a pure function of annotations and configuration."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from preprocessing.config import ShardConfig
+from preprocessing.hierarchy import Hierarchy
+from shards.files import replacing
+
+NARRATION = pa.struct(
+    [
+        ("key", pa.string()),
+        ("text", pa.string()),
+        ("clip_start", pa.float64()),
+        ("clip_end", pa.float64()),
+        ("tag_verb", pa.list_(pa.int32())),
+        ("tag_noun", pa.list_(pa.int32())),
+    ]
+)
+_SEGMENT_SECONDS = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardPlan:
+    """The samples meant for one shard, in the order in which they are packed."""
+
+    set_name: str  # clips | summaries
+    split: str
+    number: int
+    items: pa.Table  # the annotation columns, `segment`, and for summaries `narrations`
+
+    @property
+    def name(self) -> str:
+        """`clips/train/00000`, for messages and paths."""
+        return f"{self.set_name}/{self.split}/{self.number:05d}"
+
+
+def clip_items(narrations: pa.Table) -> pa.Table:
+    """Return narrations as items to plan: with their 60 s segment."""
+    return _with_segment(narrations)
+
+
+def summary_items(summaries: pa.Table, narrations: pa.Table, hierarchy: Hierarchy) -> pa.Table:
+    """Return summaries as items to plan: with their segment, and their narrations as structs in time order."""
+    inside = narrations.select([field.name for field in NARRATION]).take(pa.array(hierarchy.rows))
+    inside = inside.combine_chunks()
+    values = pa.StructArray.from_arrays(
+        [inside.column(f.name).combine_chunks().cast(f.type) for f in NARRATION], fields=list(NARRATION)
+    )
+    lists = pa.LargeListArray.from_arrays(pa.array(hierarchy.offsets), values)
+    return _with_segment(summaries).append_column("narrations", lists)
+
+
+def plan_shards(
+    items: pa.Table, *, set_name: str, split: str, first_number: int, kbps: int, config: ShardConfig
+) -> list[ShardPlan]:
+    """Deal items to shards numbered from `first_number`.
+
+    Whole segments of a video stay together (unless one alone exceeds a bound), segments are dealt in a seeded random
+    order to the shard with the fewest nominal bytes, so that every shard mixes many videos and all are of one size.
+    The byte bound counts duration × `kbps`: what the clips really weigh is not known before the work.
+    """
+    if not len(items):
+        return []
+    seconds = np.subtract(items["clip_end"].to_numpy(), items["clip_start"].to_numpy())
+    weight = np.maximum(1, (seconds * kbps * 125).astype(np.int64))
+    groups = list(_groups(items, weight, config))
+    # Groups with a sample that has every list filled go first: each shard is then opened by one as long as they last.
+    filled = _all_lists_filled(items)
+    groups.sort(key=lambda group: not filled[group].any())
+    shards = max(math.ceil(len(items) / config.max_samples), math.ceil(int(weight.sum()) / config.max_bytes), 1)
+    while (dealt := _deal(groups, weight, shards, config)) is None:
+        shards += max(1, shards // 50)
+    plans: list[ShardPlan] = []
+    for rows in dealt:
+        if rows:
+            number = first_number + len(plans)
+            chosen = items.take(pa.array(np.concatenate(rows)))
+            plans.append(ShardPlan(set_name=set_name, split=split, number=number, items=chosen))
+    return plans
+
+
+def plan_path(work: Path, set_name: str, split: str, number: int) -> Path:
+    """Return where the plan of one shard lies in the work folder."""
+    return work / "plan" / set_name / split / f"{number:05d}.parquet"
+
+
+def write_plan(work: Path, plan: ShardPlan) -> Path:
+    """Save one shard's plan for the task that packs it; return its path."""
+    path = plan_path(work, plan.set_name, plan.split, plan.number)
+    with replacing(path) as temporary:
+        pq.write_table(plan.items, temporary, compression="zstd")
+    return path
+
+
+def plan_digest(plans: list[ShardPlan]) -> str:
+    """Return a hash over which key goes into which shard."""
+    digest = hashlib.sha256()
+    for plan in plans:
+        digest.update(f"{plan.name} {len(plan.items)}\n".encode())
+        digest.update("\n".join(plan.items["key"].to_pylist()).encode())
+    return digest.hexdigest()
+
+
+def _with_segment(table: pa.Table) -> pa.Table:
+    minute = pc.floor(pc.divide(table["narration_time"], float(_SEGMENT_SECONDS))).cast(pa.int64()).cast(pa.string())
+    return table.append_column("segment", pc.binary_join_element_wise(table["video_uid"], minute, "_"))
+
+
+def _groups(items: pa.Table, weight: np.ndarray, config: ShardConfig) -> Iterator[np.ndarray]:
+    """Yield the row numbers of each segment, in the order of a seeded hash; a segment over a bound in several parts."""
+    encoded = items["segment"].combine_chunks().dictionary_encode()
+    codes = encoded.indices.to_numpy()
+    names = encoded.dictionary.to_pylist()
+    by_segment = np.argsort(codes, kind="stable")  # rows stay in time order within their segment
+    bounds = np.searchsorted(codes[by_segment], np.arange(len(names) + 1))
+    salt = f"{config.seed}:".encode()
+    order = sorted(range(len(names)), key=lambda i: hashlib.blake2b(salt + names[i].encode(), digest_size=8).digest())
+    for segment in order:
+        rows = by_segment[bounds[segment] : bounds[segment + 1]]
+        if len(rows) <= config.max_samples and weight[rows].sum() <= config.max_bytes:
+            yield rows
+        else:
+            yield from _split(rows, weight, config)
+
+
+def _split(rows: np.ndarray, weight: np.ndarray, config: ShardConfig) -> Iterator[np.ndarray]:
+    part: list[int] = []
+    held = 0
+    for row in rows:
+        if part and (len(part) == config.max_samples or held + weight[row] > config.max_bytes):
+            yield np.array(part)
+            part, held = [], 0
+        part.append(int(row))
+        held += int(weight[row])
+    yield np.array(part)
+
+
+def _deal(
+    groups: list[np.ndarray], weight: np.ndarray, shards: int, config: ShardConfig
+) -> list[list[np.ndarray]] | None:
+    """Return the groups of each of `shards` shards, lightest first; None where they do not fit in so many."""
+    dealt: list[list[np.ndarray]] = [[] for _ in range(shards)]
+    counts = [0] * shards
+    lightest = [(0, shard) for shard in range(shards)]
+    for group in groups:
+        heavy = int(weight[group].sum())
+        passed = []
+        while lightest:
+            held, shard = heapq.heappop(lightest)
+            fits = counts[shard] + len(group) <= config.max_samples and held + heavy <= config.max_bytes
+            if fits or not dealt[shard]:
+                dealt[shard].append(group)
+                counts[shard] += len(group)
+                heapq.heappush(lightest, (held + heavy, shard))
+                break
+            if held + heavy > config.max_bytes:
+                return None  # the lightest is full by weight, so all are
+            passed.append((held, shard))
+        else:
+            return None
+        for entry in passed:
+            heapq.heappush(lightest, entry)
+    return dealt
+
+
+def _all_lists_filled(items: pa.Table) -> np.ndarray:
+    """Return (N,) bool: whether the sample has no empty list at any depth."""
+    filled = _filled(items["tag_verb"]) & _filled(items["tag_noun"])
+    if "narrations" not in items.column_names:
+        return filled
+    narrations = items["narrations"].combine_chunks()
+    flat = narrations.flatten()
+    tagged = _filled(pc.struct_field(flat, "tag_verb")) & _filled(pc.struct_field(flat, "tag_noun"))
+    parents = narrations.value_parent_indices().to_numpy() if hasattr(narrations, "value_parent_indices") else None
+    if parents is None:
+        parents = np.repeat(np.arange(len(narrations)), narrations.value_lengths().to_numpy(zero_copy_only=False))
+    untagged = np.zeros(len(narrations), bool)
+    untagged[parents[~tagged]] = True
+    return filled & _filled(narrations) & ~untagged
+
+
+def _filled(lists: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    return pc.greater(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False).astype(bool)

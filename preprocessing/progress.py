@@ -1,0 +1,76 @@
+"""Shows how far each stage is, how fast it goes and how long it still takes: bars on a terminal, lines in a log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+_LOG_EVERY = 30.0  # s between lines where the output is no terminal
+
+
+@dataclass
+class _Stage:
+    total: float
+    unit: str
+    started: float
+    done: float = 0.0
+    spoken: float = 0.0
+
+
+class Stages:
+    """The progress of the stages that were begun; `advance` is safe to call from the one thread that runs jobs."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._stages: dict[str, _Stage] = {}
+        self._bars: dict[str, TaskID] = {}
+        self._progress = Progress(
+            TextColumn("{task.description:<8}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]:>20}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            console=console,
+            disable=not console.is_terminal,
+        )
+
+    def begin(self, name: str, total: float, unit: str) -> None:
+        """Begin a stage of `total` units."""
+        self._stages[name] = _Stage(total=total, unit=unit, started=time.monotonic())
+        self._bars[name] = self._progress.add_task(name, total=round(total), rate="")
+
+    def advance(self, name: str, amount: float) -> None:
+        """Note that `amount` more units of a stage are done."""
+        stage = self._stages[name]
+        now = time.monotonic()
+        stage.done += amount
+        rate = stage.done / max(now - stage.started, 1e-3)
+        self._progress.update(self._bars[name], completed=round(stage.done), rate=f"{rate:,.1f} {stage.unit}/s")
+        finished = stage.done >= stage.total - 1e-6
+        if not self._console.is_terminal and (now - stage.spoken > _LOG_EVERY or finished):
+            stage.spoken = now
+            left = (stage.total - stage.done) / rate if rate else 0
+            self._console.print(
+                f"{name}: {stage.done:,.0f} of {stage.total:,.0f} {stage.unit}, {rate:,.1f}/s, {left:,.0f} s left",
+                highlight=False,
+            )
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show the bars while the block runs."""
+        with self._progress:
+            yield

@@ -1,0 +1,165 @@
+"""Closes a build: the ledger, the spans, the indexes, and last of all dataset.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from configs.loading import to_dict
+from preprocessing import ledger
+from preprocessing.annotations import Annotations
+from preprocessing.chunks import Chunk
+from preprocessing.config import BuildConfig
+from preprocessing.errors import UsageError
+from preprocessing.revision import code_revision
+from preprocessing.selection import Selection
+from shards.dataset import Dataset
+from shards.index import done_shards, splits_of, write_dataset
+
+# Where a build runs and what it is told to retry do not decide what it makes: they are not part of the dataset.
+_NOT_OF_THE_DATASET = (
+    "output", "work", "ffmpeg", "dask", "retry", "demo_root", "max_failed_fraction",
+)  # fmt: skip
+
+
+def close_account(
+    config: BuildConfig,
+    annotations: Annotations,
+    selection: Selection,
+    chunks: Mapping[str, Sequence[Chunk] | str],
+) -> tuple[pa.Table, list[ledger.Span]]:
+    """Return ledger and spans over everything in the output folder; raise `UnbalancedError` unless all sums close.
+
+    `chunks` has, for each video of this run, the records of its chunks or why there are none.
+    """
+    root = config.output
+    video_of = _videos_of_items(annotations, ledger.read_ledger(root))
+    tables = [
+        ledger.reject_rows(annotations.rejects),
+        selection.filtered,
+        _video_rows(annotations, selection, chunks, ledger.read_ledger(root)),
+    ]
+    for set_name, split in splits_of(root):
+        tables += [ledger.shard_rows(root, stats, video_of) for stats in done_shards(root, set_name, split)]
+    account = _latest(pa.concat_tables(tables))
+    ledger.check_sums(account, _expected(annotations, account))
+    spans = [span for span in ledger.read_spans(root) if span.video_uid not in chunks]
+    durations = dict(zip(*(annotations.videos[n].to_pylist() for n in ("video_uid", "duration")), strict=True))
+    for uid, records in chunks.items():
+        if isinstance(records, str):
+            spans.append(ledger.lost_span(uid, durations.get(uid, 0.0), records))
+        else:
+            spans += ledger.video_spans(uid, records)
+    return account, spans
+
+
+def publish(
+    config: BuildConfig,
+    annotations: Annotations,
+    account: pa.Table,
+    spans: Sequence[ledger.Span],
+    *,
+    excluded: frozenset[str],
+    made_with: Mapping[str, str],
+) -> Dataset:
+    """Write the account, the indexes, the card and dataset.json; return the dataset."""
+    _prove_exclusion(account, excluded)
+    ledger.write(config.output, account, spans)
+    counts: dict[str, Any] = {}
+    for set_name, status, reason, count in ledger.summarise(account):
+        counts.setdefault(set_name, {})[f"{status}: {reason}" if reason else status] = count
+    return write_dataset(
+        config.output,
+        config={k: v for k, v in to_dict(config).items() if k not in _NOT_OF_THE_DATASET},
+        toolchain=made_with,
+        provenance={
+            "code_revision": code_revision(),
+            "seed": config.shard.seed,
+            "annotations": {Path(name).name: digest for name, digest in annotations.sources.items()},
+            "alpha": annotations.alpha,
+            "licence_notice": config.licence,
+            "excluded_videos": len(excluded),
+            "counts": counts,
+        },
+    )
+
+
+def _videos_of_items(annotations: Annotations, before: pa.Table) -> dict[str, str]:
+    """Return key → video_uid of every item that can have failed, those of earlier annotations included."""
+    known = dict(zip(before["item"].to_pylist(), before["video_uid"].to_pylist(), strict=True))
+    for table in (annotations.narrations, annotations.summaries):
+        known.update(zip(table["key"].to_pylist(), table["video_uid"].to_pylist(), strict=True))
+    return known
+
+
+def _video_rows(
+    annotations: Annotations, selection: Selection, chunks: Mapping[str, Sequence[Chunk] | str], before: pa.Table
+) -> pa.Table:
+    """Return one ledger row for each video that annotations or metadata name."""
+    earlier = {
+        row["item"]: row
+        for row in before.filter(pc.equal(before["set"], "videos")).to_pylist()
+        if row["status"] != "filtered"
+    }
+    filtered = dict(
+        zip(selection.filtered["video_uid"].to_pylist(), selection.filtered["reason"].to_pylist(), strict=True)
+    )
+    uids = annotations.videos["video_uid"].to_pylist()
+    status: list[str] = []
+    reason: list[str] = []
+    detail: list[str] = []
+    for uid in uids:
+        records = chunks.get(uid)
+        if records is None and uid in earlier:
+            row = (earlier[uid]["status"], earlier[uid]["reason"], earlier[uid]["detail"])
+        elif records is None:
+            row = (ledger.FILTERED, filtered.get(uid, "no usable annotation"), "")
+        elif isinstance(records, str):
+            short, _, long = records.partition(": ")
+            row = (ledger.FAILED, short, long)
+        else:
+            damage = "; ".join(str(item) for chunk in records for item in chunk.damage)
+            lost = all(chunk.is_failed for chunk in records)
+            row = (ledger.FAILED if lost else ledger.PACKED, "damaged source" if lost else "", damage)
+        for column, value in zip((status, reason, detail), row, strict=True):
+            column.append(value)
+    return ledger.rows("videos", uids, uids, status=status, reason=reason, detail=detail)
+
+
+def _latest(account: pa.Table) -> pa.Table:
+    """Return the account with one row an item where a later build mended an earlier one's failure: packed wins."""
+    rank = pc.index_in(account["status"], pa.array([ledger.PACKED, ledger.FAILED, ledger.FILTERED])).to_numpy()
+    # The last row of equal rank is the latest shard's.
+    order = np.lexsort((-np.arange(len(account)), rank))
+    ordered = account.take(pa.array(order)).append_column("row", pa.array(order))
+    kept = ordered.group_by(["set", "item"], use_threads=False).aggregate([("row", "first")])["row_first"]
+    return account.take(kept.combine_chunks())
+
+
+def _expected(annotations: Annotations, account: pa.Table) -> dict[str, int]:
+    """Return how many rows each set must have: today's input rows, and what only earlier annotations had."""
+    expected = {name: annotations.input_rows.get(name, 0) for name in ("clips", "summaries")}
+    rejected = pc.sum(pc.equal(annotations.rejects["set"], "videos")).as_py() or 0
+    expected["videos"] = len(annotations.videos) + rejected
+    for name, table in (("clips", annotations.narrations), ("summaries", annotations.summaries)):
+        rows = account.filter(pc.equal(account["set"], name))
+        today = pa.concat_arrays([table["key"].combine_chunks(), annotations.rejects["item"].combine_chunks()])
+        expected[name] += pc.sum(pc.invert(pc.is_in(rows["item"], today))).as_py() or 0
+    return expected
+
+
+def _prove_exclusion(account: pa.Table, excluded: frozenset[str]) -> None:
+    """Raise `UsageError` where a sample of an excluded video is packed: evaluation would see what was trained on."""
+    packed = account.filter(pc.and_(pc.equal(account["status"], ledger.PACKED), pc.not_equal(account["set"], "videos")))
+    inside = packed.filter(pc.is_in(packed["video_uid"], pa.array(sorted(excluded), pa.string())))
+    if len(inside):
+        row = inside.slice(0, 1).to_pylist()[0]
+        raise UsageError(
+            f"{row['shard']}: {row['key']} is of {row['video_uid']}, which annotations.exclude names, and was packed "
+            "by an earlier build; a published tar is never rewritten: build into another output"
+        )

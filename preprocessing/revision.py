@@ -1,0 +1,21 @@
+"""Names the code that ran: the git revision of the checkout, else the installed version."""
+
+from __future__ import annotations
+
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+
+def code_revision() -> str:
+    """Return `git:<commit>` (with `+changes` where tracked files differ from it), else `hiervl <version>`."""
+    here = Path(__file__).resolve().parent
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        changes = subprocess.run(["git", "diff", "--quiet", "HEAD"], cwd=here, capture_output=True, check=False)
+        return f"git:{commit.stdout.strip()}{'+changes' if changes.returncode else ''}"
+    except (OSError, subprocess.CalledProcessError):
+        try:
+            return f"hiervl {version('hiervl')}"
+        except PackageNotFoundError:
+            return "unknown"

@@ -1,0 +1,282 @@
+"""The work of a build on its cluster: look into the videos, make their chunks, pack the shards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+
+from preprocessing import jobs
+from preprocessing.annotations import Annotations
+from preprocessing.chunks import Chunk, Damage, delete_media, has_media, is_current, read_sidecar, write_sidecar
+from preprocessing.config import BuildConfig
+from preprocessing.errors import PassingFaultError, TooManyFailuresError, UsageError, is_output_fault
+from preprocessing.pack import Packed, PackTask, pack_shard
+from preprocessing.plan import ShardPlan, write_plan
+from preprocessing.probe import Source
+from preprocessing.progress import Stages
+from preprocessing.selection import ABSENT, Selection
+from preprocessing.sources import ProbeTask, look_into
+from preprocessing.transcode import ChunkTask, make_chunk, stored_size
+from shards.files import write_json
+from shards.index import require_toolchain
+
+Sources = dict[str, Source | str]  # video_uid → what it is, or why it cannot be used
+
+
+def require_same_format(config: BuildConfig, made_with: Mapping[str, str]) -> None:
+    """Raise where chunks or shards of another toolchain or format are there already, with both values."""
+    require_toolchain(config.output, made_with)
+    path = _format_path(config)
+    if path.exists():
+        before = json.loads(path.read_bytes())
+        changed = [name for name in {*before, *made_with} if before.get(name) != made_with.get(name)]
+        if changed:
+            values = ", ".join(f"{n}: {before.get(n)} before, {made_with.get(n)} now" for n in sorted(changed))
+            raise UsageError(
+                f"{config.work_folder} holds chunks of another make ({values}); use another work folder and output, "
+                "or go back to what it was"
+            )
+
+
+def remember_format(config: BuildConfig, made_with: Mapping[str, str]) -> None:
+    """Write down what the chunks in the work folder are made with."""
+    write_json(_format_path(config), dict(made_with))
+
+
+def chunk_records(config: BuildConfig, sources: Sources) -> dict[str, list[Chunk] | str]:
+    """Return, for each video, the records of its chunks, or why it has none."""
+    records: dict[str, list[Chunk] | str] = {}
+    for uid, source in sources.items():
+        if isinstance(source, str):
+            records[uid] = source
+            continue
+        found = [read_sidecar(config.work_folder, uid, index) for index in range(_count(source, config))]
+        records[uid] = [chunk for chunk in found if chunk is not None]
+        if len(records[uid]) != len(found):
+            raise PassingFaultError(f"{config.work_folder}: chunks of {uid} vanished; run again")
+    return records
+
+
+class Run:
+    """A build's hold on its cluster, with a progress bar for each stage."""
+
+    def __init__(
+        self,
+        config: BuildConfig,
+        annotations: Annotations,
+        found: Mapping[str, Path],
+        *,
+        ffmpeg: str,
+        made_with: dict[str, str],
+        console: Console,
+    ) -> None:
+        self._config, self._found, self._ffmpeg, self._made_with = config, found, ffmpeg, made_with
+        columns = [annotations.videos[name].to_pylist() for name in ("video_uid", "is_stereo")]
+        self._is_stereo = dict(zip(*columns, strict=True))
+        self._console = console
+        self._stages = Stages(console)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        scratch = str(self._config.work_folder / "dask")
+        self._client = self._stack.enter_context(jobs.cluster(self._config.dask, scratch=scratch))
+        workers = len(self._client.scheduler_info(n_workers=-1)["workers"])
+        self._console.print(f"{workers} workers; dashboard {self._client.dashboard_link}")
+        self._stack.enter_context(self._stages.shown())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def probe(self, selection: Selection) -> Sources:
+        """Return what each selected video is, or why it cannot be used; stop early where too many cannot."""
+        assert self._config.videos.root is not None
+        sources: Sources = {
+            uid: f"{ABSENT}: no file of this name in videos.root"
+            for uid in sorted(selection.videos - self._found.keys())
+        }
+        work = [
+            jobs.Job(
+                name=f"probe-{uid}",
+                stage="probe",
+                function=look_into,
+                task=ProbeTask(video_uid=uid, path=self._found[uid], root=self._config.videos.root),
+            )
+            for uid in sorted(selection.videos & self._found.keys())
+        ]
+        self._stages.begin("videos", len(work), "videos")
+        for ended in jobs.run(self._client, work):
+            sources[ended.job.task.video_uid] = _value(ended)
+            self._stages.advance("videos", 1)
+        lost = {uid for uid, source in sources.items() if isinstance(source, str)}
+        items = sum(sum(uid in lost for uid in plan.items["video_uid"].to_pylist()) for plan in selection.plans)
+        self._require_few(items, selection.items, f"{len(lost)} of {len(sources)} videos are missing or unreadable")
+        return dict(sorted(sources.items()))
+
+    def chunk_and_pack(self, selection: Selection, sources: Sources, done: set[str]) -> None:
+        """Make the chunks that are wanting and the shards that are not `done`, each shard once its chunks are there."""
+        plans = [plan for plan in selection.plans if plan.name not in done]
+        counts = {uid: s if isinstance(s, str) else _count(s, self._config) for uid, s in sources.items()}
+        needed_by = {plan.name: _videos(plan) for plan in plans}
+        in_demand = set().union(*needed_by.values()) if needed_by else set()
+        chunking = [
+            self._chunk_job(uid, source, index)
+            for uid, source in sources.items()
+            if isinstance(source, Source)
+            for index in range(_count(source, self._config))
+            if self._is_wanting(uid, source, index, in_demand)
+        ]
+        chunking.sort(key=lambda job: -job.size)  # a long one begun last would be waited for alone
+        chunk_names: dict[str, set[str]] = {}
+        for job in chunking:
+            chunk_names.setdefault(job.task.video_uid, set()).add(job.name)
+        packing = []
+        for plan in plans:
+            write_plan(self._config.work_folder, plan)
+            needs = frozenset().union(*(chunk_names.get(uid, set()) for uid in needed_by[plan.name]))
+            packing.append(self._pack_job(plan, {uid: counts[uid] for uid in needed_by[plan.name]}, needs))
+        users: dict[str, set[str]] = {}
+        for plan in plans:
+            for uid in needed_by[plan.name]:
+                users.setdefault(uid, set()).add(plan.name)
+
+        self._stages.begin("chunks", sum(job.size for job in chunking), "s of video")
+        self._stages.begin("shards", sum(len(plan.items) for plan in plans), "samples")
+        failed = 0
+        for ended in jobs.run(self._client, [*chunking, *packing]):
+            self._stages.advance(ended.job.stage, ended.job.size)
+            if ended.job.stage == "chunks":
+                if ended.error:
+                    self._record_failed_chunk(ended)
+                continue
+            packed: Packed = _value(ended)
+            failed += packed.failed
+            self._require_few(failed, selection.items, f"{failed} samples could not be packed")
+            if not self._config.chunk.keep:
+                self._release(ended.job.name, needed_by[ended.job.name], users, counts)
+
+    def _chunk_job(self, uid: str, source: Source, index: int) -> jobs.Job:
+        task = ChunkTask(
+            video_uid=uid,
+            source=source,
+            index=index,
+            is_stereo=bool(self._is_stereo.get(uid)),
+            config=self._config.chunk,
+            ffmpeg=self._ffmpeg,
+            work=self._config.work_folder,
+            made_with=self._made_with,
+        )
+        return jobs.Job(
+            name=f"chunk-{uid}-{index}",
+            stage="chunks",
+            function=_make_chunk,
+            task=task,
+            size=task.end - task.start,
+            runs_ffmpeg=True,
+        )
+
+    def _pack_job(self, plan: ShardPlan, videos: dict[str, int | str], needs: frozenset[str]) -> jobs.Job:
+        task = PackTask(
+            root=self._config.output,
+            work=self._config.work_folder,
+            set_name=plan.set_name,
+            split=plan.split,
+            number=plan.number,
+            videos=videos,
+            chunk=self._config.chunk,
+            end_tolerance=self._config.end_tolerance,
+            made_with=self._made_with,
+        )
+        return jobs.Job(
+            name=plan.name, stage="shards", function=pack_shard, task=task, size=len(plan.items), needs=needs
+        )
+
+    def _is_wanting(self, uid: str, source: Source, index: int, in_demand: set[str]) -> bool:
+        """Return whether a chunk is to be made: not there, of an older file, failed and to be retried, or deleted."""
+        chunk = read_sidecar(self._config.work_folder, uid, index)
+        if chunk is None or not is_current(chunk, source) or chunk.made_with != self._made_with:
+            return True
+        if chunk.damage and self._config.retry == "failed":
+            return True
+        return uid in in_demand and not has_media(self._config.work_folder, chunk)
+
+    def _record_failed_chunk(self, ended: jobs.Ended) -> None:
+        """Record a chunk at which our own code failed, so that the rest of the work goes on and the account closes."""
+        task: ChunkTask = ended.job.task
+        assert ended.error is not None
+        reason = f"unexpected error: {ended.error.strip().splitlines()[-1]}"
+        self._console.print(f"{ended.job.name}: {ended.error}")
+        width, height = stored_size(task.source, is_stereo=task.is_stereo, short_side=task.config.short_side)
+        chunk = Chunk(
+            video_uid=task.video_uid,
+            index=task.index,
+            start=task.start,
+            end=task.end,
+            frames=0,
+            summary_frames=0,
+            width=width,
+            height=height,
+            damage=(Damage(start=task.start, end=task.end, reason=reason),),
+            bytes=0,
+            cpu_seconds=0.0,
+            source_size=task.source.size,
+            source_mtime_ns=task.source.mtime_ns,
+            made_with=task.made_with,
+        )
+        write_sidecar(task.work, chunk)
+
+    def _release(
+        self, shard: str, videos: set[str], users: dict[str, set[str]], counts: Mapping[str, int | str]
+    ) -> None:
+        """Delete the chunks that no shard needs any more, now that `shard` is written."""
+        for uid in videos:
+            users[uid].discard(shard)
+            count = counts[uid]
+            if not users[uid] and isinstance(count, int):
+                for index in range(count):
+                    delete_media(self._config.work_folder, uid, index)
+
+    def _require_few(self, failed: int, items: int, what: str) -> None:
+        if failed > self._config.max_failed_fraction * items:
+            raise TooManyFailuresError(
+                f"{what}: {failed} of {items} samples are lost, over max_failed_fraction = "
+                f"{self._config.max_failed_fraction}. Everything made so far is kept; if that many are to be expected, "
+                "raise it (or set videos.allow_missing=true for absent videos) and run again"
+            )
+
+
+def _make_chunk(task: ChunkTask) -> Chunk:
+    """Make a chunk on a worker; what the machine does wrong is not the video's fault."""
+    try:
+        return make_chunk(task)
+    except OSError as error:
+        if is_output_fault(error):
+            raise PassingFaultError(f"{task.work}: {error.strerror or error}") from error
+        raise
+
+
+def _value(ended: jobs.Ended) -> Any:
+    if ended.error:
+        raise RuntimeError(f"{ended.job.name} failed in our own code:\n{ended.error}")
+    return ended.value
+
+
+def _videos(plan: ShardPlan) -> set[str]:
+    return set(plan.items["video_uid"].unique().to_pylist())
+
+
+def _count(source: Source, config: BuildConfig) -> int:
+    """Return how many chunks a source makes."""
+    return -(-source.frames(config.chunk.fps) // (config.chunk.seconds * config.chunk.fps))
+
+
+def _format_path(config: BuildConfig) -> Path:
+    return config.work_folder / "format.json"
