@@ -139,7 +139,8 @@ def _split(data: bytes, file: BinaryIO, header: Header, columns: Mapping[str, in
     if not len(ends) or ends[-1] != len(data) - 1:
         ends = np.append(ends, len(data))
     starts = np.concatenate([[0], ends[:-1] + 1])
-    delimiters = np.add.reduceat(buffer == ord(header.delimiter), starts, dtype=np.int64)
+    places = np.flatnonzero(buffer == ord(header.delimiter))
+    delimiters = np.diff(np.searchsorted(places, ends), prepend=0)
     returns = np.flatnonzero(buffer == _CR)
     closing = (returns + 1 == len(data)) | (buffer[np.minimum(returns + 1, len(data) - 1)] == _LF)
     stops = ends.copy()  # where each line's content stops

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import pyarrow.compute as pc
 
 from preprocessing.annotations.config import AnnotationsConfig
 from preprocessing.annotations.delimited import Rows, read_header, read_rows
-from preprocessing.annotations.merge import LETTERS, ROWS, Part, Rejects, deduplicate, show
+from preprocessing.annotations.merge import LETTERS, ROWS, Part, Rejects, deduplicate, is_uid, show
 from preprocessing.annotations.tables import LONGEST, PASSES
 from shards.keys import make_key
 
@@ -24,7 +25,7 @@ _TIMES = ("narration_time", "clip_start", "clip_end")
 COLUMNS = ("video_uid", "narration_source", "narration_ind", *_TIMES, "clip_text", *TAG_CLASSES)
 _DURATION = "video_dur"  # a hint where metadata are absent: optional, and never a reason to reject a row
 _NEEDED = {
-    "video_uid": "a video id",
+    "video_uid": "an id that can name a file",
     "narration_source": f"one of {', '.join(PASSES)}",
     "narration_ind": "a whole number from 0",
     **dict.fromkeys(_TIMES, f"seconds from 0 to {LONGEST:.0f}"),
@@ -48,8 +49,7 @@ def read(config: AnnotationsConfig, durations: Mapping[str, float], rejects: Rej
             rows, counts[set_name] = _read_file(path, set_name, rejects, seen)
             tables[set_name] = deduplicate(rows, set_name, place, rejects)
     return Part(
-        narrations=tables["clips"],
-        summaries=tables["summaries"],
+        rows=tables,
         input_rows=counts,
         durations=seen,
         places=places,
@@ -97,7 +97,9 @@ def _convert(rows: Rows, set_name: str, place: Place, rejects: Rejects, duration
     """Return the good rows of a block as `ROWS`, and put the others into `rejects`."""
     cells = {name: rows.cells[name].combine_chunks() for name in rows.cells.column_names}
     checks = _Checks(len(rows.lines))
-    checks.fail(pc.equal(pc.binary_length(cells["video_uid"]), 0).to_numpy(False), "malformed video_uid", "video_uid")
+    uids = pc.dictionary_encode(cells["video_uid"])
+    strange = np.array([not is_uid(uid) for uid in uids.dictionary.to_pylist()], bool)
+    checks.fail(strange[uids.indices.to_numpy()], "malformed video_uid", "video_uid")
     passes = pc.index_in(cells["narration_source"], pa.array(PASSES)).fill_null(-1).to_numpy()
     checks.fail(passes < 0, "malformed narration_source", "narration_source")
     index = _integers(cells["narration_ind"])
@@ -114,7 +116,7 @@ def _convert(rows: Rows, set_name: str, place: Place, rejects: Rejects, duration
     blank = pc.equal(pc.binary_length(pc.utf8_trim_whitespace(cells["clip_text"])), 0).to_numpy(False)
     checks.fail(blank, "empty text", "clip_text", "filtered")
 
-    keys = _keys(cells["video_uid"], LETTERS[set_name], np.maximum(passes, 0), index)
+    keys = _keys(uids, LETTERS[set_name], np.maximum(passes, 0), index)
     columns = {
         "key": keys,
         "video_uid": cells["video_uid"],
@@ -168,19 +170,18 @@ def _note_durations(cells: dict[str, pa.Array], usable: np.ndarray, durations: d
         durations[uid] = before if value < 0 else value if math.isnan(before) else max(before, value)
 
 
-def _keys(uids: pa.Array, letter: str, passes: np.ndarray, index: np.ndarray) -> pa.Array:
+def _keys(uids: pa.DictionaryArray, letter: str, passes: np.ndarray, index: np.ndarray) -> pa.Array:
     """Return each row's key: `make_key` once for each video and pass, and the padded index appended."""
-    encoded = pc.dictionary_encode(uids)
-    stems = [make_key(uid, letter, number, "0")[:-1] for uid in encoded.dictionary.to_pylist() for number in (1, 2)]
-    stem = pa.array(stems, pa.string()).take(pa.array(encoded.indices.to_numpy().astype(np.int64) * 2 + passes))
+    stems = [_stem(uid, letter, number) for uid in uids.dictionary.to_pylist() for number in (1, 2)]
+    stem = pa.array(stems, pa.string()).take(pa.array(uids.indices.to_numpy().astype(np.int64) * 2 + passes))
     digits = pc.utf8_lpad(pc.cast(pa.array(np.maximum(index, 0)), pa.string()), 6, "0")
     return pc.binary_join_element_wise(stem, digits, "")
 
 
 def _floats(cells: pa.Array) -> np.ndarray:
     """Return numbers as float64, NaN where a cell is none."""
-    # The pattern leaves to Arrow only what Python reads alike, so that a cell's meaning never hangs on its neighbours.
-    if pc.all(pc.match_substring_regex(cells, r"^[0-9.eE+-]+$")).as_py():
+    # Arrow gets only what Python reads alike, so that what a cell means never hangs on its neighbours.
+    if _only(cells, b"0123456789.eE+-"):
         with suppress(pa.ArrowInvalid):
             return pc.cast(cells, pa.float64()).to_numpy(zero_copy_only=False)
     return np.array([_float(cell) for cell in cells.to_pylist()], np.float64)
@@ -195,11 +196,29 @@ def _float(text: str) -> float:
 
 def _integers(cells: pa.Array) -> np.ndarray:
     """Return whole numbers from 0 as int64, -1 where a cell is none; `12.0` is 12, as pandas writes it."""
-    if pc.all(pc.match_substring_regex(cells, r"^[0-9]{1,18}$")).as_py():
+    lengths = pc.min_max(pc.binary_length(cells)).as_py()
+    if _only(cells, b"0123456789") and (not len(cells) or (lengths["min"] > 0 and lengths["max"] <= 18)):
         return pc.cast(cells, pa.int64()).to_numpy(zero_copy_only=False)
     whole = [cell.removesuffix(".0") for cell in cells.to_pylist()]
     good = (cell.isascii() and cell.isdigit() and len(cell) <= 18 for cell in whole)
     return np.array([int(cell) if ok else -1 for cell, ok in zip(whole, good, strict=True)], np.int64)
+
+
+@lru_cache(maxsize=1 << 16)
+def _stem(uid: str, letter: str, annotation_pass: int) -> str:
+    return make_key(uid, letter, annotation_pass, "0")[:-1]
+
+
+def _only(cells: pa.Array, alphabet: bytes) -> bool:
+    """Return whether all cells are made of the bytes of `alphabet`."""
+    _, offsets, data = cells.buffers()
+    if data is None or not len(cells):
+        return True
+    bounds = np.frombuffer(offsets, np.int32)
+    used = np.frombuffer(data, np.uint8)[bounds[cells.offset] : bounds[cells.offset + len(cells)]]
+    allowed = np.zeros(256, bool)
+    allowed[list(alphabet)] = True
+    return bool(allowed[used].all())
 
 
 def _tags(cells: pa.Array, classes: int) -> tuple[pa.Array, np.ndarray]:

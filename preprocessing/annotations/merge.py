@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import pyarrow as pa
@@ -89,12 +89,23 @@ class Rejects:
 class Part:
     """What one reader found: tables of `ROWS` without duplicates, and the count of every row that it looked at."""
 
-    narrations: pa.Table
-    summaries: pa.Table
+    rows: dict[str, pa.Table]  # clips, summaries
     input_rows: dict[str, int]  # clips, summaries → rows that the files hold
     durations: dict[str, float]  # uid of every video with a usable row → s, NaN where not stated
     places: dict[str, Callable[[int], str]]  # clips, summaries → what names the place of a line in messages
     alpha: float | None = None
+
+
+def is_uid(value: Any) -> TypeGuard[str]:
+    """Return whether a value can be a video id: text that can name a file `<video_uid>.mp4`, and not in a folder."""
+    if not isinstance(value, str) or value in ("", ".", "..") or not value.isprintable():
+        return False
+    return "/" not in value and "\\" not in value and is_text(value)
+
+
+def is_text(value: str) -> bool:
+    """Return whether text is free of lone surrogates, which JSON can spell but nothing can store."""
+    return not any("\ud800" <= char <= "\udfff" for char in value)
 
 
 def show(value: Any) -> str:
@@ -166,9 +177,12 @@ def exclude(
     return rows.filter(pc.invert(out))
 
 
-def finish(tables: Sequence[pa.Table], schema: pa.Schema, set_name: str) -> pa.Table:
-    """Return the readers' rows of one set as one table, sorted by (video_uid, clip_start, key)."""
+def finish(tables: list[pa.Table], schema: pa.Schema, set_name: str) -> pa.Table:
+    """Return the readers' rows of one set as one table, sorted by (video_uid, clip_start, key); empties `tables`."""
     rows = pa.concat_tables(tables).select(schema.names)
+    if len(tables) > 1 and pc.count_distinct(rows["key"]).as_py() != rows.num_rows:
+        raise AnnotationError(f"two annotation files describe the same {set_name}; give only one of them")
+    tables.clear()
     if not rows.num_rows:
         return schema.empty_table()
     # Videos as ranks: integers sort several times faster than 36-character texts.
@@ -176,10 +190,11 @@ def finish(tables: Sequence[pa.Table], schema: pa.Schema, set_name: str) -> pa.T
     rank = np.empty(len(uids.dictionary), np.int64)
     rank[pc.sort_indices(uids.dictionary).to_numpy()] = np.arange(len(rank))
     order = sort_by_start(rank[uids.indices.to_numpy()], rows["clip_start"].to_numpy(), rows["key"])
-    rows = rows.take(pa.array(order)).combine_chunks()
-    if pc.count_distinct(rows["key"]).as_py() != rows.num_rows:
-        raise AnnotationError(f"two annotation files describe the same {set_name}; give only one of them")
-    return rows.cast(schema)
+    columns = []
+    for name in schema.names:  # each unsorted column is let go before the next is sorted: at most one is there twice
+        columns.append(rows[name].combine_chunks().take(pa.array(order)))
+        rows = rows.drop_columns([name])
+    return pa.table(columns, schema=schema)
 
 
 def sort_by_start(group: np.ndarray, start: np.ndarray, keys: pa.ChunkedArray) -> np.ndarray:

@@ -6,12 +6,12 @@ import csv
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from preprocessing.annotations.config import EGO4D_SPLIT_FIELDS, AnnotationsConfig
 from preprocessing.annotations.delimited import BadRow, read_header, read_rows
 from preprocessing.annotations.json_text import JsonText
-from preprocessing.annotations.merge import Metadata, Rejects, Video, show
+from preprocessing.annotations.merge import Metadata, Rejects, Video, is_uid, show
 from preprocessing.annotations.tables import LONGEST, AnnotationError
 
 _DURATION_COLUMN = 2  # of manifest.csv, where no column is called duration_sec
@@ -149,12 +149,6 @@ def _number(text: str) -> float | str | None:
         return float(text)
     except ValueError:
         return text
-
-
-def is_uid(value: Any) -> TypeGuard[str]:
-    """Return whether a JSON value can be a video id: text, not empty, and encodable."""
-    # A lone surrogate, which JSON can spell, is no text that Arrow or a file system can hold.
-    return isinstance(value, str) and bool(value) and not any("\ud800" <= char <= "\udfff" for char in value)
 
 
 def _is_json(path: Path) -> bool:

@@ -14,8 +14,17 @@ import pyarrow as pa
 
 from preprocessing.annotations.config import AnnotationsConfig
 from preprocessing.annotations.json_text import JsonText
-from preprocessing.annotations.merge import LETTERS, ROWS, Part, Rejects, deduplicate, show, sort_by_start
-from preprocessing.annotations.metadata import is_uid
+from preprocessing.annotations.merge import (
+    LETTERS,
+    ROWS,
+    Part,
+    Rejects,
+    deduplicate,
+    is_text,
+    is_uid,
+    show,
+    sort_by_start,
+)
 from preprocessing.annotations.tables import LONGEST, PASSES, AnnotationError
 from shards.keys import make_key
 
@@ -50,9 +59,10 @@ def read(config: AnnotationsConfig, durations: Mapping[str, float], rejects: Rej
     if narrations.num_rows:
         narrations, alpha = _clips(narrations, found, durations, config.alpha)
     summaries = deduplicate(found.rows["summaries"].table(), "summaries", found.place, rejects)
+    if summaries.num_rows:
+        summaries = _within_video(summaries, "summaries", found, durations)
     return Part(
-        narrations=narrations,
-        summaries=_within_video(summaries, "summaries", found, durations) if summaries.num_rows else summaries,
+        rows={"clips": narrations, "summaries": summaries},
         input_rows=found.input_rows,
         durations=dict.fromkeys(sorted(found.videos), math.nan),
         places={"clips": found.place, "summaries": found.place},
@@ -200,7 +210,7 @@ def _row(uid: str, source: str, item: Any, set_name: str, stem: str, found: _Fou
             return
         times.append(float(value))
     name, text = _first(item, _TEXT)
-    if not isinstance(text, str) or any("\ud800" <= char <= "\udfff" for char in text):
+    if not isinstance(text, str) or not is_text(text):
         reject("malformed text", f"{name} = {show(text)}; Unicode text is needed")
         return
     if times[-1] < times[0]:
@@ -215,7 +225,7 @@ def _row(uid: str, source: str, item: Any, set_name: str, stem: str, found: _Fou
     elif len(times) == 2 and times[0] == times[1]:
         reject("empty span", f"it starts and ends at {times[0]} s", "filtered", key)
     else:
-        row = (key, uid, source, 0, times[0], times[0], times[-1], text, [], [], line)
+        row: tuple[Any, ...] = (key, uid, source, 0, times[0], times[0], times[-1], text, [], [], line)
         for column, cell in zip(found.rows[set_name].columns.values(), row, strict=True):
             column.append(cell)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from preprocessing.annotations import egoclip, narrations
 from preprocessing.annotations.config import AnnotationsConfig
-from preprocessing.annotations.merge import Part, Rejects, exclude, finish, videos_table
+from preprocessing.annotations.merge import LETTERS, Part, Rejects, exclude, finish, videos_table
 from preprocessing.annotations.metadata import read_excluded, read_metadata, read_val_list
 from preprocessing.annotations.tables import NARRATIONS, SUMMARIES, AnnotationError, Annotations
 
@@ -40,19 +40,15 @@ def read_annotations(config: AnnotationsConfig) -> Annotations:
     metadata = read_metadata(config, rejects)
     known = {uid: video.duration for uid, video in metadata.videos.items()}
     parts = [READERS[name](config, known, rejects) for name in names]
+    counts = {name: sum(part.input_rows[name] for part in parts) for name in LETTERS}
+    alpha = next((part.alpha for part in parts if part.alpha is not None), None)
     excluded = read_excluded(config)
     durations = {uid: seconds for part in parts for uid, seconds in part.durations.items()}
-    tables = {
-        "clips": finish(
-            [exclude(p.narrations, "clips", p.places["clips"], excluded, rejects) for p in parts], NARRATIONS, "clips"
-        ),
-        "summaries": finish(
-            [exclude(p.summaries, "summaries", p.places["summaries"], excluded, rejects) for p in parts],
-            SUMMARIES,
-            "summaries",
-        ),
-    }
-    counts = {name: sum(part.input_rows[name] for part in parts) for name in tables}
+    tables = {}
+    for name, schema in (("clips", NARRATIONS), ("summaries", SUMMARIES)):
+        # Taken out of the parts, so that nothing holds the unsorted rows while they are sorted.
+        kept = [exclude(part.rows.pop(name), name, part.places[name], excluded, rejects) for part in parts]
+        tables[name] = finish(kept, schema, name)
     for name, table in tables.items():
         landed = table.num_rows + rejects.count(name)
         assert landed == counts[name], f"{counts[name]} rows of {name} were read, {landed} are accounted for"
@@ -66,7 +62,7 @@ def read_annotations(config: AnnotationsConfig) -> Annotations:
         rejects=rejects.table(tables),
         sources=sources,
         input_rows={**counts, "videos": metadata.input_rows},
-        alpha=next((part.alpha for part in parts if part.alpha is not None), None),
+        alpha=alpha,
     )
 
 
