@@ -55,7 +55,12 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as UTF-8 JSON atomically, the same bytes for the same value."""
-    write_bytes(path, (json.dumps(value, ensure_ascii=False, indent=1, sort_keys=False) + "\n").encode())
+    write_bytes(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """Return `value` as our files write it: UTF-8, indented, in the order of its keys."""
+    return (json.dumps(value, ensure_ascii=False, indent=1, sort_keys=False) + "\n").encode()
 
 
 def remove_temporaries(root: Path) -> int:

@@ -27,7 +27,7 @@ from shards.dataset import (
     read_member,
     read_rows,
 )
-from shards.stats import SPLITS, FailedItem, ShardError, ShardStats, is_done, shard_paths
+from shards.stats import SPLITS, FailedItem, ShardError, ShardStats, is_done, shard_number, shard_paths
 
 __all__ = [
     "Dataset",
@@ -44,6 +44,8 @@ __all__ = [
     "read_member",
     "read_rows",
     "require_toolchain",
+    "shard_number",
+    "shard_paths",
     "write_dataset",
 ]
 
@@ -127,7 +129,7 @@ def write_dataset(
         for stats in found:
             _require_same_toolchain(stats, toolchain)
         if found:
-            sets.setdefault(set_name, {})[split] = _split_to_json(root, found)
+            sets.setdefault(set_name, {})[split] = split_to_json(root, found)
     if not sets:
         raise ShardError(f"{root}: there is no finished shard; sets are {', '.join(schema.RECORDS)}")
     value: dict[str, Any] = {
@@ -146,7 +148,8 @@ def write_dataset(
     return open_dataset(root)
 
 
-def _split_to_json(root: Path, found: Sequence[ShardStats]) -> dict[str, Any]:
+def split_to_json(root: Path, found: Sequence[ShardStats]) -> dict[str, Any]:
+    """Return what `dataset.json` says of a split with these shards."""
     filled = [stats for stats in found if stats.samples]
     entries = []
     for stats in found:

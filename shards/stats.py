@@ -13,6 +13,7 @@ from shards import schema
 from shards.keys import is_key
 
 SPLITS = ("train", "val", "test")
+_MAX_JSON = 1 << 28  # bytes
 _TAR_NAME = re.compile(r"(\d{5,9})\.tar")
 
 
@@ -67,6 +68,8 @@ class ShardStats:
         for name, kind in (("shard", str), ("samples", int), ("bytes", int), ("sha256", str), ("parquet_sha256", str)):
             if type(value[name]) is not kind:
                 raise ShardError(f"{path}: {name} = {value[name]!r}: {kind.__name__} is expected")
+        if not all(isinstance(text, str) for item in failed for text in (item.key, item.reason, item.detail)):
+            raise ShardError(f"{path}: failed: key, reason and detail are texts")
         for name in ("member_bytes", "toolchain"):
             if not isinstance(value[name], dict):
                 raise ShardError(f"{path}: {name} = {value[name]!r}: an object is expected")
@@ -124,9 +127,13 @@ def check_failed(failed: Iterable[FailedItem], packed: Iterable[str]) -> tuple[F
 def read_json_object(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file of ours; raise `ShardError` naming the file where there is none."""
     try:
+        if (size := path.stat().st_size) > _MAX_JSON:
+            raise ShardError(f"{path}: {size} bytes, more than the {_MAX_JSON} that are read of a file of ours")
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise ShardError(f"{path}: there is no such file") from None
+    except ShardError:
+        raise
     except (ValueError, RecursionError) as error:
         raise ShardError(f"{path}: not JSON: {error}") from None
     if not isinstance(value, dict):

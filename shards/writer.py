@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tarfile
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -14,7 +13,7 @@ from typing import IO, Any, Self, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shards import files, schema
+from shards import files, schema, tar
 from shards.dataset import row_schema
 from shards.keys import is_key
 from shards.stats import FailedItem, ShardError, ShardStats, check_failed, is_done, shard_paths
@@ -22,9 +21,6 @@ from shards.stats import FailedItem, ShardError, ShardStats, check_failed, is_do
 __all__ = ["FailedItem", "ShardStats", "ShardWriter", "filled_first"]
 
 T = TypeVar("T")
-
-_MODE, _UID, _GID, _MTIME = 0o644, 0, 0, 0  # fixed, so that equal samples give equal bytes
-_MAX_MEMBER = 8**11 - 1  # bytes, what USTAR's size field holds
 
 
 class ShardWriter:
@@ -87,6 +83,11 @@ class ShardWriter:
         if not sample.jpg.startswith(b"\xff\xd8") or sample.mp4[4:8] != b"ftyp":
             raise ShardError(f"{where}: jpg or mp4 is not what its name says ({len(sample.jpg)}, {len(sample.mp4)} B)")
         members = (sample.jpg, schema.to_bytes(sample.record), sample.mp4, sample.record.text.encode())
+        for ext, data in zip(schema.MEMBERS, members, strict=True):
+            if len(data) > tar.MAX_MEMBER[ext]:
+                raise ShardError(
+                    f"{where}: {ext} has {len(data)} bytes; readers refuse more than {tar.MAX_MEMBER[ext]}"
+                )
         self._keys.add(sample.key)
         if not self._rows and not schema.list_depths_filled(schema.to_json(sample.record)):
             self._withhold(sample, members)
@@ -102,8 +103,7 @@ class ShardWriter:
         """
         failed_by_key = check_failed(failed, self._keys)
         self._release_withheld()
-        end = -(self._position + 2 * tarfile.BLOCKSIZE) % tarfile.RECORDSIZE
-        self._write(bytes(2 * tarfile.BLOCKSIZE + end))
+        self._write(tar.end(self._position))
         self._tar.flush()
         self._finished = True
         if is_done(self._root, self._set, self._split, self._number):
@@ -167,10 +167,10 @@ class ShardWriter:
     def _write_sample(self, key: str, record: schema.MediaRecord, members: Sequence[bytes]) -> None:
         row: dict[str, Any] = {"key": key}
         for ext, data in zip(schema.MEMBERS, members, strict=True):
-            self._write(_header(f"{key}.{ext}", len(data)))
+            self._write(tar.header(f"{key}.{ext}", len(data)))
             row[f"{ext}_offset"], row[f"{ext}_size"] = self._position, len(data)
             self._write(data)
-            self._write(bytes(-len(data) % tarfile.BLOCKSIZE))
+            self._write(bytes(-len(data) % tar.BLOCK))
             self._member_bytes[ext] += len(data)
         for name in schema.scalar_fields(self._set):
             row[name] = getattr(record, name)
@@ -201,12 +201,3 @@ def filled_first(items: Sequence[T], record: Callable[[T], Any]) -> list[T]:
         if schema.list_depths_filled(schema.to_json(value) if isinstance(value, schema.MediaRecord) else value):
             return [item, *items[:index], *items[index + 1 :]]
     return list(items)
-
-
-def _header(name: str, size: int) -> bytes:
-    """Return the USTAR header of a regular file, the same whoever writes it and whenever."""
-    if size > _MAX_MEMBER:
-        raise ShardError(f"{name}: {size} bytes do not fit in a USTAR tar")
-    info = tarfile.TarInfo(name)
-    info.size, info.mode, info.uid, info.gid, info.mtime = size, _MODE, _UID, _GID, _MTIME
-    return info.tobuf(format=tarfile.USTAR_FORMAT, encoding="ascii", errors="strict")

@@ -1,0 +1,137 @@
+"""The tar of a shard, byte for byte: the header of a member, and a reader that trusts none of what it reads."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from shards import schema
+from shards.keys import is_key
+
+BLOCK, RECORD = tarfile.BLOCKSIZE, tarfile.RECORDSIZE  # bytes
+_MODE, _UID, _GID, _MTIME = 0o644, 0, 0, 0  # fixed, so that equal samples give equal bytes
+_MAX_SIZE = 8**11 - 1  # bytes, what USTAR's size field holds
+_SIZE = re.compile(rb"[0-7]{11}\0")
+_CHUNK = 1 << 20  # bytes read at a time
+
+MAX_MEMBER = {"jpg": 64 << 20, "json": 8 << 20, "mp4": 1 << 30, "txt": 1 << 20}
+"""Bytes above which a member is not taken into memory: far more than any sample has, far less than a machine has."""
+
+
+class TarError(ValueError):
+    """A tar that is not what the contract says from some byte on; nothing after it can be read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One file of a tar: key and extension of its name, where its data lies, and the data where it is not too big."""
+
+    key: str
+    ext: str
+    offset: int  # bytes, of the data
+    size: int  # bytes
+    data: bytes | None  # None: larger than MAX_MEMBER
+
+    @property
+    def name(self) -> str:
+        """The file's name in the tar."""
+        return f"{self.key}.{self.ext}"
+
+
+def header(name: str, size: int) -> bytes:
+    """Return the USTAR header of a regular file, the same whoever writes it and whenever."""
+    if size > _MAX_SIZE:
+        raise TarError(f"{name}: {size} bytes do not fit in a USTAR tar")
+    info = tarfile.TarInfo(name)
+    info.size, info.mode, info.uid, info.gid, info.mtime = size, _MODE, _UID, _GID, _MTIME
+    return info.tobuf(format=tarfile.USTAR_FORMAT, encoding="ascii", errors="strict")
+
+
+def end(position: int) -> bytes:
+    """Return the zeros that close a tar of which `position` bytes are written."""
+    return bytes(2 * BLOCK + -(position + 2 * BLOCK) % RECORD)
+
+
+class TarReader:
+    """Walks a tar once, from front to back, hashing all of it; holds one member at a time, extracts nothing.
+
+    After the walk, or after the `TarError` that ended it, `sha256` is that of the whole file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._digest = hashlib.sha256()
+        self._position = 0
+
+    @property
+    def sha256(self) -> str:
+        """The hash of what was read so far, as hex."""
+        return self._digest.hexdigest()
+
+    def __iter__(self) -> Iterator[Member]:
+        """Yield the members in their order; raise `TarError` where the tar is cut off, malformed or names a path."""
+        with self._path.open("rb") as handle:
+            try:
+                yield from self._members(handle)
+            finally:
+                while self._read(handle, _CHUNK):
+                    pass
+
+    def _members(self, handle: IO[bytes]) -> Iterator[Member]:
+        while True:
+            at = self._position
+            block = self._exactly(handle, BLOCK, "a header")
+            if not any(block):
+                break
+            key, ext, size = _parse(block, at)
+            if size > MAX_MEMBER[ext]:
+                self._skip(handle, size, f"{key}.{ext}")
+                data = None
+            else:
+                data = self._exactly(handle, size, f"{key}.{ext}")
+            padding = self._exactly(handle, -size % BLOCK, f"the padding after {key}.{ext}")
+            if any(padding):
+                raise TarError(f"byte {self._position - len(padding)}: the padding after {key}.{ext} is not zeros")
+            yield Member(key=key, ext=ext, offset=at + BLOCK, size=size, data=data)
+        closing = end(at)
+        rest = block + self._read(handle, len(closing))
+        if rest != closing or self._read(handle, 1):
+            raise TarError(f"byte {at}: the tar does not close with {len(closing)} zeros: cut off, or more follows")
+
+    def _read(self, handle: IO[bytes], size: int) -> bytes:
+        data = handle.read(size)
+        self._digest.update(data)
+        self._position += len(data)
+        return data
+
+    def _exactly(self, handle: IO[bytes], size: int, what: str) -> bytes:
+        data = self._read(handle, size)
+        if len(data) != size:
+            raise TarError(f"byte {self._position}: the file ends within {what}")
+        return data
+
+    def _skip(self, handle: IO[bytes], size: int, what: str) -> None:
+        while size:
+            size -= len(self._exactly(handle, min(size, _CHUNK), what))
+
+
+def _parse(block: bytes, at: int) -> tuple[str, str, int]:
+    """Return key, extension and size in a header; raise `TarError` unless it is exactly the one the writer writes."""
+    raw = block[:100].split(b"\0", 1)[0]
+    name = raw.decode("ascii", "backslashreplace")
+    key, _, ext = name.partition(".")
+    if not is_key(key) or ext not in schema.MEMBERS:
+        raise TarError(f"byte {at}: {name!r} is no legal member name; legal: <key>.{{{','.join(schema.MEMBERS)}}}")
+    if not _SIZE.fullmatch(block[124:136]):
+        raise TarError(f"byte {at}: the size of {name} is {block[124:136]!r}, not octal as USTAR writes it")
+    size = int(block[124:135], 8)
+    if block != header(name, size):
+        raise TarError(
+            f"byte {at}: the header of {name} is not that of a plain file with mode 644, uid, gid and time 0"
+        )
+    return key, ext, size

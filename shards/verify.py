@@ -1,0 +1,171 @@
+"""Verifies a dataset: every byte against its hash, every sample decoded; exit 0 sound, 1 problems, 2 usage."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from shards import verify_dataset as whole
+from shards.stats import shard_paths
+from shards.summary import human_bytes
+from shards.verify_shard import RESTORE, Finding, ShardJob, ShardReport, check_shard
+
+Check = Callable[[ShardJob], ShardReport]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What verification found: nothing wrong where `findings` is empty."""
+
+    findings: tuple[Finding, ...]  # by file, in the order of the file
+    shards: int
+    samples: int
+    frames: int
+    bytes: int  # of the tars
+    seconds: float
+
+
+def verify(
+    root: Path, *, workers: int = 0, on_shard: Callable[[ShardReport], None] | None = None, check: Check = check_shard
+) -> Report:
+    """Return what is wrong with the dataset in `root`, all of it read and decoded.
+
+    `workers` processes share the shards; 0 works in this process. `on_shard` is called for each shard that is done.
+    """
+    begin = time.monotonic()
+    manifest, findings = whole.read_manifest(root)
+    shards, found = whole.find_shards(root, manifest.get("files", {}))
+    findings += found
+    jobs = _jobs(root, shards)
+    reports = []
+    for report in _run(jobs, workers, check):
+        reports.append(report)
+        if on_shard is not None:
+            on_shard(report)
+    reports.sort(key=lambda report: jobs.index(report.job))
+    findings += [finding for report in reports for finding in report.findings]
+    findings += whole.index_findings(root, manifest, shards)
+    findings += whole.file_findings(root, manifest)
+    findings += whole.key_findings(reports)
+    findings += whole.ledger_findings(root, reports)
+    findings += whole.spans_findings(root)
+    return Report(
+        findings=tuple(sorted(findings, key=lambda finding: finding.file)),
+        shards=len(jobs),
+        samples=sum(len(report.keys) for report in reports),
+        frames=sum(report.frames for report in reports),
+        bytes=sum(job.bytes for job in jobs),
+        seconds=time.monotonic() - begin,
+    )
+
+
+def _jobs(root: Path, shards: Sequence[tuple[str, str, int]]) -> list[ShardJob]:
+    jobs = []
+    for set_name, split, number in shards:
+        tar, _, _ = shard_paths(root, set_name, split, number)
+        size = tar.stat().st_size if tar.is_file() else 0
+        jobs.append(ShardJob(root=root, set_name=set_name, split=split, number=number, bytes=size))
+    return jobs
+
+
+def _run(jobs: Sequence[ShardJob], workers: int, check: Check) -> Iterator[ShardReport]:
+    """Yield the shards' reports as they are done; a shard that brings its process down is a finding, too."""
+    if workers == 0:
+        yield from map(check, jobs)
+        return
+    left = list(jobs)
+    with _pool(workers) as pool:
+        # Big ones first, so that none is left to the end alone.
+        futures = {pool.submit(check, job): job for job in sorted(jobs, key=lambda job: -job.bytes)}
+        for future in as_completed(futures):
+            report = _result(future)
+            if report is not None:
+                left.remove(report.job)
+                yield report
+    for job in left:  # they were in the pool when it broke: one by one, to see which of them breaks it
+        with _pool(1) as pool:
+            report = _result(pool.submit(check, job))
+        yield report if report is not None else _crashed(job)
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+
+
+def _result(future: Future[ShardReport]) -> ShardReport | None:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        return None
+
+
+def _crashed(job: ShardJob) -> ShardReport:
+    name = f"{job.set_name}/{job.split}/{job.number:05d}.tar"
+    what = "the process that checked it was killed: out of memory, or a file that crashes a decoder"
+    return ShardReport(job=job, findings=[Finding(file=name, what=what, mend=RESTORE)])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m shards.verify", description=__doc__)
+    parser.add_argument("root", type=Path, help="the dataset's folder")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: cores)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there as JSON, too")
+    options = parser.parse_args(arguments)
+    if not options.root.is_dir():
+        parser.error(f"{options.root}: there is no such folder")
+    if options.workers < 0:
+        parser.error(f"--workers {options.workers}: 0 (in this process) or more is expected")
+    console = Console(stderr=True)
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(TextColumn("{task.description}"), *columns, console=console, transient=True) as progress:
+        total = sum(path.stat().st_size for path in options.root.glob("*/*/*.tar"))
+        task = progress.add_task("verifying", total=total)
+        done = [0, 0]  # samples, problems
+
+        def advance(report: ShardReport) -> None:
+            done[0] += len(report.keys)
+            done[1] += len(report.findings)
+            text = f"verifying: {done[0]:,} samples, {done[1]:,} problems"
+            progress.update(task, advance=report.job.bytes, description=text)
+
+        report = verify(options.root, workers=options.workers, on_shard=advance)
+    if options.json is not None:
+        options.json.write_text(json.dumps(asdict(report), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    _print(report, Console())
+    return 1 if report.findings else 0
+
+
+def _print(report: Report, console: Console) -> None:
+    for finding in report.findings:
+        where = finding.file + (f" [{finding.key}]" if finding.key else "")
+        console.print(f"[bold red]✗[/] [bold]{escape(_line(where))}[/]: {escape(_line(finding.what))}", soft_wrap=True)
+        console.print(f"  [dim]{escape(finding.mend)}[/]", soft_wrap=True)
+    rate = report.bytes / max(report.seconds, 1e-9)
+    work = f"{report.samples:,} samples in {report.shards:,} shards, {report.frames:,} frames decoded"
+    speed = f"{human_bytes(report.bytes)} in {report.seconds:.1f} s ({human_bytes(rate)}/s)"
+    verdict = f"[bold red]{len(report.findings)} problems[/]" if report.findings else "[bold green]sound[/]"
+    console.print(f"{verdict}: {work}, {speed}", soft_wrap=True, highlight=False)
+
+
+def _line(text: str) -> str:
+    """Return text as one line without control characters: what is quoted may come from a hostile file."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", "�", text.replace("\n", " "))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
