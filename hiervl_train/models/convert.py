@@ -30,7 +30,7 @@ def to_released(model: HierVL) -> dict[str, Any]:
 
     Parts that the released layout has and never uses are zeros, so that a strict load finds all of its names.
     """
-    state = {f"module.{released.to_released(name)}": value.detach().cpu() for name, value in model.state_dict().items()}
+    state = {f"module.{released.to_released(name)}": value.detach() for name, value in model.state_dict().items()}
     for name, shape in released.unused_parts(model.config):
         state[f"module.{name}"] = torch.zeros(shape)
     return {

@@ -31,7 +31,9 @@ def gradients(model: HierVL) -> dict[str, torch.Tensor]:
 def assert_same_gradients(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
     assert ours.keys() == theirs.keys()
     for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-9, atol=1e-9, msg=lambda t, name=name: f"{name} {t}")
+        torch.testing.assert_close(
+            ours[name], theirs[name], rtol=1e-9, atol=1e-9, msg=lambda t, name=name: f"{name} {t}"
+        )
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
