@@ -64,10 +64,14 @@ def _video_problems(
         yield f"the video is {_size(context.width, context.height)}, the record says {expected}"
     context.thread_count = 1
     context.options = {"err_detect": "explode", "max_pixels": str(MAX_PIXELS)}
-    count, first_is_key, sizes, times = 0, False, set(), []
-    for frame in container.decode(stream):
-        if count == 0:
-            first_is_key = frame.key_frame
+    packets = container.demux(stream)
+    first = next(packets, None)
+    if first is None or not first.is_keyframe:
+        yield "the first frame is not a key frame"
+    count, sizes, times = 0, set(), []
+    for frame in (frame for packet in itertools.chain([first] if first else [], packets) for frame in packet.decode()):
+        if count == 0 and not frame.key_frame:
+            yield "the first frame that decodes is not a key frame"
         if frame.is_corrupt:
             yield f"frame {count} is corrupt"
         sizes.add((frame.width, frame.height))
@@ -78,8 +82,6 @@ def _video_problems(
     if count != record.num_frames:
         more = "more than " if count > record.num_frames else ""
         yield f"the video has {more}{min(count, record.num_frames)} frames, num_frames is {record.num_frames}"
-    if count and not first_is_key:
-        yield "the first frame is not a key frame"
     if len(sizes) > 1:
         yield f"the size changes within the video: {', '.join(_size(*size) for size in sorted(sizes))}"
     yield from _rate_problems(times, stream.time_base, record)

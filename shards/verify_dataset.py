@@ -168,12 +168,13 @@ def _split_findings(name: str, said: Any, found: Mapping[str, Any]) -> Iterator[
         }
         present = {entry["name"]: entry for entry in found[field]}
         for tar_name in sorted({*listed, *present}):
-            if listed.get(tar_name) != present.get(tar_name):
-                what = (
-                    f"{name}/{tar_name}: listed as {_entry(listed.get(tar_name))}; "
-                    f"its files give {_entry(present.get(tar_name))}"
-                )
-                yield Finding(file=MANIFEST, what=what, mend=FINISH if tar_name in present else RESTORE)
+            old, new = listed.get(tar_name), present.get(tar_name)
+            if old is not None and new is not None and old.get("stats_sha256") != new["stats_sha256"]:
+                what = f"the sha256: {new['stats_sha256']}; dataset.json says {old.get('stats_sha256')}"
+                yield Finding(file=f"{name}/{tar_name.replace('.tar', '_stats.json')}", what=what, mend=RESTORE)
+            elif old != new:
+                what = f"{name}/{tar_name}: listed as {_entry(old)}; its files give {_entry(new)}"
+                yield Finding(file=MANIFEST, what=what, mend=RESTORE if new is None else FINISH)
 
 
 def file_findings(root: Path, manifest: Mapping[str, Any]) -> Iterator[Finding]:

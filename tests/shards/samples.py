@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -41,11 +42,13 @@ def make_mp4(
     pix_fmt: str = "yuv420p",
     audio: bool = False,
     codec: str = "libx264",
+    gap: bool = False,
+    headless: bool = False,
 ) -> bytes:
-    """Return an mp4 of `frames` frames at FPS, first one a key frame."""
+    """Return an mp4 of `frames` frames at FPS, first one a key frame; with a `gap` in time, or without its first."""
     sink = io.BytesIO()
     with av.open(sink, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-        options = {"g": "4", "bf": "0", "threads": "1"}
+        options = {"g": "4", "bf": "0", "threads": "1", "tune": "zerolatency"} if codec == "libx264" else {}
         stream = container.add_stream(codec, rate=FPS, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
         sound = container.add_stream("aac", rate=16000) if audio else None
@@ -54,7 +57,9 @@ def make_mp4(
             pixels = np.tile(ramp[None, :, None], (height, 1, 3))
             pixels[:, (index * 5 + seed) % width] = 255
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=pix_fmt)
-            container.mux(stream.encode(frame))
+            frame.pts, frame.time_base = index + (gap and index > 3), Fraction(1, FPS)
+            packets = stream.encode(frame)
+            container.mux(packets[headless and index == 0 :])
         container.mux(stream.encode(None))
         if sound is not None:
             silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
