@@ -227,5 +227,5 @@ def test_video_that_does_not_fit_is_an_error_that_says_what_fits(video, error, m
 
 
 def test_text_longer_than_the_positions_is_an_error():
-    with pytest.raises(ValueError, match="17 tokens.*16 positions"):
+    with pytest.raises(ValueError, match=r"17 tokens.*16 positions"):
         tiny_model().encode_text(*random_text(2, 17))
