@@ -38,7 +38,7 @@ def cached_backward(
         states.append(RandomState.take())
         with torch.no_grad():
             encoded.append(encode(part))
-    # Autocast keeps what it cast; what it cast without a graph would stop the gradients of the second encoding.
+    # Autocast may keep what it cast; cast without a graph, it would stop the gradients of the second encoding.
     torch.clear_autocast_cache()
     leaves = [torch.cat(rows).requires_grad_() for rows in zip(*encoded, strict=True)]
     total = loss(*leaves)

@@ -96,6 +96,7 @@ def test_parents_aggregate_in_the_loss_with_drop_path(objective):
     joined = [torch.cat(rows) for rows in zip(*encoded, strict=True)]
     expected = parent_loss(*joined, tags, whole.aggregate, config)
     expected.backward()
+    follows = torch.rand(1)
 
     parts = model_with(0.3)
     torch.manual_seed(6)
@@ -104,6 +105,7 @@ def test_parents_aggregate_in_the_loss_with_drop_path(objective):
         lambda part: encode_summaries(parts, part),
         lambda *embeddings: parent_loss(*embeddings, tags, parts.aggregate, config),
     )
+    assert torch.equal(torch.rand(1), follows), "what the loss drew is not drawn again by the next step"
     torch.testing.assert_close(loss, expected.detach(), rtol=1e-12, atol=0)
     theirs = gradients(whole)
     assert any(name.startswith("aggregator.") for name in theirs)
