@@ -47,6 +47,6 @@ def is_output_fault(error: OSError) -> bool:
     return error.errno in _OUTPUT_FAULTS
 
 
-def is_fault_message(text: str) -> bool:
-    """Return whether ffmpeg's messages tell of the machine's fault rather than of the video's."""
-    return any(word in text.lower() for word in _FAULT_WORDS)
+def fault_message(text: str) -> str:
+    """Return the line of ffmpeg's messages that tells of the machine's fault; empty where all are about the video."""
+    return next((line for line in text.splitlines() if any(word in line.lower() for word in _FAULT_WORDS)), "")

@@ -18,7 +18,7 @@ from preprocessing.config import ChunkConfig
 from preprocessing.errors import PassingFaultError, is_output_fault
 from preprocessing.plan import plan_path
 from shards.schema import ClipRecord, Narration, Sample, SummaryRecord
-from shards.stats import FailedItem, is_done
+from shards.stats import FailedItem, ShardStats, is_done, shard_paths
 from shards.writer import ShardWriter
 
 PAST_END = "past the end of the video"  # filtered, not failed: the annotation asks for what never was
@@ -70,9 +70,12 @@ class _Span:
 
 
 def pack_shard(task: PackTask) -> Packed:
-    """Write one shard. Raises `PassingFaultError` where the machine failed; a sample's own trouble is recorded."""
+    """Write one shard. Raises `PassingFaultError` where the machine failed; a sample's own trouble is recorded.
+
+    A shard that is there already is left as it is: its worker died between writing it and saying so.
+    """
     if is_done(task.root, task.set_name, task.split, task.number):
-        raise FileExistsError(f"{task.set_name}/{task.split}/{task.number:05d} is written already")
+        return _packed(ShardStats.read(shard_paths(task.root, task.set_name, task.split, task.number)[2]))
     rows = pq.read_table(plan_path(task.work, task.set_name, task.split, task.number)).to_pylist()
     failed: list[FailedItem] = []
     try:
@@ -88,8 +91,12 @@ def pack_shard(task: PackTask) -> Packed:
         if is_output_fault(error):
             raise PassingFaultError(f"{task.root}: {error.strerror or error}") from error
         raise
-    filtered = sum(item.reason == PAST_END for item in failed)
-    return Packed(samples=stats.samples, failed=len(failed) - filtered, filtered=filtered, bytes=stats.bytes)
+    return _packed(stats)
+
+
+def _packed(stats: ShardStats) -> Packed:
+    filtered = sum(item.reason == PAST_END for item in stats.failed)
+    return Packed(samples=stats.samples, failed=len(stats.failed) - filtered, filtered=filtered, bytes=stats.bytes)
 
 
 def _pack_segment(task: PackTask, segment: str, rows: list[dict[str, Any]]) -> Iterator[Sample | FailedItem]:

@@ -17,7 +17,7 @@ from preprocessing import ffmpeg_process
 from preprocessing.chunks import Chunk, Damage, chunk_path, write_sidecar
 from preprocessing.config import ChunkConfig
 from preprocessing.damage import diagnose, frozen_stretches, merge, sounds_damaged
-from preprocessing.errors import PassingFaultError, is_fault_message
+from preprocessing.errors import PassingFaultError, fault_message
 from preprocessing.probe import SAFE_INPUT, Source
 from shards.files import TEMPORARY, publish
 
@@ -185,8 +185,8 @@ def _encode(task: ChunkTask, temporary: dict[str, Path], *, preroll: float) -> f
     arguments = command(task, **temporary, preroll=preroll)
     memory = task.config.memory_gib * 2**30
     done = ffmpeg_process.run(arguments, timeout=task.config.timeout_seconds, memory=memory)
-    if is_fault_message(done.messages):
-        raise PassingFaultError(f"{task.work}: {_last_line(done.messages)}")
+    if fault := fault_message(done.messages):
+        raise PassingFaultError(f"{task.work}: {fault}")
     return done
 
 

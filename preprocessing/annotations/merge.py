@@ -105,7 +105,11 @@ def is_uid(value: Any) -> TypeGuard[str]:
 
 def is_text(value: str) -> bool:
     """Return whether text is free of lone surrogates, which JSON can spell but nothing can store."""
-    return not any("\ud800" <= char <= "\udfff" for char in value)
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def show(value: Any) -> str:

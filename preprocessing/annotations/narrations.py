@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,7 @@ from shards.keys import make_key
 
 MAX_CLIP = 60.0  # s, as in EgoClip
 _PASS = re.compile(r"narration_pass_\d+")
+_BATCH = 1 << 16  # rows
 _LISTS = {"narrations": "clips", "summaries": "summaries"}
 # The names that releases of the file use for one thing; the first that a row has is taken.
 _TIME = ("timestamp_sec", "time")
@@ -54,11 +56,11 @@ def read(config: AnnotationsConfig, durations: Mapping[str, float], rejects: Rej
     assert config.narrations is not None
     found = _Found(file=config.narrations.name, rejects=rejects)
     _walk(JsonText(config.narrations), found)
-    narrations = deduplicate(found.rows["clips"].table(), "clips", found.place, rejects)
+    narrations = deduplicate(found.table("clips"), "clips", found.place, rejects)
     alpha = config.alpha
     if narrations.num_rows:
         narrations, alpha = _clips(narrations, found, durations, config.alpha)
-    summaries = deduplicate(found.rows["summaries"].table(), "summaries", found.place, rejects)
+    summaries = deduplicate(found.table("summaries"), "summaries", found.place, rejects)
     if summaries.num_rows:
         summaries = _within_video(summaries, "summaries", found, durations)
     return Part(
@@ -93,39 +95,82 @@ def mean_gaps(time: np.ndarray, group: np.ndarray) -> np.ndarray:
     return np.divide(last - first, count - 1, out=np.full(size, np.nan), where=count > 1)
 
 
-@dataclass
 class _Columns:
-    """The rows of one set, as they are found."""
+    """The rows of one set as they are found, moved into Arrow arrays a batch at a time: Python's objects are large."""
 
-    columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in ROWS.names})
+    schema = pa.schema([ROWS.field(name) for name in ("key", "text", "clip_start", "clip_end", "line")])
+
+    def __init__(self) -> None:
+        self._batches: list[pa.RecordBatch] = []
+        self._rows: list[tuple[str, str, float, float, int]] = []
+
+    def add(self, key: str, text: str, start: float, end: float, line: int) -> None:
+        """Add a row; `start` and `end` in s."""
+        self._rows.append((key, text, start, end, line))
+        if len(self._rows) == _BATCH:
+            self._flush()
 
     def table(self) -> pa.Table:
-        return pa.table([pa.array(self.columns[f.name], f.type) for f in ROWS], schema=ROWS)
+        """Return the rows, with the columns of `schema`."""
+        if self._rows:
+            self._flush()
+        return pa.Table.from_batches(self._batches, self.schema)
+
+    def _flush(self) -> None:
+        columns = zip(*self._rows, strict=True)
+        arrays = [pa.array(column, f.type) for column, f in zip(columns, self.schema, strict=True)]
+        self._batches.append(pa.RecordBatch.from_arrays(arrays, schema=self.schema))
+        self._rows = []
+
+
+@dataclass(frozen=True)
+class _List:
+    """One list of narrations or summaries in the file."""
+
+    path: str  # as <uid>.narration_pass_1.narrations
+    uid: str
+    source: str
 
 
 @dataclass
 class _Found:
-    """Everything found so far; a row's `line` is its running number, an index into `places` and `groups`."""
+    """Everything found so far; a row's `line` is its running number, an index into `lists_at` … `groups`."""
 
     file: str
     rejects: Rejects
     rows: dict[str, _Columns] = field(default_factory=lambda: {name: _Columns() for name in LETTERS})
     input_rows: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LETTERS, 0))
     videos: set[str] = field(default_factory=set)
-    lists: list[str] = field(default_factory=list)  # the path of every list, as <uid>.narration_pass_1.narrations
-    places: list[tuple[int, int]] = field(default_factory=list)  # index into `lists`, index in that list
-    groups: list[int] = field(default_factory=list)  # whose gaps are measured together
+    lists: list[_List] = field(default_factory=list)
+    lists_at: array[int] = field(default_factory=lambda: array("q"))  # the list that a row stands in
+    index_at: array[int] = field(default_factory=lambda: array("q"))  # and where in it
+    groups: array[int] = field(default_factory=lambda: array("q"))  # whose gaps are measured together
     group_of: dict[tuple[str, str, str], int] = field(default_factory=dict)  # uid, pass, annotator → group
 
     def place(self, line: int) -> str:
         """Name where a row stands."""
-        where, index = self.places[line]
-        return f"{self.file}:{self.lists[where]}[{index}]"
+        return f"{self.file}:{self.lists[self.lists_at[line]].path}[{self.index_at[line]}]"
 
     def fail(self, place: str, reason: str, detail: str, *, uid: str = "", set_name: str = "clips") -> None:
         """Count something that should have held rows, and cannot, as one failed row."""
         self.input_rows[set_name] += 1
         self.rejects.add(set_name, place=f"{self.file}:{place}", uid=uid, reason=reason, detail=detail)
+
+    def table(self, set_name: str) -> pa.Table:
+        """Return the rows of a set as `ROWS`, without windows, ranks and tags yet."""
+        rows = self.rows[set_name].table()
+        where = pa.array(np.array(self.lists_at, np.int64)[rows["line"].to_numpy()])
+        no_tags = pa.ListArray.from_arrays(np.zeros(len(rows) + 1, np.int32), pa.array([], pa.int32()))
+        columns = {
+            **{name: rows[name] for name in rows.column_names},
+            "video_uid": pa.array([found.uid for found in self.lists], pa.string()).take(where),
+            "narration_source": pa.array([found.source for found in self.lists], pa.string()).take(where),
+            "narration_ind": pa.array(np.zeros(len(rows), np.int64)),
+            "narration_time": rows["clip_start"],
+            "tag_verb": no_tags,
+            "tag_noun": no_tags,
+        }
+        return pa.table([columns[name] for name in ROWS.names], schema=ROWS)
 
 
 def _walk(text: JsonText, found: _Found) -> None:
@@ -182,21 +227,25 @@ def _pass(uid: str, source: str, content: dict[str, Any], where: str, found: _Fo
             found.fail(place, f"malformed {name}", detail, uid=uid, set_name=set_name)
             continue
         stem = make_key(uid, LETTERS[set_name], PASSES.index(source) + 1, "0")[:-1]
-        found.lists.append(place)
+        found.lists.append(_List(place, uid, source))
         found.input_rows[set_name] += len(items)
+        group = found.group_of.setdefault((uid, source, ""), len(found.group_of))
         for index, item in enumerate(items):
-            found.places.append((len(found.lists) - 1, index))
-            annotator = str(item.get("annotation_uid", "")) if flat and isinstance(item, dict) else ""
-            found.groups.append(found.group_of.setdefault((uid, source, annotator), len(found.group_of)))
-            _row(uid, source, item, set_name, stem, found)
+            if flat and isinstance(item, dict) and "annotation_uid" in item:
+                annotator = f"of {item['annotation_uid']}"
+                group = found.group_of.setdefault((uid, source, annotator), len(found.group_of))
+            found.lists_at.append(len(found.lists) - 1)
+            found.index_at.append(index)
+            found.groups.append(group)
+            _row(item, set_name, stem, found)
 
 
-def _row(uid: str, source: str, item: Any, set_name: str, stem: str, found: _Found) -> None:
-    """Take in one narration or summary, the last of `found.places`."""
-    line = len(found.places) - 1
+def _row(item: Any, set_name: str, stem: str, found: _Found) -> None:
+    """Take in one narration or summary, the last of `found.lists_at`."""
+    line = len(found.lists_at) - 1
 
     def reject(reason: str, detail: str, status: str = "failed", key: str = "") -> None:
-        place = found.place(line)
+        place, uid = found.place(line), found.lists[-1].uid
         found.rejects.add(set_name, place=place, uid=uid, key=key, status=status, reason=reason, detail=detail)
 
     if not isinstance(item, dict):
@@ -204,17 +253,20 @@ def _row(uid: str, source: str, item: Any, set_name: str, stem: str, found: _Fou
         return
     times = []
     for names in (_TIME,) if set_name == "clips" else (_START, _END):
-        name, value = _first(item, names)
+        name = _first(item, names)
+        value = item.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LONGEST:
             reject(f"malformed {names[0]}", f"{name} = {show(value)}; seconds from 0 to {LONGEST:.0f} are needed")
             return
         times.append(float(value))
-    name, text = _first(item, _TEXT)
+    name = _first(item, _TEXT)
+    text = item.get(name)
     if not isinstance(text, str) or not is_text(text):
         reject("malformed text", f"{name} = {show(text)}; Unicode text is needed")
         return
-    if times[-1] < times[0]:
-        reject("reversed times", f"it starts at {times[0]} s and ends at {times[-1]} s")
+    start, end = times[0], times[-1]
+    if end < start:
+        reject("reversed times", f"it starts at {start} s and ends at {end} s")
         return
     digest = hashlib.sha256(text.encode()).hexdigest()[:6]
     key = stem + "-".join([*(f"{round(time * 1000):08d}" for time in times), digest])
@@ -222,17 +274,18 @@ def _row(uid: str, source: str, item: Any, set_name: str, stem: str, found: _Fou
         reject("empty text", f"{name} = {show(text)}", "filtered", key)
     elif "#unsure" in text.lower():
         reject("unsure", f"{name} = {show(text)}", "filtered", key)
-    elif len(times) == 2 and times[0] == times[1]:
-        reject("empty span", f"it starts and ends at {times[0]} s", "filtered", key)
+    elif len(times) == 2 and start == end:
+        reject("empty span", f"it starts and ends at {start} s", "filtered", key)
     else:
-        row: tuple[Any, ...] = (key, uid, source, 0, times[0], times[0], times[-1], text, [], [], line)
-        for column, cell in zip(found.rows[set_name].columns.values(), row, strict=True):
-            column.append(cell)
+        found.rows[set_name].add(key, text, start, end, line)
 
 
-def _first(item: dict[str, Any], names: tuple[str, ...]) -> tuple[str, Any]:
-    """Return the first of `names` that `item` has, with its value; the first name and None where it has none."""
-    return next(((name, item[name]) for name in names if name in item), (names[0], None))
+def _first(item: dict[str, Any], names: tuple[str, ...]) -> str:
+    """Return the first of `names` that `item` has, or of all where it has none."""
+    for name in names:
+        if name in item:
+            return name
+    return names[0]
 
 
 def _clips(
