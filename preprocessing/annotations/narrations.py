@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from preprocessing.annotations.config import AnnotationsConfig
 from preprocessing.annotations.json_text import JsonText
@@ -229,11 +230,12 @@ def _pass(uid: str, source: str, content: dict[str, Any], where: str, found: _Fo
         stem = make_key(uid, LETTERS[set_name], PASSES.index(source) + 1, "0")[:-1]
         found.lists.append(_List(place, uid, source))
         found.input_rows[set_name] += len(items)
-        group = found.group_of.setdefault((uid, source, ""), len(found.group_of))
+        whole = group = found.group_of.setdefault((uid, source, ""), len(found.group_of))
         for index, item in enumerate(items):
-            if flat and isinstance(item, dict) and "annotation_uid" in item:
-                annotator = f"of {item['annotation_uid']}"
-                group = found.group_of.setdefault((uid, source, annotator), len(found.group_of))
+            if flat:
+                annotator = item.get("annotation_uid") if isinstance(item, dict) else None
+                whose = (uid, source, str(annotator))
+                group = whole if annotator is None else found.group_of.setdefault(whose, len(found.group_of))
             found.lists_at.append(len(found.lists) - 1)
             found.index_at.append(index)
             found.groups.append(group)
@@ -336,8 +338,7 @@ def _within_video(rows: pa.Table, set_name: str, found: _Found, durations: Mappi
 
 def _rank(rows: pa.Table, video: np.ndarray) -> np.ndarray:
     """Return each row's rank within its video and pass, by time, then by key."""
-    second = np.array([source == PASSES[1] for source in rows["narration_source"].to_pylist()], np.int64)
-    group = video.astype(np.int64) * 2 + second
+    group = video.astype(np.int64) * 2 + pc.equal(rows["narration_source"], PASSES[1]).to_numpy()
     order = sort_by_start(group, rows["narration_time"].to_numpy(), rows["key"])
     group = group[order]
     position = np.arange(len(group))

@@ -145,10 +145,12 @@ def test_both_styles_give_equal_tables(tmp_path: Path, rename: Any, wrap: Any) -
 def test_lists_directly_under_a_video_are_pass_one_and_annotators_are_measured_apart(tmp_path: Path) -> None:
     items = [say(t, f"a{t}", annotation_uid="A") for t in (10, 20, 30)]
     items += [say(t, f"b{t}", annotation_uid="B") for t in (11, 31)]
+    items += [{"timestamp_sec": t, "narration_text": f"c{t}"} for t in (15, 55)]
     found = read(tmp_path, {"videos": {"u": {"narrations": items, "summaries": [summary(1, 2)]}}}, alpha=10.0)
     assert set(found.narrations["narration_source"].to_pylist()) == {"narration_pass_1"}
     assert windows_of(found)[("u", 1, 20.0)] == (19.5, 20.5)
     assert windows_of(found)[("u", 1, 11.0)] == (10.0, 12.0)
+    assert windows_of(found)[("u", 1, 15.0)] == (13.0, 17.0)
     assert found.summaries.num_rows == 1
 
 
