@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from shards import files, page, schema
@@ -104,7 +105,7 @@ def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], *, nu
         is_number = numbers and index > 0 and name not in ("status", "reason", "fingerprint")
         table.add_column(name, justify="right" if is_number else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     return table
 
 
@@ -142,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for table in tables(dataset):
                 console.print(table, "")
     except ShardError as error:
-        Console(stderr=True).print(f"[bold red]✗[/] {error}", soft_wrap=True, highlight=False)
+        Console(stderr=True).print(f"[bold red]✗[/] {escape(str(error))}", soft_wrap=True, highlight=False)
         return 1
     return 0
 

@@ -11,10 +11,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from shards import schema
 from shards.dataset import Dataset, Split, read_member
 from shards.summary import SplitSummary, human_bytes, human_hours, summarize
 
 _STRIP = 8  # narrations shown as pictures under a summary's timeline
+_LANES = 4  # rows of a timeline
 _SUMMARIES = 12  # at most, of a split: each is large
 
 _STYLE = """
@@ -52,9 +54,9 @@ figcaption .mono { margin-top: auto; color: var(--quiet); overflow-wrap: anywher
 .head img { width: 200px; aspect-ratio: 4 / 3; object-fit: cover; border-radius: 8px; background: var(--track);
   flex: none; }
 .head p { margin: 0 0 6px; font-size: 18px; line-height: 1.35; font-weight: 600; letter-spacing: -0.01em; }
-.track { position: relative; height: 30px; background: var(--track); border-radius: 6px; margin: 16px 0 4px;
+.track { position: relative; background: var(--track); border-radius: 6px; margin: 16px 0 4px;
   overflow: hidden; }
-.track i { position: absolute; top: 3px; bottom: 3px; min-width: 4px; border-radius: 3px; opacity: 0.85; }
+.track i { position: absolute; height: 12px; min-width: 4px; border-radius: 3px; }
 .axis { display: flex; justify-content: space-between; color: var(--quiet); }
 .strip { display: grid; grid-template-columns: repeat(8, 1fr); gap: 10px; margin-top: 12px; }
 .strip div { font-size: 12.5px; line-height: 1.35; overflow-wrap: anywhere; }
@@ -70,13 +72,13 @@ def render(dataset: Dataset, *, samples: int = 48) -> str:
     totals = [(split, summarize(split)) for _, _, split in dataset.splits()]
     body = [_header(dataset, [total for _, total in totals])]
     for split, total in totals:
-        chosen = _choose(split, samples)
-        if not chosen:
+        is_summary = issubclass(schema.record_class(split.set_name), schema.SummaryRecord)
+        shown = _choose(split, min(samples, _SUMMARIES) if is_summary else samples)
+        if not shown:
             continue
-        shown = chosen[:_SUMMARIES] if _is_summary(chosen[0]) else chosen
         note = f"{len(shown):,} of {total.samples:,} samples, spread evenly"
         body.append(f"<h2>{_text(f'{split.set_name}/{split.split}')}<small>{note}</small></h2>")
-        if _is_summary(chosen[0]):
+        if is_summary:
             pictures = _narration_pictures(dataset, shown)
             body += [_summary(sample, pictures) for sample in shown]
         else:
@@ -108,7 +110,8 @@ def _header(dataset: Dataset, totals: Sequence[SplitSummary]) -> str:
         for t in totals
     ]
     head = ("split", "samples", "videos", "clips", "median", "shards", "bytes", "a sample", "fingerprint")
-    made = ", ".join(f"{name} {version}" for name, version in dataset.toolchain.items())
+    # Settings are recorded with the toolchain, too, under dotted names; they would drown it here.
+    made = ", ".join(f"{name} {version}" for name, version in dataset.toolchain.items() if "." not in name)
     return (
         f"<h1>{_text(dataset.root.resolve().name)}</h1>"
         f'<div class="quiet">Made with {_text(made)}</div>'
@@ -132,10 +135,6 @@ def _choose(split: Split, count: int) -> list[dict[str, Any]]:
     return chosen
 
 
-def _is_summary(sample: Mapping[str, Any]) -> bool:
-    return "narrations" in sample
-
-
 def _narration_pictures(dataset: Dataset, summaries: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
     """Return key → picture of the narrations that the summaries' strips show, where `clips` has them."""
     wanted = pa.array([n["key"] for summary in summaries for n in _strip(summary["narrations"])], pa.string())
@@ -156,7 +155,8 @@ def _strip(narrations: Sequence[Any]) -> list[Any]:
 
 def _figure(sample: Mapping[str, Any]) -> str:
     length = sample["clip_frames"] / sample["fps"]
-    where = f"{_clock(sample['clip_start'])} · {length:.2f} s · {sample['clip_frames']}/{sample['num_frames']} frames"
+    stored = f"{sample['clip_frames']} of {sample['num_frames']} frames"
+    where = f"{_clock(sample['clip_start'])} · {length:.2f} s<br>{stored}"
     tags = f"verbs {sample['tag_verb']} nouns {sample['tag_noun']}" if "tag_verb" in sample else ""
     return (
         f"<figure>{_image(sample['jpg'], sample['text'])}<figcaption><p>{_text(sample['text'])}</p>"
@@ -167,13 +167,15 @@ def _figure(sample: Mapping[str, Any]) -> str:
 def _summary(sample: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
     start, end, narrations = sample["clip_start"], sample["clip_end"], sample["narrations"]
     span = max(end - start, 1e-9)
+    lanes = _lanes(narrations)
     blocks = []
-    for narration in narrations:
+    for narration, lane in zip(narrations, lanes, strict=True):
         left = min(max((narration["clip_start"] - start) / span, 0.0), 1.0) * 100
         width = min(max((narration["clip_end"] - narration["clip_start"]) / span * 100, 0.0), 100 - left)
         title = f"{_clock(narration['clip_start'])} {narration['text']}"
-        style = f"left:{left:.2f}%;width:{width:.2f}%;background:{_colour(narration)}"
-        blocks.append(f'<i style="{style}" title="{_text(title)}"></i>')
+        place = f"left:{left:.2f}%;width:{width:.2f}%;top:{4 + 16 * lane}px"
+        blocks.append(f'<i style="{place};background:{_colour(narration)}" title="{_text(title)}"></i>')
+    height = 8 + 16 * (max(lanes, default=0) + 1) - 4
     middle = _clock((start + end) / 2)
     count = f"{len(narrations)} narration{'' if len(narrations) == 1 else 's'}"
     where = f"{_clock(start)}–{_clock(end)} · {count} · {sample['num_frames']} frames at {sample['fps']:g}/s"
@@ -182,10 +184,22 @@ def _summary(sample: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
         f'<section class="summary"><div class="head">{_image(sample["jpg"], sample["text"])}<div>'
         f'<p>{_text(sample["text"])}</p><div class="quiet">{where}</div>'
         f'<div class="mono quiet">{_text(sample["key"])}</div></div></div>'
-        f'<div class="track">{"".join(blocks)}</div>'
+        f'<div class="track" style="height:{height}px">{"".join(blocks)}</div>'
         f'<div class="axis mono"><span>{_clock(start)}</span><span>{middle}</span><span>{_clock(end)}</span></div>'
         f'<div class="strip">{strip}</div></section>'
     )
+
+
+def _lanes(narrations: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Return the row of each narration on the timeline: the first of `_LANES` that is free, so that few overlap."""
+    ends = [float("-inf")] * _LANES
+    lanes = []
+    for narration in narrations:
+        free = [lane for lane, end in enumerate(ends) if end <= narration["clip_start"]]
+        lane = free[0] if free else ends.index(min(ends))
+        ends[lane] = max(ends[lane], narration["clip_end"])
+        lanes.append(lane)
+    return lanes
 
 
 def _strip_item(narration: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:

@@ -98,9 +98,16 @@ def record_class(set_name: str) -> type[MediaRecord]:
         raise SchemaError(f"unknown set {set_name!r}; the contract knows {', '.join(RECORDS)}") from None
 
 
-def to_json(record: MediaRecord) -> dict[str, Any]:
-    """Return a record as a JSON-ready dict, fields in the order of their definition."""
-    return dataclasses.asdict(record)
+def to_json(record: Any) -> dict[str, Any]:
+    """Return a record (or a narration in one) as a JSON-ready dict, fields in the order of their definition."""
+    return {name: _plain(getattr(record, name)) for name in _hints(typing.cast(type, type(record)))}
+
+
+def _plain(value: Any) -> Any:
+    """Return a field as JSON writes it; `dataclasses.asdict` would copy every text, at ten times the cost."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return to_json(value) if dataclasses.is_dataclass(value) else value
 
 
 def to_bytes(record: MediaRecord) -> bytes:
@@ -115,6 +122,8 @@ def from_json(set_name: str, value: Any) -> MediaRecord:
 
 def check(set_name: str, record: MediaRecord) -> None:
     """Raise `SchemaError` where a record's types or its frame arithmetic break the contract."""
+    if type(record) is not record_class(set_name):
+        raise SchemaError(f"a {record_class(set_name).__name__} is expected, not a {type(record).__name__}")
     from_json(set_name, to_json(record))
     if not 0 < record.clip_frames <= record.num_frames - record.first_frame or record.first_frame < 0:
         raise SchemaError(

@@ -14,7 +14,10 @@ from shards import schema
 from shards.keys import is_key
 
 BLOCK, RECORD = tarfile.BLOCKSIZE, tarfile.RECORDSIZE  # bytes
-_MODE, _UID, _GID, _MTIME = 0o644, 0, 0, 0  # fixed, so that equal samples give equal bytes
+_OWNER = b"0000644\0" + b"0000000\0" * 2  # mode, uid, gid: fixed, so that equal samples give equal bytes
+_TIME = b"00000000000\0"
+_REST = (b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2).ljust(356, b"\0")  # type … prefix
+_SUM_OF_REST = sum(_REST)
 _MAX_SIZE = 8**11 - 1  # bytes, what USTAR's size field holds
 _SIZE = re.compile(rb"[0-7]{11}\0")
 _CHUNK = 1 << 20  # bytes read at a time
@@ -44,12 +47,15 @@ class Member:
 
 
 def header(name: str, size: int) -> bytes:
-    """Return the USTAR header of a regular file, the same whoever writes it and whenever."""
-    if size > _MAX_SIZE:
-        raise TarError(f"{name}: {size} bytes do not fit in a USTAR tar")
-    info = tarfile.TarInfo(name)
-    info.size, info.mode, info.uid, info.gid, info.mtime = size, _MODE, _UID, _GID, _MTIME
-    return info.tobuf(format=tarfile.USTAR_FORMAT, encoding="ascii", errors="strict")
+    """Return the USTAR header of a regular file, the same whoever writes it and whenever.
+
+    Made here rather than by `tarfile`, whose bytes for the same file differ between versions of Python.
+    """
+    if size > _MAX_SIZE or len(name) > 100:
+        raise TarError(f"{name}: {size} bytes do not fit in a USTAR tar, or its name does not")
+    start = name.encode("ascii").ljust(100, b"\0") + _OWNER + b"%011o\0" % size + _TIME
+    checksum = sum(start) + 8 * ord(" ") + _SUM_OF_REST
+    return start + b"%06o\0 " % checksum + _REST
 
 
 def end(position: int) -> bytes:

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import hiervl_train.torchvision_ops  # noqa: F401  open_clip imports torchvision, which this makes importable
-from shards import schema
+from shards import schema, tar
 from shards.index import Dataset
 from tests.shards import samples
 
@@ -189,6 +189,13 @@ def test_gnu_tar_lists_and_extracts_the_same_bytes(dataset: Dataset, tmp_path: P
             assert (tmp_path / f"{row['key']}.{ext}").read_bytes() == data[start : start + size]
         record = json.loads((tmp_path / f"{row['key']}.json").read_bytes())
         assert record["video_uid"] == samples.DOTTED_VIDEO
+
+
+def test_a_header_is_the_one_that_gnu_tar_writes(tmp_path: Path) -> None:
+    (tmp_path / "key_c1_000001.txt").write_bytes(b"x" * 1234)
+    options = ["--format=ustar", "--owner=0", "--group=0", "--numeric-owner", "--mtime=@0", "--mode=644"]
+    subprocess.run(["tar", *options, "-cf", "made.tar", "key_c1_000001.txt"], check=True, cwd=tmp_path)
+    assert (tmp_path / "made.tar").read_bytes()[:512] == tar.header("key_c1_000001.txt", 1234)
 
 
 @pytest.mark.parametrize("title", ["webdataset", "wids", "Hugging Face datasets"])
