@@ -14,9 +14,9 @@ from pathlib import Path
 
 import av
 import numpy as np
+import simplejpeg
 from av.container import InputContainer
 from av.video.reformatter import Interpolation, VideoReformatter
-from PIL import Image
 
 _JPEG_QUALITY = 90
 # Without the last two, swscale's result depends on the processor.
@@ -173,9 +173,9 @@ class Cutter:
         if len(decoded) != 1 or not isinstance(decoded[0], av.VideoFrame):
             raise CutError(f"key frame {s.frame[nearest]} does not decode on its own")
         rgb = self._reformatter.reformat(decoded[0], format="rgb24", interpolation=_TO_RGB)
-        out = io.BytesIO()
-        Image.fromarray(rgb.to_ndarray()).save(out, "JPEG", quality=_JPEG_QUALITY)
-        return out.getvalue()
+        return simplejpeg.encode_jpeg(
+            np.ascontiguousarray(rgb.to_ndarray()), quality=_JPEG_QUALITY, colorspace="RGB", colorsubsampling="420"
+        )
 
 
 def _is_referenced(packet: bytes) -> bool:

@@ -91,7 +91,8 @@ def run(client: Client, jobs: Sequence[Job]) -> Iterator[Ended]:
         raise ValueError(f"jobs need what is not among them: {sorted(absent)[:3]}, or a name stands twice")
     limited = _has_ffmpeg_resource(client)
     running: dict[str, Job] = {}
-    futures = as_completed()
+    # Results are fetched as they come, many at a time: asking for each would cost a round trip a task.
+    futures = as_completed(with_results=True, raise_errors=False)
 
     def submit(job: Job, priority: int) -> None:
         future = client.submit(
@@ -111,9 +112,9 @@ def run(client: Client, jobs: Sequence[Job]) -> Iterator[Ended]:
             submit(job, priority=0)
     try:
         while running:
-            future = next(futures)
+            future, result = next(futures)
             job = running.pop(future.key)
-            yield _ended(job, future)
+            yield _ended(job, future, result)
             future.release()
             for dependent in dependents.get(job.name, ()):
                 waiting[dependent.name].discard(job.name)
@@ -144,19 +145,20 @@ def _guarded(function: Callable[[Any], Any], task: Any) -> Any:
         return _Error(traceback.format_exc())
 
 
-def _ended(job: Job, future: Any) -> Ended:
-    try:
-        value = future.result()
-    except KilledWorker as error:
-        raise PassingFaultError(
-            f"{job.name}: {_SETTINGS['distributed.scheduler.allowed-failures']} workers died under it, "
-            "perhaps for want of memory; run again with fewer workers a machine"
-        ) from error
-    if isinstance(value, _Fault):
-        raise PassingFaultError(value.message)
-    if isinstance(value, _Error):
-        return Ended(job=job, error=value.trace)
-    return Ended(job=job, value=value)
+def _ended(job: Job, future: Any, result: Any) -> Ended:
+    if future.status != "finished":  # Dask's own trouble: our functions return what they could raise
+        error = future.exception()
+        if isinstance(error, KilledWorker):
+            raise PassingFaultError(
+                f"{job.name}: {_SETTINGS['distributed.scheduler.allowed-failures']} workers died under it, "
+                "perhaps for want of memory; run again with fewer workers a machine"
+            ) from error
+        raise PassingFaultError(f"{job.name}: Dask could not run it ({future.status}): {error}")
+    if isinstance(result, _Fault):
+        raise PassingFaultError(result.message)
+    if isinstance(result, _Error):
+        return Ended(job=job, error=result.trace)
+    return Ended(job=job, value=result)
 
 
 def _has_ffmpeg_resource(client: Client) -> bool:

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import av
 import imageio_ffmpeg
-from PIL import __version__ as pillow_version
-from PIL import features
+import simplejpeg
 
 from preprocessing.errors import UsageError
 
@@ -27,7 +26,7 @@ def find_ffmpeg(configured: Path | None) -> str:
 
 @lru_cache(maxsize=4)
 def versions(ffmpeg: str) -> dict[str, str]:
-    """Return the versions of all that writes bytes: ffmpeg, its x264, PyAV with its libraries, Pillow with its JPEG."""
+    """Return the versions of all that writes bytes: ffmpeg, its x264, PyAV, simplejpeg."""
     banner = subprocess.run([ffmpeg, "-version"], capture_output=True, text=True, check=True).stdout
     return {
         "ffmpeg": banner.split()[2],
@@ -35,8 +34,7 @@ def versions(ffmpeg: str) -> dict[str, str]:
         "pyav": av.__version__,
         "libavformat": ".".join(map(str, av.library_versions["libavformat"])),
         "libavcodec": ".".join(map(str, av.library_versions["libavcodec"])),
-        "pillow": pillow_version,
-        "jpeg": f"libjpeg-turbo {features.version_feature('libjpeg_turbo')}",
+        "simplejpeg": simplejpeg.__version__,
     }
 
 

@@ -163,8 +163,18 @@ def make_world(root: Path) -> World:
 
 
 def files_of(root: Path) -> dict[str, bytes]:
-    """Return every file of a dataset by its relative path."""
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+    """Return every file of a dataset by its relative path, without the code revision that two files name.
+
+    A commit between two builds would otherwise tell them apart.
+    """
+    files = {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+    if "dataset.json" in files:
+        manifest = json.loads(files["dataset.json"])
+        revision = manifest["provenance"].pop("code_revision").encode()
+        del manifest["sha256"], manifest["files"]["README.md"]
+        files["dataset.json"] = json.dumps(manifest).encode()
+        files["README.md"] = files["README.md"].replace(revision, b"REVISION")
+    return files
 
 
 def ledger_of(output: Path) -> list[dict[str, str]]:

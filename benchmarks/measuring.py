@@ -1,0 +1,85 @@
+"""What benchmarks share: CPU seconds of a process with its children, medians, the machine, JSON and tables."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+@dataclass
+class Spent:
+    """What a block took."""
+
+    wall: float = 0.0  # s
+    cpu: float = 0.0  # s, user and system, of this process and of the children that ended within
+
+
+@contextmanager
+def spent() -> Iterator[Spent]:
+    """Measure a block."""
+    result = Spent()
+    began, used = time.perf_counter(), _cpu()
+    yield result
+    result.wall, result.cpu = time.perf_counter() - began, _cpu() - used
+
+
+def by_turns(arms: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, Spent]:
+    """Run the arms one after another, `repeats` times over, and return each one's median: drift hits all alike."""
+    taken: dict[str, list[Spent]] = {name: [] for name in arms}
+    for _ in range(repeats):
+        for name, arm in arms.items():
+            with spent() as result:
+                arm()
+            taken[name].append(result)
+    return {
+        name: Spent(wall=statistics.median(r.wall for r in runs), cpu=statistics.median(r.cpu for r in runs))
+        for name, runs in taken.items()
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Return what a figure depends on besides the code."""
+    model = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.processor(),
+    )
+    return {
+        "processor": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "load": os.getloadavg()[0],
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def show(name: str, rows: Sequence[tuple[str, str, str, str]], figures: Mapping[str, Any]) -> None:
+    """Print the table (what, measured, aim, bound by) and the JSON, and save the JSON under `results/`."""
+    about = machine()
+    table = Table(title=f"{name}: {about['processor']}, {about['cores']} cores, {about['date']}")
+    for column in ("what", "measured", "aim", "what bounds it"):
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=160, highlight=False).print(table)
+    text = json.dumps({"benchmark": name, "machine": about, **figures}, indent=1)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(text + "\n")
+    print(text)
+
+
+def _cpu() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
