@@ -175,9 +175,13 @@ def matmul_rate(config: ModelConfig, device: str, rows: int, *, bf16: bool) -> f
 
 
 def now(device: str) -> float:
-    """Return the time after all that was asked of the device is done."""
-    if device != "cpu":
-        torch.cuda.synchronize()
+    """Return seconds, after all that was asked of the device is done.
+
+    On a CPU they are the process's own, a thread: what neighbours on the machine take is not ours to count.
+    """
+    if device == "cpu":
+        return time.process_time() / torch.get_num_threads()
+    torch.cuda.synchronize()
     return time.perf_counter()
 
 
@@ -324,7 +328,7 @@ def main(arguments: list[str]) -> int:
         "cases": {name: asdict(CASES[name]) for name in options.cases},
     }
     if options.device == "cpu":
-        print("no GPU here: measured on the CPU, which says little about the ratios on one")
+        print("no GPU here: CPU seconds of the process, which say little about the ratios on a GPU")
     rows = [in_a_process(arguments, name, batch) for batch in options.batches for name in options.cases]
     print(table(rows))
     result = json.dumps({"about": about, "rows": rows}, indent=1)
