@@ -1,0 +1,98 @@
+"""Jobs run on a real Dask cluster: in order of need, errors as records, faults at once, dead workers survived."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from distributed import Client
+
+from preprocessing import jobs
+from preprocessing.config import DaskConfig
+from preprocessing.errors import PassingFaultError, UsageError
+from preprocessing.jobs import Job
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    with jobs.cluster(DaskConfig(workers=2), scratch=str(tmp_path_factory.mktemp("dask"))) as client:
+        yield client
+
+
+def stamp(path: Path) -> float:
+    time.sleep(0.05)
+    path.touch()
+    return time.time()
+
+
+def fail(_: object) -> None:
+    raise ValueError("this one is broken")
+
+
+def fault(_: object) -> None:
+    raise PassingFaultError("the disk is full")
+
+
+def die_once(path: Path) -> str:
+    if not path.exists():
+        path.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "survived"
+
+
+def threads_and_slots(_: object) -> tuple[int, int]:
+    return len(os.sched_getaffinity(0)), os.getpid()
+
+
+def test_a_job_runs_after_all_that_it_needs(client: Client, tmp_path: Path) -> None:
+    first = [Job(name=f"a{i}", stage="a", function=stamp, task=tmp_path / f"a{i}") for i in range(6)]
+    needs = frozenset(job.name for job in first)
+    last = Job(name="b", stage="b", function=stamp, task=tmp_path / "b", needs=needs)
+    ended = {end.job.name: end for end in jobs.run(client, [last, *first])}
+    assert ended.keys() == {*needs, "b"}
+    assert all(ended["b"].value > ended[name].value for name in needs)
+
+
+def test_an_error_is_a_record_and_the_rest_goes_on(client: Client, tmp_path: Path) -> None:
+    work = [
+        Job(name="bad", stage="a", function=fail, task=None),
+        Job(name="good", stage="a", function=stamp, task=tmp_path / "good"),
+        Job(name="after", stage="b", function=stamp, task=tmp_path / "after", needs=frozenset({"bad"})),
+    ]
+    ended = {end.job.name: end for end in jobs.run(client, work)}
+    assert "ValueError: this one is broken" in ended["bad"].error and "in fail" in ended["bad"].error
+    assert ended["good"].error is None and ended["after"].error is None
+
+
+def test_a_fault_of_the_machine_stops_the_run(client: Client, tmp_path: Path) -> None:
+    work = [Job(name=f"s{i}", stage="a", function=stamp, task=tmp_path / f"s{i}") for i in range(60)]
+    with pytest.raises(PassingFaultError, match="the disk is full"):
+        list(jobs.run(client, [Job(name="f", stage="a", function=fault, task=None), *work]))
+    assert len(list(tmp_path.iterdir())) < 60
+
+
+def test_a_worker_that_dies_does_not_take_its_job_along(client: Client, tmp_path: Path) -> None:
+    (ended,) = jobs.run(client, [Job(name="d", stage="a", function=die_once, task=tmp_path / "mark")])
+    assert ended.value == "survived"
+
+
+def test_jobs_that_run_ffmpeg_are_limited_to_one_a_worker(client: Client) -> None:
+    work = [Job(name=f"t{i}", stage="a", function=threads_and_slots, task=i, runs_ffmpeg=True) for i in range(8)]
+    assert len({end.value[1] for end in jobs.run(client, work)}) <= 2
+    declared = [w["resources"] for w in client.scheduler_info(n_workers=-1)["workers"].values()]
+    assert declared == [{"ffmpeg": 1}] * 2
+
+
+def test_a_need_that_is_no_job_is_an_error(client: Client) -> None:
+    with pytest.raises(ValueError, match="not among them"):
+        list(jobs.run(client, [Job(name="a", stage="a", function=str, task=0, needs=frozenset({"nothing"}))]))
+
+
+def test_a_scheduler_that_does_not_answer_is_named(tmp_path: Path) -> None:
+    config = DaskConfig(cluster="tcp://127.0.0.1:9")
+    with pytest.raises(UsageError, match=r"tcp://127\.0\.0\.1:9"), jobs.cluster(config, scratch=str(tmp_path)):
+        pass
