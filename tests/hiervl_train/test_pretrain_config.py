@@ -96,7 +96,7 @@ def test_compatibility_with_faults_is_off_everywhere():
         assert config.optim.coast is False
 
 
-def test_variants_differ_in_what_the_issue_of_each_is():
+def test_variants_set_what_only_they_need():
     assert load("without_hierarchy").sample.summaries_as_clips
     assert load("from_egovlp").init_from == Path("checkpoints/egovlp.pth")
     assert not load("narrations_only").sample.summaries_as_clips
