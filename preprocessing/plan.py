@@ -82,13 +82,19 @@ def plan_shards(
     shards = max(math.ceil(len(items) / config.max_samples), math.ceil(int(weight.sum()) / config.max_bytes), 1)
     while (dealt := _deal(groups, weight, shards, config)) is None:
         shards += max(1, shards // 50)
-    plans: list[ShardPlan] = []
-    for rows in dealt:
-        if rows:
-            number = first_number + len(plans)
-            chosen = items.take(pa.array(np.concatenate(rows)))
-            plans.append(ShardPlan(set_name=set_name, split=split, number=number, items=chosen))
-    return plans
+    rows = [np.concatenate(shard) for shard in dealt if shard]
+    # One gather and many slices: a gather a shard would copy the whole table each time.
+    ordered = items.combine_chunks().take(pa.array(np.concatenate(rows)))
+    ends = np.cumsum([len(shard) for shard in rows])
+    return [
+        ShardPlan(
+            set_name=set_name,
+            split=split,
+            number=first_number + i,
+            items=ordered.slice(end - len(shard), len(shard)),
+        )
+        for i, (shard, end) in enumerate(zip(rows, ends, strict=True))
+    ]
 
 
 def plan_path(work: Path, set_name: str, split: str, number: int) -> Path:
@@ -150,28 +156,20 @@ def _split(rows: np.ndarray, weight: np.ndarray, config: ShardConfig) -> Iterato
 def _deal(
     groups: list[np.ndarray], weight: np.ndarray, shards: int, config: ShardConfig
 ) -> list[list[np.ndarray]] | None:
-    """Return the groups of each of `shards` shards, lightest first; None where they do not fit in so many."""
+    """Return the groups of each of `shards` shards, each dealt to the emptiest; None where they do not fit in so many.
+
+    How full a shard is counts by whichever bound it is nearer to.
+    """
     dealt: list[list[np.ndarray]] = [[] for _ in range(shards)]
-    counts = [0] * shards
-    lightest = [(0, shard) for shard in range(shards)]
+    emptiest = [(0.0, shard, 0, 0) for shard in range(shards)]  # how full, which, samples, bytes
     for group in groups:
-        heavy = int(weight[group].sum())
-        passed = []
-        while lightest:
-            held, shard = heapq.heappop(lightest)
-            fits = counts[shard] + len(group) <= config.max_samples and held + heavy <= config.max_bytes
-            if fits or not dealt[shard]:
-                dealt[shard].append(group)
-                counts[shard] += len(group)
-                heapq.heappush(lightest, (held + heavy, shard))
-                break
-            if held + heavy > config.max_bytes:
-                return None  # the lightest is full by weight, so all are
-            passed.append((held, shard))
-        else:
+        _, shard, samples, held = emptiest[0]
+        samples, held = samples + len(group), held + int(weight[group].sum())
+        if dealt[shard] and (samples > config.max_samples or held > config.max_bytes):
             return None
-        for entry in passed:
-            heapq.heappush(lightest, entry)
+        dealt[shard].append(group)
+        full = max(samples / config.max_samples, held / config.max_bytes)
+        heapq.heapreplace(emptiest, (full, shard, samples, held))
     return dealt
 
 
