@@ -67,7 +67,8 @@ def cluster(config: DaskConfig, *, scratch: str) -> Iterator[Client]:
             ):
                 yield client
         elif config.cluster == "slurm":
-            with _slurm(config, scratch) as slurm, Client(slurm) as client:
+            with slurm_cluster(config, scratch) as slurm, Client(slurm) as client:
+                slurm.scale(jobs=config.slurm.jobs)
                 yield client
         else:
             with _connect(config.cluster) as client:
@@ -174,11 +175,12 @@ def _connect(address: str) -> Client:
         raise UsageError(f"dask.cluster = {address}: no scheduler answers there: {error}") from error
 
 
-def _slurm(config: DaskConfig, scratch: str) -> Any:
+def slurm_cluster(config: DaskConfig, scratch: str) -> Any:
+    """Return a cluster whose workers are SLURM jobs; none is submitted before it is scaled."""
     from dask_jobqueue import SLURMCluster  # only here: a laptop needs no batch system
 
     slurm = config.slurm
-    made = SLURMCluster(
+    return SLURMCluster(
         queue=slurm.queue,
         account=slurm.account,
         cores=slurm.cores,
@@ -191,5 +193,3 @@ def _slurm(config: DaskConfig, scratch: str) -> Any:
         local_directory=scratch,
         scheduler_options={"dashboard_address": config.dashboard},
     )
-    made.scale(jobs=slurm.jobs)
-    return made

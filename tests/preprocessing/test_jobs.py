@@ -12,7 +12,7 @@ import pytest
 from distributed import Client
 
 from preprocessing import jobs
-from preprocessing.config import DaskConfig
+from preprocessing.config import DaskConfig, SlurmConfig
 from preprocessing.errors import PassingFaultError, UsageError
 from preprocessing.jobs import Job
 
@@ -81,6 +81,7 @@ def test_a_worker_that_dies_does_not_take_its_job_along(client: Client, tmp_path
 
 
 def test_jobs_that_run_ffmpeg_are_limited_to_one_a_worker(client: Client) -> None:
+    client.wait_for_workers(2, timeout=30)  # one may still be coming back
     work = [Job(name=f"t{i}", stage="a", function=threads_and_slots, task=i, runs_ffmpeg=True) for i in range(8)]
     assert len({end.value[1] for end in jobs.run(client, work)}) <= 2
     declared = [w["resources"] for w in client.scheduler_info(n_workers=-1)["workers"].values()]
@@ -90,6 +91,15 @@ def test_jobs_that_run_ffmpeg_are_limited_to_one_a_worker(client: Client) -> Non
 def test_a_need_that_is_no_job_is_an_error(client: Client) -> None:
     with pytest.raises(ValueError, match="not among them"):
         list(jobs.run(client, [Job(name="a", stage="a", function=str, task=0, needs=frozenset({"nothing"}))]))
+
+
+def test_a_slurm_job_asks_for_what_the_configuration_says(tmp_path: Path) -> None:
+    slurm = SlurmConfig(queue="video", account="lab", cores=3, memory="6GB", walltime="01:02:03", prologue=("mod x",))
+    with jobs.slurm_cluster(DaskConfig(cluster="slurm", slurm=slurm), str(tmp_path)) as cluster:
+        script = cluster.job_script()
+    for line in ("#SBATCH -p video", "#SBATCH -A lab", "#SBATCH --cpus-per-task=3", "#SBATCH -t 01:02:03", "mod x"):
+        assert line in script
+    assert "--nworkers 3" in script and "--nthreads 1" in script and "--resources ffmpeg=1" in script
 
 
 def test_a_scheduler_that_does_not_answer_is_named(tmp_path: Path) -> None:
