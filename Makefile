@@ -22,6 +22,8 @@ demo: env  ## build verified shards of the embedded dataset
 	$(PY) preprocessing/build_shards.py
 	$(PY) -m shards.verify data/embedded/shards
 	$(PY) -m shards.inspect data/embedded/shards
+	$(PY) -m shards.inspect data/embedded/shards --html data/embedded/index.html
+	@echo "look at it: data/embedded/index.html"
 
 test: env  ## the whole test suite
 	$(PY) -m pytest -n 2 -m 'not slow'
