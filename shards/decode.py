@@ -113,7 +113,7 @@ class PyAVDecoder:
 
 
 class DecordDecoder:
-    """Decodes with decord (the `decord2` distribution)."""
+    """Decodes with decord (the `decord2` distribution), which fails on frames of fewer than 128 pixels in width."""
 
     def __init__(self) -> None:
         try:

@@ -124,8 +124,8 @@ class Loader:
             raise LoaderError(f"{dict(state)}: a cursor has the whole numbers {', '.join(_CURSOR)}")
         if state["identity"] != self._identity:
             raise LoaderError(
-                "the cursor was taken of another order: set, split, fingerprint, seed, global_batch, lanes and block_mib "
-                "must be the same"
+                "the cursor was taken of another order: set, split, fingerprint, seed, global_batch, lanes and "
+                "block_mib must be the same"
             )
         if state["epoch"] < 0 or state["batch"] < 0:
             raise LoaderError(f"{dict(state)}: a cursor counts from 0")
