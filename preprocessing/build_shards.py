@@ -96,7 +96,7 @@ def build(config: BuildConfig, console: Console, *, is_dry_run: bool = False) ->
         sources = run.probe(selection)
         run.chunk_and_pack(selection, sources, done)
     chunks = stages.chunk_records(config, sources)
-    account, spans = close_account(config, annotations, selection, chunks)
+    account, spans = close_account(config, annotations, selection, chunks, excluded)
     report.require_few_failures(config, account)
     dataset = publish(config, annotations, account, spans, excluded=excluded, made_with=made_with)
     report.summary(dataset, account, chunks, seconds=time.monotonic() - began, console=console)

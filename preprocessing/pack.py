@@ -120,6 +120,8 @@ def _pack_segment(task: PackTask, segment: str, rows: list[dict[str, Any]]) -> I
     try:
         stretch = video.stretch(min(span.first for span in spans), max(span.stop for span in spans))
     except (CutError, av.FFmpegError) as error:
+        if isinstance(error, OSError):  # the file is not there or cannot be read: no fault of what is in it
+            raise PassingFaultError(f"{task.work}: a chunk of {video_uid}: {error}; run again") from error
         for span in spans:
             yield FailedItem(key=span.row["key"], reason="chunk unreadable", detail=_portable(error, task.work))
         return

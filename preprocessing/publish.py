@@ -32,6 +32,7 @@ def close_account(
     annotations: Annotations,
     selection: Selection,
     chunks: Mapping[str, Sequence[Chunk] | str],
+    excluded: frozenset[str],
 ) -> tuple[pa.Table, list[ledger.Span]]:
     """Return ledger and spans over everything in the output folder; raise `UnbalancedError` unless all sums close.
 
@@ -42,7 +43,7 @@ def close_account(
     tables = [
         ledger.reject_rows(annotations.rejects),
         selection.filtered,
-        _video_rows(annotations, selection, chunks, ledger.read_ledger(root)),
+        _video_rows(annotations, selection, chunks, ledger.read_ledger(root), excluded),
     ]
     for set_name, split in splits_of(root):
         tables += [ledger.shard_rows(root, stats, video_of) for stats in done_shards(root, set_name, split)]
@@ -98,7 +99,11 @@ def _videos_of_items(annotations: Annotations, before: pa.Table) -> dict[str, st
 
 
 def _video_rows(
-    annotations: Annotations, selection: Selection, chunks: Mapping[str, Sequence[Chunk] | str], before: pa.Table
+    annotations: Annotations,
+    selection: Selection,
+    chunks: Mapping[str, Sequence[Chunk] | str],
+    before: pa.Table,
+    excluded: frozenset[str],
 ) -> pa.Table:
     """Return one ledger row for each video that annotations or metadata name."""
     earlier = {
@@ -118,7 +123,8 @@ def _video_rows(
         if records is None and uid in earlier:
             row = (earlier[uid]["status"], earlier[uid]["reason"], earlier[uid]["detail"])
         elif records is None:
-            row = (ledger.FILTERED, filtered.get(uid, "no usable annotation"), "")
+            default = "excluded: used by evaluation" if uid in excluded else "no usable annotation"
+            row = (ledger.FILTERED, filtered.get(uid, default), "")
         elif isinstance(records, str):
             short, _, long = records.partition(": ")
             row = (ledger.FAILED, short, long)
