@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import warnings
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -196,9 +197,13 @@ class Loader:
                 "timeout": config.worker_timeout_seconds,
                 "multiprocessing_context": "fork",
             }
-        return iter(
-            DataLoader(self._made, sampler=numbers, batch_size=None, pin_memory=torch.cuda.is_available(), **workers)
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="This DataLoader will create")  # how many is the user's choice
+            return iter(
+                DataLoader(
+                    self._made, sampler=numbers, batch_size=None, pin_memory=torch.cuda.is_available(), **workers
+                )
+            )
 
     def _prefetch(self) -> None:
         """Tell the prefetcher which shards come next, once every few batches."""
