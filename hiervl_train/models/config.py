@@ -103,7 +103,7 @@ class ModelConfig:
         return rows * columns
 
     def _take_sizes(self, vit: str) -> None:
-        from hiervl_train.models.initialise import vit_sizes  # timm takes seconds to import: only where it is named
+        from hiervl_train.models.timm_vit import vit_sizes  # timm takes seconds to import: only where it is named
 
         defaults = {spec.name: spec.default for spec in dataclasses.fields(self)}
         for name, size in vit_sizes(vit).items():

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-import hiervl_train.torchvision_ops  # noqa: F401  before timm
 from hiervl_train.models import released
 from hiervl_train.models.config import InitConfig
 from hiervl_train.models.hiervl import HierVL
 from hiervl_train.models.released import CheckpointError
 from hiervl_train.models.storage import LoadReport, load_into, read_safetensors
-from hiervl_train.models.text import load_pretrained, missing
+from hiervl_train.models.text import load_pretrained
 from hiervl_train.models.video import VideoTower
 
 # In a timm ViT and of no use here: its classifier.
@@ -38,17 +35,6 @@ def initialise(model: HierVL, config: InitConfig, init_from: Path | None = None)
     for report in reports:
         report.log()
     return reports
-
-
-def vit_sizes(name: str) -> dict[str, int]:
-    """Return patch_size, embed_dim, depth and num_heads of a timm ViT by its name, without making its weights."""
-    with torch.device("meta"):
-        vit = _create(name, pretrained=False)
-    patch_height, patch_width = vit.patch_embed.patch_size
-    if patch_height != patch_width:
-        raise ValueError(f"vit = {name}: patches of {patch_height}×{patch_width} are not square")
-    heads = vit.blocks[0].attn.num_heads
-    return {"patch_size": patch_height, "embed_dim": vit.embed_dim, "depth": len(vit.blocks), "num_heads": heads}
 
 
 def load_vit(tower: VideoTower, source: str) -> LoadReport:
@@ -100,23 +86,9 @@ def _read_vit(source: str) -> dict[str, Tensor]:
         return read_safetensors(path)
     if path.suffix in {".pth", ".pt", ".bin"}:
         return released.state_dict(released.read(path), path)
-    return dict(_create(source, pretrained=True).state_dict())
+    from hiervl_train.models.timm_vit import create_vit  # timm takes seconds to import: only where it is named
 
-
-def _create(name: str, *, pretrained: bool) -> Any:
-    import timm
-    from timm.models.vision_transformer import VisionTransformer
-
-    # A tag after a dot names weights, which a bare architecture has none of.
-    try:
-        model = timm.create_model(name if pretrained else name.partition(".")[0], pretrained=pretrained)
-    except OSError as error:
-        raise missing("the weights of timm model", name, "init.video", error) from error
-    except RuntimeError as error:
-        raise ValueError(f"vit = {name}: timm cannot make it: {error}") from error
-    if not isinstance(model, VisionTransformer):
-        raise ValueError(f"{name} is a {type(model).__name__}, not a plain ViT of timm")
-    return model
+    return dict(create_vit(source, pretrained=True).state_dict())
 
 
 def _of_time(name: str) -> bool:
