@@ -23,12 +23,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(world: World) -> tuple[dict[str, bytes], float]:
-    """Every file of an undisturbed build, and how long it took (s)."""
-    began = time.monotonic()
+def expected(world: World) -> dict[str, bytes]:
+    """Every file of an undisturbed build."""
     done = world.build(world.root.parent / "built")
     assert done.returncode == 0, done.stderr
-    return files_of(world.root.parent / "built" / "shards"), time.monotonic() - began
+    return files_of(world.root.parent / "built" / "shards")
 
 
 def _is_worker(process: psutil.Process) -> bool:
@@ -49,30 +48,38 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
     process.wait(30)
 
 
-def test_kills_of_the_whole_tree(world: World, undisturbed: tuple[dict[str, bytes], float], tmp_path: Path) -> None:
-    expected, seconds = undisturbed
+def progress(output: Path) -> int:
+    """Return how many files a build has finished or begun."""
+    return sum(
+        1 for folder in ("work/chunks", "work/plan", "shards") for p in (output / folder).rglob("*") if p.is_file()
+    )
+
+
+def test_kills_of_the_whole_tree(world: World, expected: dict[str, bytes], tmp_path: Path) -> None:
     chance = random.Random(7)
     killed, output = 0, tmp_path / "0"
-    interrupted_at = set()
+    moments = set()
     while killed < KILLS:
+        # Anywhere between before the first file and after the last, and then at any instant of what goes on there.
+        until = progress(output) + chance.randrange(12) if chance.random() < 0.8 else 0
         process = subprocess.Popen(world.arguments(output), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            process.wait(chance.uniform(0.35, 1.0) * seconds)
-        except subprocess.TimeoutExpired:
+        while process.poll() is None and progress(output) < until:
+            time.sleep(0.002)
+        time.sleep(chance.uniform(0, 0.05 if until else 2))
+        if process.poll() is None:
             kill_tree(process)
             killed += 1
-            interrupted_at.add(len(files_of(output)) if output.exists() else 0)
+            moments.add(progress(output))
             continue
         assert process.returncode == 0
         assert files_of(output / "shards") == expected
         output = tmp_path / str(killed)
     assert world.build(output).returncode == 0
     assert files_of(output / "shards") == expected
-    assert len(interrupted_at) > 3, "the kills all fell at the same place"
+    assert len(moments) > KILLS // 3, f"the kills fell too close together: {sorted(moments)}"
 
 
-def test_kills_of_single_workers(world: World, undisturbed: tuple[dict[str, bytes], float], tmp_path: Path) -> None:
-    expected, _ = undisturbed
+def test_kills_of_single_workers(world: World, expected: dict[str, bytes], tmp_path: Path) -> None:
     process = subprocess.Popen(world.arguments(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     killed = 0
     while process.poll() is None and killed < 3:
