@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -330,6 +332,15 @@ def test_the_other_decoder_gives_the_same_batches_but_for_rounding(root: Path, d
     b = next(iter(Loader(root, "clips", "train", config(decoder=decoder))))
     assert a.keys == b.keys
     assert np.abs(a.frames.numpy().astype(int) - b.frames.numpy().astype(int)).mean() < 3
+
+
+def test_the_loader_imports_nothing_else_of_ours() -> None:
+    code = (
+        "import sys, shards.loader;"
+        "ours = ('preprocessing', 'hiervl_train', 'configs', 'eval', 'cluster', 'dask', 'decord');"
+        "sys.exit(', '.join(name for name in ours if name in sys.modules) or 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def _part(text: str) -> int:
