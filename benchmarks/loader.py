@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # not this folder, whose files are named as packages are
-from benchmarks.loader_media import ROOT, Media, make_embedded, make_film  # noqa: E402
+from benchmarks.loader_media import ROOT, Media, jpeg_clips, make_embedded, make_film, stored  # noqa: E402
 
 FRAMES, SIZE, WINDOWS = 4, 224, 16
 CASES = {
@@ -71,21 +71,6 @@ def loader_case(media: Media, decoder: str, level: str, *, workers: int) -> Iter
         for _ in itertools.count():
             for made in loader:
                 yield len(made.keys)
-
-
-def stored(media: Media, level: str) -> list[tuple[object, bytes]]:
-    """Return records and videos of a split."""
-    from shards import schema
-    from shards.dataset import open_dataset, read_member
-
-    set_name = "clips" if level == "child" else "summaries"
-    found = []
-    for shard in open_dataset(media.shards).split(set_name, media.split).shards:
-        for row in shard.rows(["json_offset", "json_size", "mp4_offset", "mp4_size"]).to_pylist():
-            value = json.loads(read_member(shard.path, row["json_offset"], row["json_size"]))
-            record = schema.from_json(set_name, value)
-            found.append((record, read_member(shard.path, row["mp4_offset"], row["mp4_size"])))
-    return found
 
 
 def bare_case(media: Media, level: str) -> Iterator[int]:
@@ -180,23 +165,6 @@ def chunk_case(media: Media, level: str) -> Iterator[int]:
             crop = sampling.random_crop(width, height, scale=(0.5, 1.0), flip=0.5, dice=dice)
             np.stack([scaler.from_rgb(frame, crop, SIZE) for frame in frames])
         yield 1
-
-
-def jpeg_clips(media: Media) -> list[tuple[object, list[bytes]]]:
-    """Return clips as 8 JPEGs each: the middles of 8 equal parts, quality 85, 4:2:0."""
-    import av
-    import simplejpeg
-
-    from shards import sampling
-
-    made = []
-    for record, mp4 in stored(media, "child")[:200]:
-        numbers = sampling.frame_numbers(record.clip_frames, 8, None) + record.first_frame  # type: ignore[attr-defined]
-        with av.open(io.BytesIO(mp4)) as container:
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-        jpegs = [simplejpeg.encode_jpeg(frames[i], quality=85, colorsubsampling="420") for i in numbers.tolist()]
-        made.append((record, jpegs))
-    return made
 
 
 def jpeg_case(media: Media, *, with_crop: bool) -> Iterator[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import subprocess
 import sys
@@ -137,3 +138,35 @@ def run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: exit {done.returncode}: {(done.stderr or done.stdout)[-2000:]}")
+
+
+def stored(media: Media, level: str) -> list[tuple[object, bytes]]:
+    """Return records and videos of a split."""
+    from shards import schema
+    from shards.dataset import open_dataset, read_member
+
+    set_name = "clips" if level == "child" else "summaries"
+    found = []
+    for shard in open_dataset(media.shards).split(set_name, media.split).shards:
+        for row in shard.rows(["json_offset", "json_size", "mp4_offset", "mp4_size"]).to_pylist():
+            value = json.loads(read_member(shard.path, row["json_offset"], row["json_size"]))
+            record = schema.from_json(set_name, value)
+            found.append((record, read_member(shard.path, row["mp4_offset"], row["mp4_size"])))
+    return found
+
+
+def jpeg_clips(media: Media) -> list[tuple[object, list[bytes]]]:
+    """Return clips as 8 JPEGs each: the middles of 8 equal parts, quality 85, 4:2:0."""
+    import av
+    import simplejpeg
+
+    from shards import sampling
+
+    made = []
+    for record, mp4 in stored(media, "child")[:200]:
+        numbers = sampling.frame_numbers(record.clip_frames, 8, None) + record.first_frame  # type: ignore[attr-defined]
+        with av.open(io.BytesIO(mp4)) as container:
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        jpegs = [simplejpeg.encode_jpeg(frames[i], quality=85, colorsubsampling="420") for i in numbers.tolist()]
+        made.append((record, jpegs))
+    return made
