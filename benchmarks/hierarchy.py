@@ -21,8 +21,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from preprocessing.annotations import AnnotationsConfig, read_annotations
-from preprocessing.hierarchy import EPSILON, Hierarchy, join
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # not this folder, one of whose files is named as a package is
+from preprocessing.annotations import AnnotationsConfig, read_annotations  # noqa: E402
+from preprocessing.hierarchy import EPSILON, Hierarchy, join  # noqa: E402
 
 VIDEOS = 9_645
 SPAN = 300.0  # s, of a summary

@@ -22,8 +22,8 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import pyarrow as pa  # noqa: E402
-from benchmarks.measuring import by_turns, show, spent  # noqa: E402
 
+from benchmarks.measuring import by_turns, show, spent  # noqa: E402
 from preprocessing import jobs, toolchain  # noqa: E402
 from preprocessing.annotations.tables import NARRATIONS, SUMMARIES  # noqa: E402
 from preprocessing.chunks import chunk_path  # noqa: E402

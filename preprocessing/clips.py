@@ -22,6 +22,13 @@ _JPEG_QUALITY = 90
 # Without the last two, swscale's result depends on the processor.
 _TO_RGB = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 
+# Colour matrices that are BT.601's, among them "not said", which every reader takes for it (ITU-T H.273, table 4).
+_BT601 = (2, 5, 6)
+# Video range to full range: luma 16–235, chroma 16–240 around 128.
+_LEVELS = np.arange(256)
+_LUMA = np.clip(np.round((_LEVELS - 16) * (255 / 219)), 0, 255).astype(np.uint8)
+_CHROMA = np.clip(np.round((_LEVELS - 128) * (255 / 224)) + 128, 0, 255).astype(np.uint8)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stretch:
@@ -172,10 +179,26 @@ class Cutter:
         self._decoder.flush_buffers()
         if len(decoded) != 1 or not isinstance(decoded[0], av.VideoFrame):
             raise CutError(f"key frame {s.frame[nearest]} does not decode on its own")
-        rgb = self._reformatter.reformat(decoded[0], format="rgb24", interpolation=_TO_RGB)
+        return self._encode(decoded[0])
+
+    def _encode(self, frame: av.VideoFrame) -> bytes:
+        """Return a frame as a JPEG. JPEG's colours are BT.601's: planes that are so already are only stretched."""
+        if frame.colorspace in _BT601:
+            y, u, v = _full_range_planes(frame)
+            return simplejpeg.encode_jpeg_yuv_planes(y, u, v, quality=_JPEG_QUALITY)
+        rgb = self._reformatter.reformat(frame, format="rgb24", interpolation=_TO_RGB).to_ndarray()
         return simplejpeg.encode_jpeg(
-            np.ascontiguousarray(rgb.to_ndarray()), quality=_JPEG_QUALITY, colorspace="RGB", colorsubsampling="420"
+            np.ascontiguousarray(rgb), quality=_JPEG_QUALITY, colorspace="RGB", colorsubsampling="420"
         )
+
+
+def _full_range_planes(frame: av.VideoFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the planes of a 4:2:0 frame, (H, W) and twice (H/2, W/2) uint8, from video range to JPEG's 0–255."""
+    height, width = frame.height, frame.width
+    samples = frame.to_ndarray().reshape(-1)
+    luma, chroma = np.split(samples, [height * width])
+    u, v = _CHROMA[chroma].reshape(2, height // 2, width // 2)
+    return _LUMA[luma].reshape(height, width), u, v
 
 
 def _is_referenced(packet: bytes) -> bool:

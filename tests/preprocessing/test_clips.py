@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 from pathlib import Path
 
 import av
@@ -15,7 +16,7 @@ from PIL import Image
 from preprocessing.chunks import chunk_path
 from preprocessing.clips import CutError, Cutter, Stretch, read_stretch
 from preprocessing.config import ChunkConfig
-from tests.preprocessing.chunking import CONFIG, make_chunks
+from tests.preprocessing.chunking import CONFIG, FFMPEG, make_chunks
 from tests.preprocessing.coded_video import numbers, read_number, steady, write_video
 
 FPS, PER_CHUNK, FRAMES = CONFIG.fps, CONFIG.seconds * CONFIG.fps, 330
@@ -79,3 +80,18 @@ def test_chunks_of_different_make_are_not_joined(work: Path, tmp_path: Path) -> 
 def test_frames_that_a_chunk_does_not_hold_are_an_error(work: Path) -> None:
     with Cutter(stretch(work, 200, 240)) as cutter, pytest.raises(CutError, match="ends before frame 299"):
         cutter.cut(210, 300)
+
+
+@pytest.mark.parametrize("matrix", ["bt709", "smpte170m"])
+def test_the_jpeg_has_the_colours_of_the_video(matrix: str, tmp_path: Path) -> None:
+    source = ["-f", "lavfi", "-i", "smptebars=size=320x240:rate=30:duration=1"]
+    convert = f"scale=out_color_matrix={matrix}:out_range=tv,format=yuv420p,setparams=colorspace={matrix}:range=tv"
+    video = [str(tmp_path / "v.mp4"), "-c:v", "libx264", "-crf", "5"]
+    subprocess.run([FFMPEG, "-v", "error", *source, "-vf", convert, *video[1:], video[0]], check=True)
+    make_chunks(tmp_path / "v.mp4", tmp_path)
+    with Cutter(stretch(tmp_path, 0, 10)) as cutter:
+        jpg = np.asarray(Image.open(io.BytesIO(cutter.cut(0, 10).jpg))).astype(int)
+    with av.open(str(tmp_path / "v.mp4")) as container:
+        frame = next(container.decode(video=0)).reformat(width=jpg.shape[1], height=jpg.shape[0], format="rgb24")
+    inside = np.s_[10:60, 5:120:9]  # within the bars: edges blur
+    assert np.abs(jpg[inside] - frame.to_ndarray().astype(int)[inside]).mean() < 4
