@@ -12,9 +12,11 @@ import dataclasses
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from configs.loading import ConfigError, load, to_yaml
 from preprocessing import report, stages, toolchain
@@ -48,16 +50,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         config = load(BuildConfig, arguments.config, arguments.overrides)
-        with exclusive(config.output, config.work_folder):
+        with nullcontext() if arguments.dry_run else exclusive(config.output, config.work_folder):
             build(with_embedded_dataset(config, console), console, is_dry_run=arguments.dry_run)
     except (ConfigError, UsageError, AnnotationError, ShardError) as error:
-        errors.print(f"[red]cannot build:[/] {error}", markup=True)
+        errors.print(f"[red]cannot build:[/] {escape(str(error))}")
         return ExitCode.USAGE
     except TooManyFailuresError as error:
-        errors.print(f"[red]too many failures:[/] {error}")
+        errors.print(f"[red]too many failures:[/] {escape(str(error))}")
         return ExitCode.TOO_MANY_FAILURES
     except PassingFaultError as error:
-        errors.print(f"[red]the machine failed:[/] {error}\nNothing is lost: mend that and run the same command again.")
+        errors.print(f"[red]the machine failed:[/] {escape(str(error))}")
+        errors.print("Nothing is lost: mend that and run the same command again.")
         return ExitCode.PASSING_FAULT
     except KeyboardInterrupt:
         errors.print("\nStopped. Run the same command again to go on.")
