@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from preprocessing import ledger
@@ -48,7 +49,7 @@ def summary(
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for set_name, status, reason, count in ledger.summarise(account):
         style = {"packed": "green", "filtered": "yellow", "failed": "red"}[status]
-        table.add_row(set_name, f"[{style}]{status}[/]", reason, f"{count:,}")
+        table.add_row(set_name, f"[{style}]{status}[/]", escape(reason), f"{count:,}")
     console.print(table)
     records = [chunk for made in chunks.values() if not isinstance(made, str) for chunk in made]
     video = sum(chunk.end - chunk.start for chunk in records)

@@ -213,7 +213,7 @@ class Run:
         task: ChunkTask = ended.job.task
         assert ended.error is not None
         reason = f"unexpected error: {ended.error.strip().splitlines()[-1]}"
-        self._console.print(f"{ended.job.name}: {ended.error}")
+        self._console.print(f"{ended.job.name}: {ended.error}", markup=False)
         width, height = stored_size(task.source, is_stereo=task.is_stereo, short_side=task.config.short_side)
         chunk = Chunk(
             video_uid=task.video_uid,
