@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from configs.loading import ConfigError, load, to_yaml
+from configs.revision import code_revision
 from preprocessing import report, stages, toolchain
 from preprocessing.annotations import AnnotationError, read_annotations
 from preprocessing.annotations.metadata import read_excluded
@@ -28,7 +29,6 @@ from preprocessing.errors import ExitCode, PassingFaultError, TooManyFailuresErr
 from preprocessing.estimate import dry_run
 from preprocessing.exclusive import exclusive
 from preprocessing.publish import close_account, publish
-from preprocessing.revision import code_revision
 from preprocessing.selection import read_published, require_same_plan, select
 from preprocessing.sources import find_videos
 from shards.files import remove_temporaries, write_bytes

@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from configs.loading import to_dict
+from configs.revision import code_revision
 from preprocessing import ledger
 from preprocessing.annotations import Annotations
 from preprocessing.chunks import Chunk
 from preprocessing.config import BuildConfig
 from preprocessing.errors import UsageError
-from preprocessing.revision import code_revision
 from preprocessing.selection import Selection
 from shards.dataset import Dataset
 from shards.index import done_shards, splits_of, write_dataset
