@@ -1,0 +1,307 @@
+"""Puts the processes of a run together: who is which rank, on which device, and how all agree, or end, together.
+
+A dead rank ends the job. What the others notice, and when:
+
+- gloo: a closed connection at once; every collective raises.
+- torchrun looks at its ranks every 0.1 s; it ends the others by SIGTERM, and after 30 s by SIGKILL, since a rank that
+  waits inside NCCL cannot act on SIGTERM. srun does the same with `--kill-on-bad-exit=1` and SLURM's KillWait.
+- A rank that hangs without dying is noticed after `timeout_seconds`, by whoever waits for it.
+
+So a killed rank ends the job within about 35 s on one node, and a hanging one within `timeout_seconds` more.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import re
+import socket
+import sys
+import threading
+import traceback
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from hiervl_train.preemption import ExitCode
+
+GOODBYE_SECONDS = 30.0  # that process groups are given to end by themselves
+logger = logging.getLogger(__name__)
+
+
+class DistributedError(RuntimeError):
+    """Ranks that cannot be put together; the message names the variable, its value and what would be right."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistributedConfig:
+    """How the ranks talk."""
+
+    # auto: nccl where there are GPUs, else gloo. gloo computes on the CPU.
+    backend: Literal["auto", "nccl", "gloo"] = "auto"
+    timeout_seconds: float = 600.0  # that a rank waits for the others before it gives up
+
+    def __post_init__(self) -> None:
+        if self.timeout_seconds <= 0:
+            raise ValueError(f"timeout_seconds = {self.timeout_seconds}: it must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """This process among the others."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    control: dist.ProcessGroup | None = None  # gloo, for small tensors on the CPU; None where there is one rank
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the rank that writes and speaks for all."""
+        return self.rank == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where the launcher put this process."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    launcher: Literal["none", "torchrun", "slurm"] = "none"
+    address: str = "127.0.0.1"  # of rank 0; torch itself reads torchrun's
+    port: int = 0
+
+
+@contextmanager
+def ranks(config: DistributedConfig | None = None) -> Iterator[Ranks]:
+    """Join the other ranks; yield who this one is; part from them at the end.
+
+    Reads torchrun's variables, or SLURM's inside an `srun` step; without either it is a run of one process, and there
+    is no process group. On the CPU each rank computes with one thread, unless OMP_NUM_THREADS says otherwise.
+
+    An exception on a rank of several does not wait for the others: its traceback is printed with the rank's name and
+    the process ends, with `ExitCode.FAILED`, so that the launcher ends the rest. `SystemExit` keeps its code.
+    """
+    config = config or DistributedConfig()
+    place = find_place(os.environ)
+    device = choose_device(config.backend, place)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    elif not os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(1)
+    if place.world == 1:
+        yield Ranks(local_rank=place.local_rank, device=device)
+        return
+    try:
+        yield _join(config, place, device)
+    except SystemExit as request:
+        _part(_code_of(request))
+        raise
+    except BaseException:  # noqa: BLE001  # nothing may keep a failed rank alive: others wait for it
+        _end_failed(place)
+    _part(ExitCode.OK)
+
+
+def find_place(environment: Mapping[str, str]) -> Place:
+    """Return where torchrun or `srun` put this process; the only rank where neither did.
+
+    Of SLURM's variables those of a step count: the batch script itself also has a SLURM_PROCID, and is alone.
+    """
+    if "RANK" in environment or "WORLD_SIZE" in environment:
+        return _checked(
+            Place(
+                rank=_number(environment, "RANK"),
+                world=_number(environment, "WORLD_SIZE"),
+                local_rank=_number(environment, "LOCAL_RANK", "0"),
+                launcher="torchrun",
+            )
+        )
+    if "SLURM_PROCID" in environment and "SLURM_STEP_ID" in environment:
+        tasks = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environment else "SLURM_NTASKS"
+        job = _number(environment, "SLURM_JOB_ID", "0")
+        return _checked(
+            Place(
+                rank=_number(environment, "SLURM_PROCID"),
+                world=_number(environment, tasks),
+                local_rank=_number(environment, "SLURM_LOCALID", "0"),
+                launcher="slurm",
+                address=environment.get("MASTER_ADDR") or _slurm_address(environment),
+                port=_number(environment, "MASTER_PORT", str(20000 + job % 20000)),
+            )
+        )
+    return Place()
+
+
+def first_host(nodes: str) -> str:
+    """Return the first host of a SLURM node list: `rack[1-2]n[003-010,12],login` begins with rack1n003."""
+    first = re.match(r"(?:[^,\[]|\[[^\]]*\])*", nodes.strip())
+    if first is None or not first.group():
+        raise DistributedError(f"SLURM_JOB_NODELIST = {nodes!r}: names no host; set MASTER_ADDR")
+    return re.sub(r"\[([^\]]*)\]", lambda brackets: re.split(r"[-,]", brackets.group(1))[0], first.group())
+
+
+def choose_device(backend: str, place: Place) -> torch.device:
+    """Return the GPU of this rank's number on its node, or the CPU."""
+    if backend == "gloo" or (backend == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    if not count:
+        raise DistributedError(f"backend = {backend}: torch sees no GPU here ({socket.gethostname()}); gloo needs none")
+    # `srun --gpus-per-task=1` shows each rank its own GPU only, as number 0.
+    index = 0 if count == 1 and place.launcher == "slurm" else place.local_rank
+    if index >= count:
+        raise DistributedError(
+            f"local rank {place.local_rank} on {socket.gethostname()} has no GPU: torch sees {count}; "
+            "start as many ranks on a node as it has GPUs"
+        )
+    return torch.device("cuda", index)
+
+
+class Control:
+    """Lets all ranks agree on a few flags, one step late and without waiting: a flag is set if any rank sets it.
+
+    Each step: `agreed()` reads what was begun a step ago, then `begin(flags)` starts the next. The all-reduce runs
+    on the CPU beside the step. All ranks must begin the same flags.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._group = ranks.control
+        self._world = ranks.world
+        self._names: tuple[str, ...] | None = None
+        self._flags_F: Tensor = torch.zeros(0, dtype=torch.int64)
+        self._work: dist.Work | None = None
+
+    def begin(self, flags: Mapping[str, bool]) -> None:
+        """Start agreeing on these flags; what was begun before must have been read."""
+        if self._names is not None:
+            raise RuntimeError("flags were begun and not read: `agreed` comes between two calls of `begin`")
+        self._names = tuple(sorted(flags))
+        check = zlib.crc32("\0".join(self._names).encode())
+        # The largest of x and of −x tell whether all ranks have the same x.
+        self._flags_F = torch.tensor([check, -check, *(int(flags[name]) for name in self._names)])
+        if self._world > 1:
+            self._work = dist.all_reduce(self._flags_F, dist.ReduceOp.MAX, group=self._group, async_op=True)
+
+    def agreed(self) -> dict[str, bool]:
+        """Return the flags begun last, each set if it was set on any rank; empty before the first `begin`."""
+        if self._names is None:
+            return {}
+        if self._work is not None:
+            self._work.wait()
+            self._work = None
+        names, self._names = self._names, None
+        most, least, *flags = self._flags_F.tolist()
+        if most != -least:
+            raise DistributedError(f"the ranks agree on different flags; here they are {', '.join(names)}")
+        return {name: bool(flag) for name, flag in zip(names, flags, strict=True)}
+
+
+def broadcast_text(text: str | None, group: dist.ProcessGroup | None) -> str | None:
+    """Return rank 0's text on every rank of a gloo group (None stays None); without a process group, `text`."""
+    if not dist.is_initialized():
+        return text
+    data = b"" if text is None else b"+" + text.encode()
+    size = torch.tensor([len(data)])
+    dist.broadcast(size, 0, group=group)
+    if not size.item():
+        return None
+    buffer = torch.zeros(int(size.item()), dtype=torch.uint8)
+    if dist.get_rank() == 0:
+        buffer.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+    dist.broadcast(buffer, 0, group=group)
+    return bytes(buffer.tolist())[1:].decode()
+
+
+def all_true(flag: bool, group: dist.ProcessGroup | None) -> bool:
+    """Return whether the flag is set on every rank of a gloo group; waits for all."""
+    if not dist.is_initialized():
+        return flag
+    least = torch.tensor([int(flag)])
+    dist.all_reduce(least, dist.ReduceOp.MIN, group=group)
+    return bool(least.item())
+
+
+def _join(config: DistributedConfig, place: Place, device: torch.device) -> Ranks:
+    """Make the process groups: the default one for gradients, and the control group."""
+    timeout = timedelta(seconds=config.timeout_seconds)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        init_method=f"tcp://{place.address}:{place.port}" if place.launcher == "slurm" else "env://",
+        rank=place.rank,
+        world_size=place.world,
+        timeout=timeout,
+        device_id=device if device.type == "cuda" else None,
+    )
+    control = dist.new_group(backend="gloo", timeout=timeout)
+    assert isinstance(control, dist.ProcessGroup)
+    logger.info("rank %d of %d on %s, %s", place.rank, place.world, socket.gethostname(), device)
+    return Ranks(rank=place.rank, world=place.world, local_rank=place.local_rank, device=device, control=control)
+
+
+def _part(code: int) -> None:
+    """Destroy the process groups; where that takes too long (another rank is gone), end this process with `code`."""
+    guard = threading.Timer(GOODBYE_SECONDS, _end, (code or ExitCode.FAILED,))
+    guard.daemon = True
+    guard.start()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    guard.cancel()
+
+
+def _end_failed(place: Place) -> None:
+    """Print the traceback of the exception in flight, named by rank, and end the process."""
+    error = sys.exc_info()[1]
+    name = f"rank {place.rank} of {place.world} on {socket.gethostname()}"
+    lines = "".join(f"[rank {place.rank}] {line}\n" for line in traceback.format_exc().splitlines())
+    sys.stderr.write(f"{lines}{name} failed and ends; the launcher ends the others\n")
+    _end(ExitCode.INTERRUPTED if isinstance(error, KeyboardInterrupt) else ExitCode.FAILED)
+
+
+def _end(code: int) -> None:
+    """End this process now, and the loader's workers with it: no exit handler may wait for a rank that is gone."""
+    for child in multiprocessing.active_children():
+        child.terminate()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _code_of(request: SystemExit) -> int:
+    if request.code is None:
+        return ExitCode.OK
+    return request.code if isinstance(request.code, int) else ExitCode.FAILED
+
+
+def _slurm_address(environment: Mapping[str, str]) -> str:
+    """Return where rank 0 of a step is: its first node, or this one where there is no other."""
+    nodes = environment.get("SLURM_STEP_NUM_NODES") or environment.get("SLURM_NNODES") or "1"
+    if nodes == "1":
+        return "127.0.0.1"
+    return first_host(environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST") or "")
+
+
+def _number(environment: Mapping[str, str], name: str, otherwise: str | None = None) -> int:
+    text = environment.get(name) or otherwise
+    if text is None:
+        raise DistributedError(f"{name} is not set, and other variables of its launcher are")
+    try:
+        return int(text)
+    except ValueError:
+        raise DistributedError(f"{name} = {text!r}: a whole number is expected") from None
+
+
+def _checked(place: Place) -> Place:
+    if not 0 <= place.rank < place.world:
+        raise DistributedError(f"rank {place.rank} is not one of {place.world} ranks")
+    return place
