@@ -140,7 +140,7 @@ class MetricsWriter:
     """Appends lines to a run's `metrics.jsonl` and its TensorBoard folder; one process of a run has one."""
 
     def __init__(self, folder: str | os.PathLike[str], config: MetricsConfig, *, first_step: int) -> None:
-        """Open the files of a run that begins with step number `first_step` (from 0: so many are done).
+        """Open the files of a run that will write lines of steps from `first_step` on.
 
         A run that was killed had perhaps written lines behind its last checkpoint: as those steps are done again,
         their lines are dropped, and so is a line that was half written.
@@ -148,17 +148,19 @@ class MetricsWriter:
         folder = Path(folder)
         self._path = folder / METRICS
         folder.mkdir(parents=True, exist_ok=True)
-        _drop_behind(self._path, first_step)
+        _drop_from(self._path, first_step)
         self._file = self._path.open("ab")
         self._tensorboard: Any = None
         if config.tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # here, as it takes a second to import
 
-            purge = first_step + 1 if first_step else 0
-            self._tensorboard = SummaryWriter(str(folder / TENSORBOARD), purge_step=purge)
+            self._tensorboard = SummaryWriter(str(folder / TENSORBOARD), purge_step=first_step)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Append one line of a moment when `step` steps are done; the operating system has it on return (a kill cannot tear it off, a power cut can)."""
+        """Append a line of a moment when `step` steps are done.
+
+        On return the operating system has it: a kill does not lose it, a power cut can (see `sync`).
+        """
         now = time.time()
         self._file.write(line(step, now, values))
         self._file.flush()
@@ -232,9 +234,9 @@ def _parse(piece: bytes) -> dict[str, Any] | None:
     return row if is_whole else None
 
 
-def _drop_behind(path: Path, done: int) -> None:
-    """Keep only the whole lines of the first `done` steps; the file is replaced at once, or left alone."""
-    kept = b"".join(piece + b"\n" for row, piece in _rows(path) if done and row["step"] <= done)
+def _drop_from(path: Path, first_step: int) -> None:
+    """Keep only the whole lines of steps before `first_step`; the file is replaced at once, or left alone."""
+    kept = b"".join(piece + b"\n" for row, piece in _rows(path) if row["step"] < first_step)
     if path.exists() and path.stat().st_size != len(kept):
         files.write_bytes(path, kept)
 
@@ -248,14 +250,15 @@ class Window:
 
     def __init__(
         self,
-        world: int,
-        device: torch.device | str,
-        config: MetricsConfig,
         *,
+        device: torch.device | str = "cpu",
+        world: int = 1,
+        peak_flops: float | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._world, self._device, self._clock = world, torch.device(device), clock
-        self.peak = peak(device, config)  # what `mfu` is a share of
+        """Average over steps on `device` of each of `world` ranks; `peak_flops` is `Peak.flops`, None for no `mfu`."""
+        self._device, self._world = torch.device(device), world
+        self._peak, self._clock = peak_flops, clock
         self._begin()
 
     def _begin(self) -> None:
@@ -325,7 +328,8 @@ class Window:
             per_device = self._clips / seconds
             found["clips_per_second"] = per_device * self._world
             found["clips_per_second_per_gpu"] = per_device
-            found["mfu"] = self._flops / seconds / self.peak.flops
+            if self._peak is not None:
+                found["mfu"] = self._flops / seconds / self._peak
             found["wait_share"] = sum(map(sum, self._waits.values())) / seconds
             found |= {f"wait_seconds/{kind}": _mean(waits) for kind, waits in self._waits.items()}
             found["seconds_per_step"] = seconds / self._steps

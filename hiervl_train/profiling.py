@@ -42,7 +42,7 @@ class Profiler:
     resumes behind the window records nothing.
     """
 
-    def __init__(self, config: ProfileConfig, folder: str | os.PathLike[str], *, rank: int = 0) -> None:
+    def __init__(self, folder: str | os.PathLike[str], config: ProfileConfig, *, rank: int = 0) -> None:
         self._folder, self._config, self._rank = Path(folder), config, rank
         self._profile: profile | None = None
 

@@ -51,6 +51,7 @@ _README = """\
 | `config.yaml` | the resolved configuration, with the code's revision on top; it can be given to `--config` |
 | `configs/` | the configuration of each start that changed it, in order |
 | `environment.json` | versions, devices, command line, seed, and when the run was started and resumed |
+| `status.json` | running, done, stopped or failed, at which step, why |
 | `log.txt` | what the run said; `log-rank00001.txt` has the warnings of another rank |
 | `metrics.jsonl` | a JSON object a line: numbers by step, averaged since the line before; counts are since then, too |
 | `tensorboard/` | the same for `tensorboard --logdir` |
@@ -88,6 +89,11 @@ class RunFolder:
     def environment(self) -> Path:
         """Versions, devices, command line and starts (JSON)."""
         return self.path / "environment.json"
+
+    @property
+    def status(self) -> Path:
+        """How far the run is and how it ended (JSON)."""
+        return self.path / "status.json"
 
     @property
     def readme(self) -> Path:
