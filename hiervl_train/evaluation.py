@@ -1,0 +1,31 @@
+"""When a run evaluates itself, and on how much; what it evaluates is `eval.periodic`, which the entry script joins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """Multiple-choice questions inside the run, made of the dataset's own test or validation sets."""
+
+    every_steps: int | None = None  # null: never
+    at_end: bool = False  # also after the last step
+    questions: int = 500  # of each kind, at most
+    seed: int = 0  # of which questions, and of what is wrong in them
+
+    def __post_init__(self) -> None:
+        if self.every_steps is not None and self.every_steps < 1:
+            raise ValueError(f"every_steps = {self.every_steps}: at least 1 is needed, or null")
+        if self.questions < 1:
+            raise ValueError(f"questions = {self.questions}: at least 1 is needed")
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is evaluated at all."""
+        return self.every_steps is not None or self.at_end
+
+    def is_due(self, step: int, total: int) -> bool:
+        """Return whether to evaluate after `step` of `total` steps."""
+        regular = self.every_steps is not None and step % self.every_steps == 0
+        return regular or (self.at_end and step == total)
