@@ -17,7 +17,6 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-STOP_FILE = "stop"  # in the run's folder
 LOOK_SECONDS = 1.0  # between two looks at the stop file, which may lie on a shared file system
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 logger = logging.getLogger(__name__)
@@ -54,13 +53,13 @@ class PreemptionConfig:
             )
 
 
-def clear_stop_file(run: Path) -> bool:
+def clear_stop_file(stop_file: Path) -> bool:
     """Remove what the last stop left, or the resumed run would end at once; return whether there was one.
 
     For rank 0, when a run starts, before the first look at `StopRequest.reason` on any rank.
     """
     try:
-        (run / STOP_FILE).unlink()
+        stop_file.unlink()
     except FileNotFoundError:
         return False
     return True
@@ -69,7 +68,7 @@ def clear_stop_file(run: Path) -> bool:
 class StopRequest:
     """Whether this process was asked to stop, and why. A context manager: signal handlers are as before after it.
 
-    with StopRequest(run, config, looks=ranks.is_main) as stop:
+    with StopRequest(config, run / "stop", looks=ranks.is_main) as stop:
         ...
         if stop.reason: ...
 
@@ -77,9 +76,9 @@ class StopRequest:
     Enter it in the main thread.
     """
 
-    def __init__(self, run: Path, config: PreemptionConfig, *, looks: bool = True) -> None:
-        """`looks`: whether this process looks for the file `run`/stop; one rank does for all."""
-        self._run = run
+    def __init__(self, config: PreemptionConfig, stop_file: Path, *, looks: bool = True) -> None:
+        """`looks`: whether this process looks for the stop file; one rank does for all."""
+        self._stop_file = stop_file
         self._looks = looks
         self._looked = -LOOK_SECONDS
         self._reason: str | None = None
@@ -106,7 +105,7 @@ class StopRequest:
                 self._reason = "time limit"
             elif self._looks and now - self._looked >= LOOK_SECONDS:
                 self._looked = now
-                if _lies_in(self._run, STOP_FILE):
+                if _is_listed(self._stop_file):
                     self._reason = "stop file"
         return self._reason
 
@@ -131,12 +130,12 @@ def _handle_in_child(number: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _lies_in(folder: Path, name: str) -> bool:
-    """Return whether a folder lists a name. NFS asks the server anew for a listing, not always for a missing file."""
+def _is_listed(path: Path) -> bool:
+    """Return whether a file's folder lists it. NFS asks the server anew for a listing, not always for one name."""
     try:
-        return name in os.listdir(folder)
+        return path.name in os.listdir(path.parent)
     except OSError as error:  # a shared file system may be away for a moment; that is no request to stop
-        logger.warning("%s: cannot be looked at for a stop file: %s", folder, error)
+        logger.warning("%s: cannot be looked for: %s", path, error)
         return False
 
 
