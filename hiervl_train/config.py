@@ -7,28 +7,35 @@ from pathlib import Path
 from typing import Literal
 
 from hiervl_train.compat import CompatConfig
+from hiervl_train.data import DataConfig
 from hiervl_train.models.config import InitConfig, ModelConfig
-from hiervl_train.models.speed import SpeedConfig
 from hiervl_train.objectives import ObjectiveConfig
-from hiervl_train.optim import OptimConfig
+from hiervl_train.settings import RunSettings
 
 StepKind = Literal["child", "parent"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """How many steps of which kind; batch sizes are per GPU."""
+    """How many steps of which kind, on which batches. Batches are global: the same on any number of GPUs."""
 
     epochs: int = 10
-    max_clips_per_rank: int | None = 500_000  # of an epoch; null for all
+    max_clips_per_epoch: int | None = None  # a shorter epoch; the next one goes on where it ended
     child_steps_per_parent_step: int = 5  # each step, of either kind, is an optimiser step
-    clips_per_gpu: int = 16
-    summaries_per_gpu: int = 1
+    clips: int = 512  # of a child step, all ranks together
+    summaries: int = 32  # of a parent step, all ranks together
+    # What a GPU encodes at once; a larger share of the batch is reached by cached gradients. null: all of it.
+    clips_per_pass: int | None = 32
+    summaries_per_pass: int | None = 2
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "child_steps_per_parent_step", "clips_per_gpu", "summaries_per_gpu"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: at least 1 is needed")
+        names = ("epochs", "child_steps_per_parent_step", "clips", "summaries")
+        for name in (*names, "max_clips_per_epoch", "clips_per_pass", "summaries_per_pass"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} = {value}: at least 1 is needed")
+        if self.max_clips_per_epoch is not None and self.max_clips_per_epoch < self.clips:
+            raise ValueError(f"max_clips_per_epoch = {self.max_clips_per_epoch} is less than one batch of {self.clips}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +46,8 @@ class SampleConfig:
     windows: int = 16  # of a summary
     narrations: int = 16  # of a summary
     window_seconds: float = 8.0  # of a summary's window, or its whole span where that is shorter
-    # w/o Hier: every summary joins the narrations as a clip, a random window of this length inside its span.
-    summaries_as_clips: bool = False
+    # w/o Hier: in each child batch so many of the clips are summaries, shown by a random window inside their span.
+    summaries_as_clips: int = 0
     summary_clip_seconds: tuple[float, float] = (1.5, 3.0)
     # EgoVLP: with each clip a second one of the same video within the same minute.
     scene_negatives: bool = False
@@ -49,12 +56,29 @@ class SampleConfig:
         low, high = self.summary_clip_seconds
         if not 0 < low <= high:
             raise ValueError(f"summary_clip_seconds = {self.summary_clip_seconds}: 0 < shortest ≤ longest is needed")
+        if self.summaries_as_clips < 0:
+            raise ValueError(f"summaries_as_clips = {self.summaries_as_clips}: at least 0 is needed")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig:
-    """A pretraining run: what is trained, from where, towards which objectives and how fast."""
+class TextConfig:
+    """How captions become tokens."""
 
+    # Hub name or folder of a tokenizer; null: that of `init.text`, of the checkpoint in `init_from`, or, where a model
+    # starts from nothing, words of the training set's own texts.
+    tokenizer: str | None = None
+    buckets: tuple[int, ...] = (16, 32, 64, 128, 256, 512)  # lengths that texts are padded to: each is a graph
+
+    def __post_init__(self) -> None:
+        if not self.buckets or min(self.buckets) < 2:
+            raise ValueError(f"text.buckets = {self.buckets}: lengths of at least 2 tokens are needed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(RunSettings):
+    """A pretraining run: what is trained, from where, towards which objectives, on what; see also `RunSettings`."""
+
+    data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     init: InitConfig = field(default_factory=InitConfig)
     # A checkpoint (ours, or a released HierVL or EgoVLP .pth) to start from in place of `init`.
@@ -62,8 +86,7 @@ class PretrainConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    speed: SpeedConfig = field(default_factory=SpeedConfig)
+    text: TextConfig = field(default_factory=TextConfig)
     compat: CompatConfig = field(default_factory=CompatConfig)
 
     def __post_init__(self) -> None:
@@ -80,6 +103,19 @@ class PretrainConfig:
         if self.sample.frames > self.model.num_frames:
             raise ValueError(
                 f"sample.frames = {self.sample.frames} is more than model.num_frames = {self.model.num_frames} slots"
+            )
+        height, width = self.model.image_hw
+        if height != width:
+            raise ValueError(f"model.img_size = {self.model.img_size}: training crops are square")
+        if self.sample.summaries_as_clips >= self.schedule.clips:
+            raise ValueError(
+                f"sample.summaries_as_clips = {self.sample.summaries_as_clips} leaves no clips in a batch of "
+                f"schedule.clips = {self.schedule.clips}"
+            )
+        if parent is not None and self.schedule.summaries < 2:
+            raise ValueError(
+                f"schedule.summaries = {self.schedule.summaries}: with fewer than 2 in the global batch there is no "
+                "negative and the parent loss is zero"
             )
 
     def step_kind(self, step: int) -> StepKind:

@@ -7,10 +7,51 @@ On a CPU the same code runs without streams. Normalisation is `hiervl_train.mode
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
+from shards.config import LoaderConfig, SourceConfig
+from shards.decode import DecoderName
 from shards.loader import Batch, Loader
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where batches come from and what makes them; what a sample holds is `sample`, how many `schedule`."""
+
+    root: str = "data/embedded/shards"  # of the dataset: a path, or an http(s):// or s3:// URL
+    split: str = "train"
+    workers: int = 4  # processes of each rank that make clips
+    summary_workers: int = 2  # and summaries
+    prefetch: int = 4  # batches that each worker makes ahead
+    decoder: DecoderName = "pyav"
+    lanes: int | None = None  # how the split is divided: ranks must divide it; null: see `shards.config`
+    block_mib: int = 1024  # of a lane's shards, within which samples are shuffled
+    crop_scale: tuple[float, float] = (0.5, 1.0)
+    flip: float = 0.5  # 0 where narrations say left and right
+    max_failed_run: int = 32  # samples that cannot be decoded one after another, before the run ends
+    worker_timeout_seconds: float = 1800.0
+    source: SourceConfig = field(default_factory=SourceConfig)
+
+    def loader(self, *, global_batch: int, workers: int, seed: int, **sample: Any) -> LoaderConfig:
+        """Return the configuration of one level's loader; `sample` are its fields of what a sample holds."""
+        return LoaderConfig(
+            global_batch=global_batch,
+            workers=workers,
+            seed=seed,
+            lanes=self.lanes,
+            block_mib=self.block_mib,
+            crop_scale=self.crop_scale,
+            flip=self.flip,
+            decoder=self.decoder,
+            prefetch=self.prefetch,
+            worker_timeout_seconds=self.worker_timeout_seconds,
+            max_failed_run=self.max_failed_run,
+            source=self.source,
+            **sample,
+        )
 
 
 class DeviceLoader:
@@ -41,6 +82,11 @@ class DeviceLoader:
             ready = self._start(next(batches, None))
             self._state = state
             yield batch
+
+    def endless(self) -> Iterator[Batch]:
+        """Yield batches for ever, epoch after epoch."""
+        while True:
+            yield from self
 
     def state_dict(self) -> dict[str, int]:
         """Return the cursor after the last batch that the caller was given."""

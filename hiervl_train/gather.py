@@ -88,3 +88,11 @@ class _AllGather(torch.autograd.Function):
         own = gradient.new_empty((rows, *gradient.shape[1:]))
         dist.reduce_scatter_tensor(own, gradient.contiguous())
         return own
+
+
+def broadcast(tensors: Iterable[Tensor]) -> None:
+    """Give every rank the first rank's values."""
+    if world_size() == 1:
+        return
+    for tensor in tensors:
+        dist.broadcast(tensor.data, 0)

@@ -65,7 +65,7 @@ def parent_loss(
     if count < 2:
         raise ValueError(
             f"the global parent batch is {count} summary: with fewer than 2 there is no negative and the loss is "
-            "zero; raise schedule.summaries_per_gpu"
+            "zero; raise schedule.summaries"
         )
     pairs: dict[str, list[tuple[Tensor | None, Tensor | None]]] = {
         "both": [(narrations_ND, summary_ND), (video_ND, summary_ND)],

@@ -84,7 +84,7 @@ def test_the_published_values_are_the_defaults():
     assert config == PretrainConfig()
     assert (config.optim.lr, config.optim.eps, config.optim.weight_decay) == (3e-5, 1e-6, 0.0)
     assert (config.sample.frames, config.sample.windows, config.sample.narrations) == (4, 16, 16)
-    assert (config.schedule.clips_per_gpu, config.schedule.summaries_per_gpu) == (16, 1)
+    assert (config.schedule.clips, config.schedule.summaries) == (512, 32)
     assert config.init.video == "vit_base_patch16_224.orig_in21k_ft_in1k"
 
 
@@ -114,7 +114,13 @@ def test_variants_set_what_only_they_need():
         ("sample.windows=17", r"sample\.windows = 17"),
         ("sample.frames=17", "16 slots"),
         ("sample.summary_clip_seconds=[3.0, 1.5]", "summary_clip_seconds"),
-        ("schedule.clips_per_gpu=0", "clips_per_gpu"),
+        ("schedule.clips=0", r"clips = 0"),
+        ("schedule.summaries=1", "no negative"),
+        ("schedule.max_clips_per_epoch=100", "less than one batch"),
+        ("sample.summaries_as_clips=512", "leaves no clips"),
+        ("text.buckets=[]", r"text\.buckets"),
+        ("optim.final_lr=1.0", "final_lr"),
+        ("optim.ema=1.0", "ema"),
         ("model.embed_dim=100", "embed_dim = 100 is not a multiple of num_heads = 12"),
         ("model.img_size=100", "img_size = 100"),
         ("model.aggregator.num_heads=7", r"projection_dim = 256.*aggregator\.num_heads = 7"),

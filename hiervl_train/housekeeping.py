@@ -1,0 +1,192 @@
+"""What accompanies the training steps: metrics, progress, the page, the run's status, evaluation, garbage collection.
+
+All ranks have one, as counts are added up over ranks; the first rank writes.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import torch
+import torch.distributed as dist
+from rich.console import Console
+
+from hiervl_train.distributed import Ranks
+from hiervl_train.levels import Levels
+from hiervl_train.metrics import MetricsWriter, Window, peak
+from hiervl_train.progress import Progress
+from hiervl_train.run_folder import RunFolder
+from hiervl_train.run_page import write_page
+from hiervl_train.settings import RunSettings
+from hiervl_train.watch import Seen
+from shards.files import write_json
+
+Status = Literal["running", "done", "stopped", "failed"]
+_PAGE_SECONDS = 60.0  # between two writes of the page
+_COUNTS_BYTES = 8192  # of a rank's counts as JSON
+logger = logging.getLogger(__name__)
+
+
+class Housekeeping:
+    """A context around the loop."""
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        folder: RunFolder,
+        ranks: Ranks,
+        console: Console,
+        levels: Levels,
+        *,
+        first_step: int,
+        total_steps: int,
+        epoch_steps: int,
+    ) -> None:
+        self._settings, self._folder, self._ranks, self._levels = settings, folder, ranks, levels
+        self._console, self._step, self._total = console, first_step, total_steps
+        self._epoch_steps = epoch_steps
+        self._stack = ExitStack()
+        self._paged = time.monotonic()
+        self._paused = 0.0  # s of evaluations, which are in no speed
+
+    def __enter__(self) -> Self:
+        config = self._settings.metrics
+        self.peak = peak(self._ranks.device, config)
+        # A step is seen one step late, so speeds are of the times at which steps ended, not of those of seeing.
+        self._now = time.perf_counter()
+        self._window = Window(
+            device=self._ranks.device,
+            world=self._ranks.world,
+            peak_flops=self.peak.flops,
+            clock=lambda: self._now,
+        )
+        self._levels.metrics()  # what was counted before the first step belongs to no step
+        self._writer: MetricsWriter | None = None
+        self._progress: Progress | None = None
+        if self._ranks.is_main:
+            self._writer = self._stack.enter_context(
+                MetricsWriter(self._folder.path, config, first_step=self._step + 1)
+            )
+            self._progress = self._stack.enter_context(Progress(self._console, self._total, done=self._step))
+            self.say(f"training from step {self._step:,} to {self._total:,}; utilisation is of {self.peak}")
+            write_status(self._folder, "running", self._step, self._total)
+        # Collected at chosen steps only: a pause of one rank at its own time is a pause of all.
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        gc.enable()
+        gc.unfreeze()
+        if error is not None and self._ranks.is_main:
+            write_status(self._folder, "failed", self._step, self._total, reason=f"{type(error).__name__}: {error}")
+        self._stack.__exit__(kind, error, trace)
+        if self._ranks.is_main:
+            self._write_page()
+
+    def say(self, text: str) -> None:
+        """Print a line on the first rank, and log it."""
+        if self._progress is not None:
+            self._progress.say(text)
+
+    def saw(self, seen: Seen | None) -> None:
+        """Note what is known of a step now; write a line of metrics where one is due."""
+        if seen is None:
+            return
+        self._now = seen.ended - self._paused
+        self._window.add(
+            seen.kind,
+            loss=seen.loss,
+            grad_norm=seen.grad_norm,
+            clips=seen.clips,
+            flops=seen.flops or 0.0,
+            wait_seconds=seen.waited,
+            is_skipped=seen.is_skipped,
+        )
+        values: dict[str, float] = {}
+        if seen.step % self._settings.metrics.every_steps == 0 or seen.step == self._total:
+            self._window.add_data(self._counts())
+            values = {"epoch": seen.step / self._epoch_steps, **self._window.values(lr=seen.lr)}
+            if seen.flops is None:
+                values.pop("mfu", None)
+            if self._writer is not None:
+                self._writer.write(seen.step, values)
+                write_status(self._folder, "running", seen.step, self._total)
+        if self._progress is not None:
+            self._progress.step(seen.step, values)
+
+    def tidy(self, step: int) -> None:
+        """Do what is due now and then: the page on the first rank, garbage on all of them at the same step."""
+        self._step = step
+        if self._ranks.is_main and time.monotonic() - self._paged > _PAGE_SECONDS:
+            self._write_page()
+        if step % self._settings.run.collect_garbage_every == 0:
+            gc.collect()
+
+    def evaluate(self, step: int, scores_of: Callable[[], Mapping[str, float]]) -> float | None:
+        """Evaluate and write the scores; return their mean, by which the best checkpoint is known."""
+        began = time.perf_counter()
+        scores = dict(scores_of())
+        self._paused += time.perf_counter() - began
+        if not scores:
+            return None
+        mean = sum(scores.values()) / len(scores)
+        if self._writer is not None:
+            self._writer.write(step, {f"eval/{name}": value for name, value in scores.items()})
+            write_json(self._folder.evaluation / f"step-{step:08d}.json", {"step": step, "scores": scores})
+        self.say(f"step {step:,}: " + ", ".join(f"{name} {value:.1f} %" for name, value in scores.items()))
+        return mean
+
+    def before_save(self) -> None:
+        """Make the metrics up to a checkpoint as durable as it will be."""
+        if self._writer is not None:
+            self._writer.sync()
+
+    def _counts(self) -> dict[str, float]:
+        """Return what all ranks' loaders counted since the last call, added up."""
+        own: Counter[str] = Counter()
+        for counts in self._levels.metrics().values():
+            own.update(counts)
+        return sum_over_ranks(own, self._ranks)
+
+    def _write_page(self) -> None:
+        self._paged = time.monotonic()
+        try:
+            write_page(self._folder.path)
+        except OSError as error:  # a page that cannot be written is no reason to end a run
+            logger.warning("%s: the page could not be written: %s", self._folder.page, error)
+
+
+def sum_over_ranks(counts: Mapping[str, float], ranks: Ranks) -> dict[str, float]:
+    """Return named counts added up over ranks; ranks may have different names."""
+    if ranks.world == 1:
+        return dict(counts)
+    data = json.dumps(dict(counts)).encode()
+    if len(data) > _COUNTS_BYTES:
+        logger.warning("counts of %d names are left out of the metrics: too many", len(counts))
+        data = b"{}"
+    own = torch.zeros(_COUNTS_BYTES, dtype=torch.uint8)
+    own[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    everyone = [torch.empty_like(own) for _ in range(ranks.world)]
+    dist.all_gather(everyone, own, group=ranks.control)
+    total: Counter[str] = Counter()
+    for row in everyone:
+        total.update(json.loads(bytes(row.tolist()).rstrip(b"\0")))
+    return dict(total)
+
+
+def write_status(folder: RunFolder, state: Status, step: int, total: int, *, reason: str | None = None) -> None:
+    """Write `status.json`: what a batch script or a person asks first."""
+    status: dict[str, Any] = {"state": state, "step": step, "total": total, "reason": reason, "time": time.time()}
+    write_json(folder.path / "status.json", status)

@@ -1,0 +1,115 @@
+"""From a configuration to a finished or stopped run: joins the ranks, opens the folder, trains, says how it ended.
+
+What pretraining and fine-tuning share before and after the loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TypeVar
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+
+from configs.loading import ConfigError
+from hiervl_train.distributed import DistributedError, Ranks, ranks
+from hiervl_train.housekeeping import Status, write_status
+from hiervl_train.levels import DataError
+from hiervl_train.models.released import CheckpointError
+from hiervl_train.models.text import MissingPretrained
+from hiervl_train.preemption import ExitCode, clear_stop_file
+from hiervl_train.run_folder import RunFolder, RunFolderError
+from hiervl_train.settings import RunConfig, RunSettings
+from hiervl_train.tokens import TokenizerError
+from hiervl_train.trainer import Task, train
+from hiervl_train.watch import DivergedError
+from shards.loader import LoaderError
+from shards.order import OrderError
+from shards.sources import SourceError
+from shards.stats import ShardError
+
+logger = logging.getLogger(__name__)
+Settings = TypeVar("Settings", bound=RunSettings)
+_USAGE = (
+    ConfigError,
+    CheckpointError,
+    DataError,
+    DistributedError,
+    MissingPretrained,
+    OrderError,
+    RunFolderError,
+    ShardError,
+    TokenizerError,
+)
+
+
+def launch(read: Callable[[], Settings], make_task: Callable[[Settings, Ranks], Task]) -> int:
+    """Run the configuration that `read` returns; return the exit code. See `ExitCode`."""
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        settings = read()
+    except ConfigError as error:
+        errors.print(f"[red]cannot run:[/] {escape(str(error))}")
+        return ExitCode.USAGE
+    code: int = ExitCode.OK
+    with ranks(settings.distributed) as here:
+        try:
+            code = run(settings, here, make_task)
+        except _USAGE as error:
+            errors.print(f"[red]cannot run:[/] rank {here.rank}: {escape(str(error))}")
+            code = ExitCode.USAGE
+        except (LoaderError, SourceError) as error:  # a worker that died, a storage that is gone: run again
+            errors.print(f"[red]failed:[/] rank {here.rank}: {escape(str(error))}")
+            code = ExitCode.FAILED
+        except DivergedError as error:
+            errors.print(f"[red]diverged:[/] rank {here.rank}: {escape(str(error))}")
+            code = ExitCode.DIVERGED
+        if code != ExitCode.OK and here.world > 1:
+            sys.exit(code)  # the other ranks do the same, or are ended by the launcher
+    return code
+
+
+def run(settings: Settings, here: Ranks, make_task: Callable[[Settings, Ranks], Task]) -> int:
+    """Train in the configured folder; return 0 where the run is done and 85 where it was stopped before."""
+    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    folder = RunFolder(settings.run.folder)
+    with ExitStack() as stack:
+        if here.is_main:
+            stack.enter_context(folder.exclusive())
+            clear_stop_file(folder.stop)
+        stack.enter_context(folder.logged(rank=here.rank))
+        _be_reproducible(settings.run)
+        task = make_task(settings, here)
+        if here.is_main:
+            folder.create(
+                settings,
+                is_resumed=folder.checkpoints.is_dir(),
+                seed=settings.run.seed,
+                hostnames=[socket.gethostname()],
+                facts={"total_steps": min(task.total_steps, settings.run.max_steps or task.total_steps)},
+            )
+        outcome = train(task, settings, folder, here, console)
+        if here.is_main:
+            state: Status = "done" if outcome.reason is None else "stopped"
+            total = min(task.total_steps, settings.run.max_steps or task.total_steps)
+            write_status(folder, state, outcome.step, total, reason=outcome.reason)
+            if outcome.reason is None:
+                console.print(f"done after {outcome.step:,} steps: {folder.page}")
+            else:
+                console.print(f"stopped after {outcome.step:,} of {total:,} steps ({outcome.reason}) and saved; ")
+                console.print("the same command goes on from there")
+    return ExitCode.OK if outcome.reason is None else ExitCode.STOPPED
+
+
+def _be_reproducible(config: RunConfig) -> None:
+    """Choose kernels whose sums have one order, where that is asked for."""
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False

@@ -1,0 +1,105 @@
+"""Makes the pretraining task of a configuration: model and weights, tokenizer, loaders, steps, schedule."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from configs.loading import to_dict
+from hiervl_train.config import PretrainConfig
+from hiervl_train.distributed import Ranks
+from hiervl_train.gather import broadcast
+from hiervl_train.levels import Levels, pretraining_levels
+from hiervl_train.models import HierVL
+from hiervl_train.models.initialise import initialise
+from hiervl_train.models.speed import prepare
+from hiervl_train.steps import PretrainSteps
+from hiervl_train.tokens import FILE as TOKENIZER_FILE
+from hiervl_train.tokens import Tokenizer, TokenizerError
+from hiervl_train.trainer import Evaluate, Task
+from shards.dataset import read_rows
+from shards.sources import open_source
+
+logger = logging.getLogger(__name__)
+
+
+def pretraining_task(config: PretrainConfig, ranks: Ranks, *, evaluate: Evaluate | None = None) -> Task:
+    """Return what is trained.
+
+    Raises what its parts raise on what they cannot use: a dataset (`ShardError`, `SourceError`, `DataError`), a
+    checkpoint (`CheckpointError`), pretrained weights that are not to be had (`MissingPretrained`).
+    """
+    torch.manual_seed(config.run.seed)  # the same fresh weights on every rank
+    model = HierVL(config.model)
+    initialise(model, config.init, config.init_from)
+    tokenizer = make_tokenizer(config, model)
+    model.to(ranks.device)
+    broadcast(model.state_dict().values())
+    levels = pretraining_levels(config, ranks)
+    torch.manual_seed(config.run.seed * 1_000_003 + 1 + ranks.rank)  # other dropout on every rank
+    steps_per_epoch, total_steps = schedule(config, levels)
+    return Task(
+        model=prepare(model, config.speed),
+        tokenizer=tokenizer,
+        levels=levels,
+        backward=PretrainSteps(model, tokenizer, config).backward,
+        kind=config.step_kind,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+        coasting=tuple(model.aggregator.parameters()) if config.optim.coast and model.aggregator else (),
+        eps_world=ranks.world if config.compat.released_eps else 1,
+        evaluate=evaluate,
+        identity=to_dict(config),
+    )
+
+
+def schedule(config: PretrainConfig, levels: Levels) -> tuple[int, int]:
+    """Return the steps of an epoch and of the whole run, those of both levels together.
+
+    An epoch sees each clip once; the parent steps between go through the summaries at their own pace. Without child
+    steps an epoch sees each summary once.
+    """
+    settings, every = config.schedule, config.schedule.child_steps_per_parent_step
+    if config.objective.child is None:
+        epoch = levels.steps_per_epoch("parent")
+        return epoch, settings.epochs * epoch
+    child = levels.steps_per_epoch("child")
+    if settings.max_clips_per_epoch is not None:
+        child = min(child, settings.max_clips_per_epoch // settings.clips)
+    if config.objective.parent is None:
+        return child, settings.epochs * child
+    return child + child // every, settings.epochs * child + settings.epochs * child // every
+
+
+def make_tokenizer(config: PretrainConfig, model: HierVL) -> Tokenizer:
+    """Return the tokenizer that the configuration names, or one that fits what it starts from; see `TextConfig`."""
+    text, length = config.text, model.text.max_length
+    source = text.tokenizer
+    if source is None and config.init_from is not None and (config.init_from / TOKENIZER_FILE).is_file():
+        source = str(config.init_from)
+    source = source or config.model.text.source or config.init.text
+    if source is not None:
+        tokenizer = Tokenizer.from_pretrained(source, max_length=length, buckets=text.buckets)
+    else:
+        size = model.config.text.vocab_size
+        tokenizer = Tokenizer.build(_texts(config), vocab_size=size, max_length=length, buckets=text.buckets)
+        logger.info("tokenizer: %d words of the training set's texts", tokenizer.size)
+    rows = int(model.text.encoder.get_input_embeddings().weight.shape[0])
+    if tokenizer.size > rows:
+        raise TokenizerError(
+            f"the tokenizer has {tokenizer.size} tokens and the text encoder {rows}: they do not belong together; "
+            "set text.tokenizer to the encoder's own"
+        )
+    return tokenizer
+
+
+def _texts(config: PretrainConfig) -> list[str]:
+    """Return all captions of the training split, of both levels."""
+    source = open_source(config.data.root, config.data.source)
+    texts: list[str] = []
+    for set_name, split, entry in source.dataset.splits():
+        if set_name in ("clips", "summaries") and split == config.data.split:
+            for shard in entry.shards:
+                texts += read_rows(source.parquet(shard), ["text"])["text"].to_pylist()
+    return texts
