@@ -19,7 +19,8 @@ _STRIP = 8  # narrations shown as pictures under a summary's timeline
 _LANES = 4  # rows of a timeline
 _SUMMARIES = 12  # at most, of a split: each is large
 
-_STYLE = """
+# Colours, headings, tiles and tables: what every page of the project shares.
+BASE_STYLE = """
 :root { color-scheme: light dark; --ground: #f6f5f2; --card: #ffffff; --ink: #1d1d1f; --quiet: #6b6a66;
   --line: #e3e1da; --mark: #b4532a; --track: #eceae3; }
 @media (prefers-color-scheme: dark) { :root { --ground: #16171a; --card: #202226; --ink: #ececea; --quiet: #9a9992;
@@ -41,6 +42,11 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th { text-align: right; font-weight: 500; color: var(--quiet); font-size: 13px; padding: 6px 12px; }
 td { text-align: right; padding: 8px 12px; border-top: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
+"""
+
+_STYLE = (
+    BASE_STYLE
+    + """
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); gap: 16px; }
 figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 12px; overflow: hidden;
   display: flex; flex-direction: column; }
@@ -65,6 +71,7 @@ figcaption .mono { margin-top: auto; color: var(--quiet); overflow-wrap: anywher
 .strip .dot { display: inline-block; width: 8px; height: 8px; border-radius: 50%; margin-right: 5px; }
 @media (max-width: 760px) { .strip { grid-template-columns: repeat(4, 1fr); } .head img { width: 120px; } }
 """
+)
 
 
 def render(dataset: Dataset, *, samples: int = 48) -> str:
