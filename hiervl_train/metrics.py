@@ -31,6 +31,7 @@ from shards import files
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 GIB = 2**30
+_STEPS = 2**53  # more than any run has
 _BLOCK_BYTES = 8 << 20  # of lines that are parsed together
 
 # Dense matrix-product peaks in TFLOP/s, bfloat16 with float32 accumulation, from NVIDIA's data sheets (which head their
@@ -224,7 +225,8 @@ def read_columns(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             pa.BufferReader(data), read_options=pyarrow.json.ReadOptions(block_size=_BLOCK_BYTES)
         )
         found = {name: _column(table[name]) for name in table.column_names}
-        if np.isfinite(found["step"]).all():
+        steps = found["step"]
+        if pa.types.is_integer(table["step"].type) and ((steps >= 0) & (steps < _STEPS)).all():
             return found
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError):
         pass  # a damaged line, which the slower way leaves out, or a value that is no number
@@ -238,7 +240,10 @@ def _column(values: pa.ChunkedArray) -> np.ndarray:
 
 
 def _number(value: object) -> float:
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else math.nan
+    try:
+        return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else math.nan
+    except OverflowError:
+        return math.nan
 
 
 def _rows(path: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
@@ -263,7 +268,7 @@ def _parse(piece: bytes) -> dict[str, Any] | None:
         row = json.loads(piece)
     except ValueError:
         return None
-    is_whole = isinstance(row, dict) and type(row.get("step")) is int
+    is_whole = isinstance(row, dict) and type(row.get("step")) is int and 0 <= row["step"] < _STEPS
     return row if is_whole else None
 
 

@@ -34,6 +34,7 @@ _LOG_FROM = 30.0  # a chart whose greatest value is so many times its median is 
 _LINES = 200  # of metrics, at the end, whose speed the time left follows
 _LOG_BYTES = 12_000  # of the log's end
 _TEXT_BYTES = 200_000  # of the configuration at most
+_LEAST, _MOST = 1e-100, 1e100  # of a chart
 _SERIES = 6  # curves of a chart at most, of scores
 
 
@@ -47,6 +48,7 @@ class Panel:
     unit: str = ""
     scale: float = 1.0
     from_zero: bool = False
+    is_total: bool = False  # shows the sum of all lines up to a step
 
 
 _PANELS = (
@@ -59,8 +61,8 @@ _PANELS = (
     Panel(title="Wait for a batch", pattern=r"wait_seconds/(.+)", unit=" s", from_zero=True),
     Panel(title="Time of a step", pattern=r"seconds_per_step", unit=" s", from_zero=True),
     Panel(title="Memory", pattern=r"memory/(.+)_gib", note="first rank", unit=" GiB", from_zero=True),
-    Panel(title="Decode failures", pattern=r"data/failed/(.+)", note="since the line before", from_zero=True),
-    Panel(title="Skipped steps", pattern=r"skipped_steps", note="since the line before", from_zero=True),
+    Panel(title="Decode failures", pattern=r"data/failed/(.+)", note="so far", from_zero=True, is_total=True),
+    Panel(title="Skipped steps", pattern=r"skipped_steps", note="so far", from_zero=True, is_total=True),
 )
 _EVALUATION = re.compile(r"eval(?:uation)?/(.+)")
 # In no chart: what the axis is, and what follows from others.
@@ -90,7 +92,8 @@ h2 { font-size: 19px; letter-spacing: -0.01em; margin: 44px 0 16px; font-weight:
 .tile span { color: var(--quiet); font-size: 13px; }
 .tile.bad b { color: var(--mark); }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(380px, 100%), 1fr)); gap: 16px; }
-figure { margin: 0; padding: 14px 16px 12px; min-width: 0; }
+figure { margin: 0; padding: 14px 16px 12px; min-width: 0; display: flex; flex-direction: column;
+  justify-content: space-between; }
 figcaption { display: flex; flex-wrap: wrap; gap: 2px 14px; align-items: baseline; margin-bottom: 10px; }
 figcaption b { font-weight: 650; } figcaption small { color: var(--quiet); font-size: 12.5px; }
 .key { font-size: 12.5px; font-variant-numeric: tabular-nums; }
@@ -124,18 +127,18 @@ tr th { border-top: 1px solid var(--line); } thead th { border-top: 0; }
 
 _SCRIPT = """
 for (const plot of document.querySelectorAll(".plot")) {
-  const { x, low, high, unit, series } = JSON.parse(plot.dataset.values);
+  const { x, right, unit, series } = JSON.parse(plot.dataset.values);
   const cursor = plot.appendChild(document.createElement("div")); cursor.className = "cursor";
   const tip = plot.appendChild(document.createElement("div")); tip.className = "tip";
   const hide = () => { cursor.style.display = tip.style.display = "none"; };
   plot.addEventListener("pointermove", event => {
     const box = plot.getBoundingClientRect();
-    const wanted = low + (event.clientX - box.left) / box.width * (high - low);
+    const wanted = (event.clientX - box.left) / box.width * right;
     let at = 0;
     x.forEach((value, index) => { if (Math.abs(value - wanted) < Math.abs(x[at] - wanted)) at = index; });
-    const place = high > low ? (x[at] - low) / (high - low) * 100 : 50;
+    const place = x[at] / right * 100;
     const rows = [["step", Math.round(x[at]).toLocaleString("en")]];
-    for (const { name, y } of series) if (y[at] !== null) rows.push([name, Number(y[at].toPrecision(5)) + unit]);
+    for (const { name, y } of series) if (y[at] !== null) rows.push([name || "value", y[at] + unit]);
     tip.replaceChildren(...rows.map(([name, value]) => {
       const row = document.createElement("div"); row.textContent = name + " " + value; return row; }));
     cursor.style.display = tip.style.display = "block";
@@ -212,7 +215,7 @@ def _state(
     failed = {name: np.nansum(values) for name, values in columns.items() if name.startswith("data/failed/")}
     samples = np.nansum(columns.get("data/samples", 0))
     checkpoints = sorted(path.name for path in _listed(run.checkpoints) if re.fullmatch(r"step-\d+", path.name))
-    tiles = [(f"{step:,}" + (f" of {total:,}" if total else ""), "steps", False)]
+    tiles = [(f"{step:,}", f"of {total:,} steps" if total else "steps", False)]
     if status.get("state"):
         reason = str(status.get("reason") or "")
         tiles.append((str(status["state"]), reason[:300] or "state", status["state"] == "failed"))
@@ -220,7 +223,7 @@ def _state(
     if left is not None and status.get("state", "running") == "running":
         tiles.append((_duration(left), "left", False))
     tiles += [(_significant(value), label, False) for value, label in _latest(columns)]
-    tiles.append((str(int(checkpoints[-1][5:])) if checkpoints else "none", "last checkpoint’s step", False))
+    tiles.append((f"{int(checkpoints[-1][5:]):,}" if checkpoints else "none", "last checkpoint’s step", False))
     tiles.append((f"{skipped:,}", "steps skipped", skipped > 0))
     count = int(sum(failed.values()))
     reasons = ", ".join(
@@ -287,15 +290,19 @@ def _charts(columns: Mapping[str, np.ndarray], denominator: str) -> str:
 
 def _panel(columns: Mapping[str, np.ndarray], names: Sequence[str], panel: Panel, note: str) -> str:
     """Return one chart as a figure; nothing where no metric of it has a value."""
-    chart = _narrow(columns["step"], {name: columns[name] * panel.scale for name in names}) if names else None
+    values = {name: _plottable(columns[name] * panel.scale) for name in names}
+    if panel.is_total:
+        values = {name: np.cumsum(np.nan_to_num(column)) for name, column in values.items()}
+    steps = columns["step"]
+    chart = _narrow(steps, values) if values else None
     if chart is None or not chart.curves:
         return ""
     for curve in chart.curves:
         found = re.fullmatch(panel.pattern, curve.name)
-        curve.name = (found[1] if found and found.groups() else panel.title.lower()).replace("_", " ")
+        curve.name = (found[1] if found and found.groups() else "").replace("_", " ")
     low, high, is_log = _range(chart, from_zero=panel.from_zero)
-    left, right = float(chart.x[0]), float(chart.x[-1])
-    x = (chart.x - left) / (right - left) * 1000 if right > left else np.full(len(chart.x), 500.0)
+    right = max(float(steps.max()), 1.0)  # all charts of a run have one axis
+    x = chart.x / right * 1000
 
     def height(values: np.ndarray) -> np.ndarray:
         shown = np.log10(np.maximum(values, 1e-300)) if is_log else values
@@ -309,26 +316,26 @@ def _panel(columns: Mapping[str, np.ndarray], names: Sequence[str], panel: Panel
         f'<span class="y" style="top:{y / 10:.1f}%">{_tick_text(value)}</span>'
         for value, y in zip(ticks, places, strict=True)
     )
-    if right > left:
-        middle = f"{round((left + right) / 2):,}"
-        labels += f'<span class="x first" style="left:0">{round(left):,}</span>'
-        labels += f'<span class="x" style="left:50%">{middle}</span>'
-        labels += f'<span class="x last" style="left:100%">{round(right):,}</span>'
-    else:
-        labels += f'<span class="x" style="left:50%">{round(left):,}</span>'
+    labels += '<span class="x first" style="left:0">0</span>'
+    labels += f'<span class="x last" style="left:100%">{round(right):,}</span>'
+    legend = [f"{curve.name} {_significant(curve.last)}{panel.unit}".strip() for curve in chart.curves]
     keys = "".join(
-        f'<span class="key" style="--c:var(--s{index % 6})">{_text(curve.name)} '
-        f"{_text(_significant(curve.last) + panel.unit)}</span>"
-        for index, curve in enumerate(chart.curves)
+        f'<span class="key" style="--c:var(--s{index % 6})">{_text(entry)}</span>' for index, entry in enumerate(legend)
     )
     notes = ", ".join(part for part in (note, "logarithmic" if is_log else "") if part)
-    label = ", ".join(f"{curve.name} {_significant(curve.last)}{panel.unit}" for curve in chart.curves)
+    label = f"{panel.title} over steps; last: {', '.join(legend)}"
     return (
         f"<figure><figcaption><b>{_text(panel.title)}</b>{keys}{f'<small>{_text(notes)}</small>' if notes else ''}"
-        f'</figcaption><div class="plot" data-values="{_text(_values(chart, left, right, panel.unit))}">'
+        f'</figcaption><div class="plot" data-values="{_text(_values(chart, right, panel.unit))}">'
         f'<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img" '
-        f'aria-label="{_text(f"{panel.title} over steps; last: {label}")}">{grid}{paths}</svg>{labels}</div></figure>'
+        f'aria-label="{_text(label)}">{grid}{paths}</svg>{labels}</div></figure>'
     )
+
+
+def _plottable(values: np.ndarray) -> np.ndarray:
+    """Return values without those that sums and logarithms of float64 cannot take."""
+    values = np.where(np.abs(values) < _LEAST, 0.0, values)
+    return np.where(np.abs(values) <= _MOST, values, np.nan)
 
 
 def _narrow(steps: np.ndarray, values: Mapping[str, np.ndarray]) -> Chart:
@@ -339,7 +346,7 @@ def _narrow(steps: np.ndarray, values: Mapping[str, np.ndarray]) -> Chart:
         return Chart(x=steps)
     x, column_of = np.unique(steps, return_inverse=True)
     if len(x) > _COLUMNS:
-        edges = np.linspace(steps.min(), steps.max(), _COLUMNS + 1)
+        edges = np.linspace(x[0], x[-1], _COLUMNS + 1)
         column_of = np.clip(np.searchsorted(edges, steps, side="right") - 1, 0, _COLUMNS - 1)
         x = (edges[:-1] + edges[1:]) / 2
         x[0], x[-1] = edges[0], edges[-1]
@@ -411,10 +418,10 @@ def _path(points: Sequence[tuple[float, float]]) -> str:
     return "M" + "L".join(f"{x:.0f} {y:.0f}" for x, y in points)
 
 
-def _values(chart: Chart, left: float, right: float, unit: str) -> str:
+def _values(chart: Chart, right: float, unit: str) -> str:
     """Return what pointing at a chart shows, as JSON."""
     series = [{"name": curve.name, "y": [_short(value) for value in curve.mean.tolist()]} for curve in chart.curves]
-    values = {"x": [round(x) for x in chart.x.tolist()], "low": left, "high": right, "unit": unit, "series": series}
+    values = {"x": [round(x) for x in chart.x.tolist()], "right": right, "unit": unit, "series": series}
     return json.dumps(values, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
 
 
@@ -498,7 +505,7 @@ def _listed(folder: Path) -> list[Path]:
 
 
 def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) else None
+    return value if type(value) is int else None
 
 
 def _tick_text(value: float) -> str:
@@ -515,11 +522,14 @@ def _significant(value: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
+    return str(timedelta(seconds=round(min(max(seconds, 0.0), 1e11))))
 
 
 def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (ValueError, OverflowError, OSError):
+        return "at an unknown time"
 
 
 def _text(value: str) -> str:
