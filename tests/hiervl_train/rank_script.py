@@ -1,0 +1,91 @@
+"""What one rank does in the tests of process groups: started by torchrun, or as srun would start it.
+
+torchrun … -m tests.hiervl_train.rank_script SCENARIO
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from hiervl_train.distributed import (
+    Control,
+    DistributedConfig,
+    DistributedError,
+    Ranks,
+    all_true,
+    broadcast_text,
+    ranks,
+)
+
+
+def agree(mine: Ranks) -> None:
+    """Print what the ranks agree on, one step late."""
+    control = Control(mine)
+    assert control.agreed() == {}
+    seen = []
+    for step in range(4):
+        control.begin({"save": mine.rank == 1 and step == 2, "stop": mine.is_main and step == 3})
+        time.sleep(0.02 * mine.rank)
+        seen.append(control.agreed())
+    name = broadcast_text("Schritt ü" if mine.is_main else None, mine.control)
+    nothing = broadcast_text(None, mine.control)
+    print(
+        f"{mine.rank}/{mine.world} {mine.device} threads {torch.get_num_threads()} {seen} {name} {nothing}", flush=True
+    )
+    assert all_true(True, mine.control)
+    assert not all_true(mine.rank == 0 or mine.world == 1, mine.control) or mine.world == 1
+
+
+def disagree(mine: Ranks) -> None:
+    """Begin other flags on each rank."""
+    control = Control(mine)
+    control.begin({f"flag {mine.rank}": True})
+    try:
+        control.agreed()
+    except DistributedError as error:
+        print(f"{mine.rank}: {error}", flush=True)
+
+
+def work(mine: Ranks) -> None:
+    """Say one's process id and reduce without end; the launcher's SIGTERM is a request only, as in a run."""
+    gradient = torch.ones(1000)
+    with StopRequest(PreemptionConfig(), Path("stop"), looks=False):
+        print(f"pid {mine.rank} {os.getpid()}", flush=True)
+        while True:
+            dist.all_reduce(gradient)
+            gradient /= mine.world
+
+
+def fail(mine: Ranks) -> None:
+    """Fail on rank 1 while rank 0 reduces."""
+    if mine.rank == 1:
+        raise ValueError("a bad batch")
+    work(mine)
+
+
+def hang(mine: Ranks) -> None:
+    """Stand still on rank 1 while rank 0 waits for it."""
+    if mine.rank == 1:
+        time.sleep(300)
+    work(mine)
+
+
+def leave(mine: Ranks) -> None:
+    """Leave with a code, from inside."""
+    dist.barrier()
+    sys.exit(85)
+
+
+SCENARIOS: dict[str, Callable[[Ranks], None]] = {f.__name__: f for f in (agree, disagree, work, fail, hang, leave)}
+
+
+if __name__ == "__main__":
+    with ranks(DistributedConfig(timeout_seconds=3 if sys.argv[1] == "hang" else 60)) as this_rank:
+        SCENARIOS[sys.argv[1]](this_rank)

@@ -1,0 +1,252 @@
+"""Ranks find each other under any launcher, agree without waiting, and end together when one of them does."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from hiervl_train.distributed import (
+    Control,
+    DistributedConfig,
+    DistributedError,
+    Place,
+    Ranks,
+    choose_device,
+    find_place,
+    first_host,
+    ranks,
+)
+from tests.paths import REPOSITORY
+
+SCRIPT = "tests.hiervl_train.rank_script"
+LAUNCHERS = re.compile(r"(SLURM|TORCHELASTIC)_.*|RANK|WORLD_SIZE|LOCAL_RANK|MASTER_(ADDR|PORT)|OMP_NUM_THREADS")
+BOUND_SECONDS = 60.0  # within which a dead rank ends the job; about 3 are seen
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """Return this process's environment without what a launcher may have set."""
+    return {name: value for name, value in os.environ.items() if not LAUNCHERS.fullmatch(name)} | variables
+
+
+def torchrun(scenario: str) -> subprocess.Popen[str]:
+    """Start two gloo ranks."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d"]
+    return subprocess.Popen(
+        [*command, "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1", "-m", SCRIPT, scenario],
+        cwd=REPOSITORY,
+        env=environment(CUDA_VISIBLE_DEVICES=""),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finished(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Return the exit code and all that was printed."""
+    output, _ = process.communicate(timeout=BOUND_SECONDS)
+    return process.returncode, output
+
+
+def free_port() -> str:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return str(listening.getsockname()[1])
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+AGREED = (
+    "[{'save': False, 'stop': False}, {'save': False, 'stop': False}, "
+    "{'save': True, 'stop': False}, {'save': False, 'stop': True}] Schritt ü None"
+)
+
+
+def test_ranks_under_torchrun_agree_on_flags_of_any_of_them() -> None:
+    code, output = finished(torchrun("agree"))
+    assert code == 0, output
+    for rank in (0, 1):
+        assert f"{rank}/2 cpu threads 1 {AGREED}" in output
+
+
+def test_tasks_of_srun_find_each_other_by_slurms_variables() -> None:
+    port = free_port()
+    tasks = [
+        subprocess.Popen(
+            [sys.executable, "-m", SCRIPT, "agree"],
+            cwd=REPOSITORY,
+            env=environment(
+                CUDA_VISIBLE_DEVICES="",
+                SLURM_PROCID=str(rank),
+                SLURM_NTASKS="2",
+                SLURM_LOCALID=str(rank),
+                SLURM_STEP_ID="0",
+                SLURM_JOB_ID="7",
+                SLURM_NNODES="1",
+                SLURM_JOB_NODELIST="n[1-2]",
+                MASTER_PORT=port,
+            ),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    for rank, task in enumerate(tasks):
+        code, output = finished(task)
+        assert code == 0, output
+        assert f"{rank}/2 cpu threads 1 {AGREED}" in output
+
+
+def test_flags_that_differ_between_ranks_are_an_error_on_each() -> None:
+    code, output = finished(torchrun("disagree"))
+    assert code == 0, output
+    for rank in (0, 1):
+        assert f"{rank}: the ranks agree on different flags; here they are flag {rank}" in output
+
+
+def test_a_killed_rank_ends_the_job_and_the_log_names_it() -> None:
+    job = torchrun("work")
+    assert job.stdout is not None
+    pids: dict[int, int] = {}
+    for line in job.stdout:
+        if found := re.search(r"pid (\d) (\d+)", line):
+            pids[int(found[1])] = int(found[2])
+        if len(pids) == 2:
+            break
+    time.sleep(0.3)  # into the middle of the reductions
+    began = time.monotonic()
+    os.kill(pids[1], signal.SIGKILL)
+    code, output = finished(job)
+    took = time.monotonic() - began
+    assert code != 0
+    assert took < BOUND_SECONDS
+    assert re.search(rf"exitcode\s*: -9 \(pid: {pids[1]}\)", output)
+    assert re.search(r"rank\s*: 1 \(local_rank: 1\)", output)
+    assert not [pid for pid in pids.values() if is_alive(pid)]
+
+
+def test_a_rank_that_fails_prints_its_traceback_by_name_and_ends_the_job() -> None:
+    code, output = finished(torchrun("fail"))
+    assert code != 0
+    assert "[rank 1] ValueError: a bad batch" in output
+    assert re.search(r"rank 1 of 2 on \S+ failed and ends", output)
+    assert "[rank 1]   File" in output
+
+
+def test_a_rank_that_hangs_ends_the_job_after_the_timeout() -> None:
+    began = time.monotonic()
+    code, output = finished(torchrun("hang"))
+    assert code != 0
+    assert time.monotonic() - began < BOUND_SECONDS
+    assert re.search(r"rank 0 of 2 on \S+ failed and ends", output)
+    assert re.search(r"\[rank 0\] .*[Tt]imed? ?out", output)
+
+
+def test_ranks_that_leave_with_a_code_part_in_order() -> None:
+    code, output = finished(torchrun("leave"))
+    assert code == 1, "torchrun turns every code into 1"
+    assert "exitcode  : 85" in output
+    assert "failed and ends" not in output
+
+
+def test_one_process_needs_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if LAUNCHERS.fullmatch(name):
+            monkeypatch.delenv(name)
+    with ranks(DistributedConfig(backend="gloo")) as mine:
+        assert (mine.rank, mine.world, mine.device, mine.is_main) == (0, 1, torch.device("cpu"), True)
+        assert not torch.distributed.is_initialized()
+        control = Control(mine)
+        control.begin({"stop": True})
+        assert control.agreed() == {"stop": True}
+        assert control.agreed() == {}
+    with pytest.raises(ZeroDivisionError), ranks(DistributedConfig(backend="gloo")):
+        _ = 1 / 0
+
+
+def test_flags_must_be_read_before_the_next_are_begun() -> None:
+    control = Control(Ranks())
+    control.begin({"stop": False})
+    with pytest.raises(RuntimeError, match="begun and not read"):
+        control.begin({"stop": False})
+
+
+STEP = {"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1", "SLURM_STEP_ID": "0", "SLURM_JOB_ID": "123"}
+NODES = {"SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "gpu[07-08]"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "place"),
+    [
+        ({}, Place()),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, Place()),  # a batch script: no step
+        (
+            {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", **STEP},
+            Place(rank=3, world=4, local_rank=1, launcher="torchrun"),
+        ),
+        (STEP | NODES, Place(rank=5, world=8, local_rank=1, launcher="slurm", address="gpu07", port=20123)),
+        (
+            STEP | NODES | {"MASTER_ADDR": "head", "MASTER_PORT": "99", "SLURM_STEP_NUM_TASKS": "6"},
+            Place(rank=5, world=6, local_rank=1, launcher="slurm", address="head", port=99),
+        ),
+    ],
+)
+def test_the_launcher_is_known_by_its_variables(variables: Mapping[str, str], place: Place) -> None:
+    assert find_place(variables) == place
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"RANK": "0"}, "WORLD_SIZE is not set"),
+        ({"RANK": "x", "WORLD_SIZE": "2"}, "RANK = 'x': a whole number"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "rank 2 is not one of 2 ranks"),
+        (STEP | NODES | {"SLURM_JOB_NODELIST": ""}, "names no host; set MASTER_ADDR"),
+    ],
+)
+def test_variables_that_make_no_sense_are_errors_by_name(variables: Mapping[str, str], message: str) -> None:
+    with pytest.raises(DistributedError, match=message):
+        find_place(variables)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "host"),
+    [
+        ("n1", "n1"),
+        ("n[1-2]", "n1"),
+        ("gpu[003-010,12],login", "gpu003"),
+        ("gpu[12,003-010]", "gpu12"),
+        ("login,gpu[1-2]", "login"),
+        ("rack[1-2]n[3,4],x", "rack1n3"),
+    ],
+)
+def test_the_first_host_of_a_node_list(nodes: str, host: str) -> None:
+    assert first_host(nodes) == host
+
+
+def test_gloo_computes_on_the_cpu_and_nccl_without_a_gpu_says_so() -> None:
+    assert choose_device("gloo", Place()) == torch.device("cpu")
+    if not torch.cuda.is_available():
+        assert choose_device("auto", Place()) == torch.device("cpu")
+        with pytest.raises(DistributedError, match="backend = nccl: torch sees no GPU"):
+            choose_device("nccl", Place())
+
+
+def test_a_timeout_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="timeout_seconds = 0"):
+        DistributedConfig(timeout_seconds=0.0)
