@@ -23,6 +23,7 @@ from hiervl_train.distributed import (
     broadcast_text,
     ranks,
 )
+from hiervl_train.preemption import PreemptionConfig, StopRequest
 
 
 def agree(mine: Ranks) -> None:
