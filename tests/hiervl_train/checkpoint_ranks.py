@@ -9,7 +9,6 @@ import logging
 import random
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -43,11 +42,13 @@ def save_and_load(rank: int, world: int, folder: Path) -> None:
 
 def file_missing(rank: int, world: int, folder: Path) -> None:
     """Load where the newest checkpoint lacks the file of rank 1."""
+    run = folder / "file missing"
     if rank == 0:
-        (folder / "run" / "step-00000020" / "random-00001.safetensors").unlink()
-    with Checkpoints(folder / "run", CONFIG, rank=rank, world=world) as checkpoints:
+        shutil.copytree(folder / "run", run)
+        (run / "step-00000020" / "random-00001.safetensors").unlink()
+    with Checkpoints(run, CONFIG, rank=rank, world=world) as checkpoints:
         state = checkpoints.load_latest()
-        print(f"rank {rank} loaded {state and state.step}")
+        print(f"file missing: rank {rank} loaded {state and state.step}")
 
 
 def one_node_reads_otherwise(rank: int, world: int, folder: Path) -> None:
@@ -62,7 +63,7 @@ def one_node_reads_otherwise(rank: int, world: int, folder: Path) -> None:
     dist.barrier()
     with Checkpoints(mine, CONFIG, rank=rank, world=world) as checkpoints:
         state = checkpoints.load_latest()
-        print(f"rank {rank} loaded {state and state.step}")
+        print(f"one node: rank {rank} loaded {state and state.step}")
 
 
 def rank_1_never_writes(rank: int, world: int, folder: Path) -> None:
@@ -75,21 +76,20 @@ def rank_1_never_writes(rank: int, world: int, folder: Path) -> None:
         except CheckpointError as error:
             print(f"rank 0: {error}")
         assert not list((folder / "other").iterdir())
-    dist.barrier()
 
 
-SCENARIOS: dict[str, Callable[[int, int, Path], None]] = {
-    f.__name__: f for f in (save_and_load, file_missing, one_node_reads_otherwise, rank_1_never_writes)
-}
+SCENARIOS = (save_and_load, file_missing, one_node_reads_otherwise, rank_1_never_writes)
 
 
-def main(rank: int, world: int, folder: Path, scenario: str) -> None:
+def main(rank: int, world: int, folder: Path) -> None:
     torch.set_num_threads(1)
     logging.basicConfig(stream=sys.stdout, format=f"rank {rank} %(levelname)s %(message)s")
-    dist.init_process_group("gloo", init_method=f"file://{folder}/{scenario}", rank=rank, world_size=world)
-    SCENARIOS[scenario](rank, world, folder)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
+    for scenario in SCENARIOS:
+        scenario(rank, world, folder)
+        dist.barrier()
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

@@ -435,12 +435,13 @@ def test_a_full_disk_is_an_error_of_the_next_call_and_the_last_checkpoint_stays(
 # ---- several ranks
 
 
-def on_two_ranks(folder: Path, scenario: str) -> list[str]:
-    """Run a scenario of `checkpoint_ranks` on two gloo ranks; return what each printed."""
-    command = [sys.executable, "-m", "tests.hiervl_train.checkpoint_ranks"]
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """The folder in which two gloo ranks went through `checkpoint_ranks`, and what each printed."""
+    folder = tmp_path_factory.mktemp("two ranks")
     processes = [
         subprocess.Popen(
-            [*command, str(rank), "2", str(folder), scenario],
+            [sys.executable, "-m", "tests.hiervl_train.checkpoint_ranks", str(rank), "2", str(folder)],
             cwd=REPOSITORY,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
@@ -451,32 +452,34 @@ def on_two_ranks(folder: Path, scenario: str) -> list[str]:
     ]
     outputs = [process.communicate(timeout=60)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
-    return outputs
+    return folder, outputs
 
 
-@pytest.fixture
-def two_ranks_run(tmp_path: Path) -> Path:
-    """A folder with a run of two ranks, saved after 10 and 20 steps."""
-    outputs = on_two_ranks(tmp_path, "save_and_load")
-    assert outputs[0] != outputs[1], "each rank has its own random numbers"
-    return tmp_path
+def test_each_rank_goes_on_with_its_own_random_numbers(two_ranks: tuple[Path, list[str]]) -> None:
+    folder, outputs = two_ranks
+    drawn = [output.partition(" drew ")[2].split()[0] for output in outputs]
+    assert drawn[0] != drawn[1]
+    assert {"random-00000.safetensors", "random-00001.safetensors"} <= set(names(folder / "run" / "step-00000020"))
 
 
-def test_two_ranks_go_on_with_their_own_random_numbers_and_agree_on_what_is_sound(two_ranks_run: Path) -> None:
-    run = two_ranks_run / "run"
-    assert {"random-00000.safetensors", "random-00001.safetensors"} <= set(names(run / "step-00000020"))
-    outputs = on_two_ranks(two_ranks_run, "one_node_reads_otherwise")
-    assert [output.splitlines()[-1] for output in outputs] == ["rank 0 loaded 10", "rank 1 loaded 10"]
+def test_ranks_agree_where_one_ranks_file_is_missing(two_ranks: tuple[Path, list[str]]) -> None:
+    folder, outputs = two_ranks
+    for rank in (0, 1):
+        assert f"file missing: rank {rank} loaded 10\n" in outputs[rank]
+    assert f"{folder}/file missing/step-00000020/random-00001.safetensors: cannot be read" in outputs[0]
+
+
+def test_ranks_agree_where_one_node_reads_what_the_others_do_not(two_ranks: tuple[Path, list[str]]) -> None:
+    _, outputs = two_ranks
+    for rank in (0, 1):
+        assert f"one node: rank {rank} loaded 10\n" in outputs[rank]
     assert "rank 1 WARNING checkpoint step-00000020 is passed over" in outputs[1]
-    outputs = on_two_ranks(two_ranks_run, "file_missing")
-    assert [output.splitlines()[-1] for output in outputs] == ["rank 0 loaded 10", "rank 1 loaded 10"]
-    assert "step-00000020/random-00001.safetensors: cannot be read" in outputs[0]
 
 
 def test_on_another_number_of_ranks_all_but_the_random_states_carries_over(
-    two_ranks_run: Path, caplog: pytest.LogCaptureFixture
+    two_ranks: tuple[Path, list[str]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with Checkpoints(two_ranks_run / "run", BY_STEPS) as checkpoints:
+    with Checkpoints(two_ranks[0] / "run", BY_STEPS) as checkpoints:
         state = checkpoints.load_latest(seed=3)
         other = checkpoints.load_latest(seed=4)
     assert state is not None and other is not None
@@ -487,9 +490,8 @@ def test_on_another_number_of_ranks_all_but_the_random_states_carries_over(
     assert not torch.equal(state.random.cpu, RandomStates.seeded(3, 20, 1).cpu)
 
 
-def test_a_rank_that_never_writes_its_file_is_an_error_and_no_hang(tmp_path: Path) -> None:
-    outputs = on_two_ranks(tmp_path, "rank_1_never_writes")
-    assert "writing the checkpoint of step 1 failed: waited 0.5 s for 2 ranks' files" in outputs[0]
+def test_a_rank_that_never_writes_its_file_is_an_error_and_no_hang(two_ranks: tuple[Path, list[str]]) -> None:
+    assert "writing the checkpoint of step 1 failed: waited 0.5 s for 2 ranks' files" in two_ranks[1][0]
 
 
 def test_several_ranks_without_process_groups_are_refused(tmp_path: Path) -> None:
