@@ -211,9 +211,8 @@ def _state(
     step = int(steps[-1]) if len(steps) else 0
     step = max(step, _whole(status.get("step")) or 0)
     total = _whole(status.get("total")) or _whole(environment.get("total_steps"))
-    skipped = int(np.nansum(columns.get("skipped_steps", 0)))
-    failed = {name: np.nansum(values) for name, values in columns.items() if name.startswith("data/failed/")}
-    samples = np.nansum(columns.get("data/samples", 0))
+    skipped, samples = (_total(columns.get(name, np.zeros(0))) for name in ("skipped_steps", "data/samples"))
+    failed = {name: _total(values) for name, values in columns.items() if name.startswith("data/failed/")}
     checkpoints = sorted(path.name for path in _listed(run.checkpoints) if re.fullmatch(r"step-\d+", path.name))
     tiles = [(f"{step:,}", f"of {total:,} steps" if total else "steps", False)]
     if status.get("state"):
@@ -225,11 +224,9 @@ def _state(
     tiles += [(_significant(value), label, False) for value, label in _latest(columns)]
     tiles.append((f"{int(checkpoints[-1][5:]):,}" if checkpoints else "none", "last checkpoint’s step", False))
     tiles.append((f"{skipped:,}", "steps skipped", skipped > 0))
-    count = int(sum(failed.values()))
-    reasons = ", ".join(
-        f"{name.removeprefix('data/failed/')} {int(value):,}" for name, value in failed.items() if value
-    )
-    of = f" of {int(samples):,} samples" if samples else ""
+    count = sum(failed.values())
+    reasons = ", ".join(f"{name.removeprefix('data/failed/')} {value:,}" for name, value in failed.items() if value)
+    of = f" of {samples:,} samples" if samples else ""
     tiles.append((f"{count:,}", f"decode failures{of}{f': {reasons}' if reasons else ''}", count > 0))
     share = 100 * min(step / total, 1.0) if total else 0.0
     bar = f'<div class="bar"><i style="width:{share:.2f}%"></i></div>' if total else ""
@@ -255,8 +252,13 @@ def _latest(columns: Mapping[str, np.ndarray]) -> list[tuple[float, str]]:
     return found
 
 
+def _total(counts: np.ndarray) -> int:
+    return int(np.nansum(_plottable(counts)))
+
+
 def _seconds_left(columns: Mapping[str, np.ndarray], step: int, total: int | None) -> float | None:
     seconds = columns.get("seconds_per_step", np.zeros(0))[-_LINES:]
+    seconds = _plottable(seconds)
     seconds = seconds[np.isfinite(seconds)]
     if total is None or not len(seconds):
         return None
@@ -290,12 +292,13 @@ def _charts(columns: Mapping[str, np.ndarray], denominator: str) -> str:
 
 def _panel(columns: Mapping[str, np.ndarray], names: Sequence[str], panel: Panel, note: str) -> str:
     """Return one chart as a figure; nothing where no metric of it has a value."""
-    values = {name: _plottable(columns[name] * panel.scale) for name in names}
+    if not names:
+        return ""
+    steps, values = columns["step"], {name: _plottable(columns[name]) * panel.scale for name in names}
     if panel.is_total:
         values = {name: np.cumsum(np.nan_to_num(column)) for name, column in values.items()}
-    steps = columns["step"]
-    chart = _narrow(steps, values) if values else None
-    if chart is None or not chart.curves:
+    chart = _narrow(steps, values)
+    if not chart.curves:
         return ""
     for curve in chart.curves:
         found = re.fullmatch(panel.pattern, curve.name)
