@@ -116,7 +116,9 @@ def test_a_browser_shows_state_and_curves_without_an_error_or_a_request(run: Run
                 "config": "document.querySelector('details').textContent",
             },
         )
-        phone = browser.open_page(run.page.as_uri(), width=360, height=740)
+        unfolded = "document.querySelectorAll('details').forEach(d => d.open = true), "
+        unfolded += "document.documentElement.scrollWidth"
+        phone = browser.open_page(run.page.as_uri(), width=360, height=740, ask={"unfolded": unfolded})
     assert report.console_errors == [] and report.requests == [run.page.as_uri()]
     assert report.title == "run <b>&amp;" == report.text.splitlines()[0]
     for said in ("60\nof 100 steps", "0:01:20\nleft", "40\nlast checkpoint’s step", "2\nsteps skipped", "running"):
@@ -134,7 +136,7 @@ def test_a_browser_shows_state_and_curves_without_an_error_or_a_request(run: Run
     assert report.answers["at 30"] == ["step 30", "parent 2.5"]  # the child's was not finite
     assert report.answers["at the end"] == ["step 60", "inter 60", "intra 30"]
     assert report.answers["folded"] and "every_steps: 10" in report.answers["config"]
-    assert phone.width <= 360, "a phone's reader would have to scroll sideways"
+    assert phone.width <= 360 and phone.answers["unfolded"] <= 360, "a phone's reader would have to scroll sideways"
 
 
 def test_the_page_follows_the_readers_colour_scheme(run: RunFolder) -> None:
