@@ -47,7 +47,7 @@ BEST = "best.json"
 _NAME = re.compile(r"step-(\d{8,})")
 _ASIDE = f"{TEMPORARY}old-"  # a checkpoint that another one of the same step is about to replace
 _GONE = f"{TEMPORARY}removed-"
-_LAST_WORDS_SECONDS = 10.0  # that a failing run of several ranks gives the thread to finish
+_LAST_WORDS_SECONDS = 10.0  # that rank 0 of a failing run of several gives the thread to finish; others hardly any
 logger = logging.getLogger(__name__)
 
 
@@ -126,7 +126,7 @@ class Checkpoints:
             self.close()
         elif self._thread is not None:
             # What is being written is sound; but other ranks may be gone, and nobody may wait for them for long.
-            self._thread.join(None if self._world == 1 else _LAST_WORDS_SECONDS)
+            self._thread.join(None if self._world == 1 else _LAST_WORDS_SECONDS if self._rank == 0 else 0.5)
 
     def due(self, step: int) -> bool:
         """Return whether a checkpoint is due after this many steps: the same on all ranks, as the clock is not."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -358,7 +358,7 @@ def test_when_checkpoints_are_due(tmp_path: Path) -> None:
 )
 def test_a_bad_value_is_refused_by_name(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=rf"{field} = {value}"):
-        CheckpointConfig(**{field: value})  # type: ignore[arg-type]
+        CheckpointConfig(**{field: value})
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "../escape", ".hidden", "random-00000.safetensors"])
@@ -370,41 +370,90 @@ def test_an_extra_file_takes_no_name_that_is_not_its_own(tmp_path: Path, name: s
 # ---- what is killed, and what fails
 
 
-def write_without_end(folder: Path, step: int, done: Synchronized[int]) -> None:
-    """Save the step again, then one after another, saying which are complete."""
+def write_without_end(folder: Path, step: int, begun: Synchronized[int], done: Synchronized[int]) -> None:
+    """Save the step again, then one after another, saying which are begun and which complete."""
     torch.set_num_threads(1)
     checkpoints = Checkpoints(folder, CheckpointConfig(keep_last=1))
     while True:
+        begun.value = step
         checkpoints.save(tiny_state(step), wait=True)
         done.value = step
         step += 1
 
 
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.0005)
+
+
 def test_a_writer_killed_at_any_moment_leaves_what_was_complete(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     dice = random.Random(5)
-    step, interrupted, replaced = 1, 0, 0
+    saved(tmp_path, 1)
+    step, interrupted, seconds = 1, 0, 0.02
     for _ in range(40):
-        done = context.Value("q", 0)
-        writer = context.Process(target=write_without_end, args=(tmp_path, step, done))
+        begun, done = context.Value("q", 0), context.Value("q", 0)
+        writer = context.Process(target=write_without_end, args=(tmp_path, step, begun, done))
         writer.start()
-        time.sleep(dice.uniform(0.005, 0.08))
-        assert writer.pid is not None
-        os.kill(writer.pid, signal.SIGKILL)
+        last = step + dice.choice([0, 0, 1, 2])  # the first one replaces the one that is there
+        wait_until(lambda begun=begun: begun.value > 0)
+        began = time.monotonic()
+        wait_until(lambda begun=begun, last=last: begun.value >= last)
+        if last > step:
+            seconds = (time.monotonic() - began) / (last - step)  # that a save takes here and now
+        time.sleep(dice.uniform(0, seconds))
+        writer.kill()
         writer.join()
-        left = names(tmp_path)
-        interrupted += any(name.startswith(".tmp-") and "step" in name for name in left)
-        replaced += step > 1 and done.value >= step
+        interrupted += any(name.startswith(".tmp-") for name in names(tmp_path))
         state = latest(tmp_path)
-        if state is None:
-            assert done.value == 0 and step == 1, "nothing was ever complete"
-            continue
+        assert state is not None
         assert_is_of_step(state, state.step)
-        assert state.step >= max(step if step > 1 else 0, done.value), "what was complete is not lost"
+        assert state.step >= max(step, done.value), "what was complete is not lost"
         assert not [name for name in names(tmp_path) if name.startswith(".tmp-")]
         step = state.step
     assert interrupted >= 5, "the kills came too early or too late to show anything"
-    assert replaced >= 1
+
+
+def rank_without_end(rank: int, folder: Path, store: Path, done: Synchronized[int]) -> None:
+    """Be one of two ranks: go on from the newest checkpoint, which must not be older than what was complete."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    checkpoints = Checkpoints(folder, CheckpointConfig(keep_last=1), rank=rank, world=2)
+    state = checkpoints.load_latest()
+    step = state.step if state is not None else 0
+    if state is not None:
+        assert_is_of_step(state, step)
+    assert step >= done.value
+    while True:
+        step += 1
+        checkpoints.save(tiny_state(step), wait=True)
+        done.value = max(done.value, step)
+
+
+def test_two_ranks_of_which_one_is_killed_go_on_from_what_was_complete(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    dice = random.Random(6)
+    done = context.Value("q", 0)
+    reached = []
+    for attempt in range(8):
+        arguments = (tmp_path / "run", tmp_path / f"store-{attempt}", done)
+        pair = [context.Process(target=rank_without_end, args=(rank, *arguments)) for rank in (0, 1)]
+        for process in pair:
+            process.start()
+        before = done.value
+        wait_until(lambda before=before: done.value >= before + 2)
+        time.sleep(dice.uniform(0, 0.05))
+        first = dice.choice(pair)
+        for process in (first, *(other for other in pair if other is not first)):
+            assert process.is_alive(), "a rank failed by itself"
+            process.kill()
+            time.sleep(0.05)  # the other one lives on for a moment, as under a launcher
+        for process in pair:
+            process.join()
+        reached.append(done.value)
+    assert all(later > earlier for earlier, later in itertools.pairwise(reached)), reached
 
 
 def test_a_checkpoint_about_to_be_replaced_is_given_back_its_name(tmp_path: Path) -> None:
