@@ -72,9 +72,17 @@ def pretraining_levels(config: PretrainConfig, ranks: Ranks) -> Levels:
     loaders: dict[str, dict[str, DeviceLoader]] = {}
 
     def open_level(set_name: str, global_batch: int, workers: int, **fields: object) -> DeviceLoader:
-        settings = data.loader(
-            global_batch=global_batch, workers=workers, seed=config.run.seed, size=size, frames=sample.frames, **fields
-        )
+        try:
+            settings = data.loader(
+                global_batch=global_batch,
+                workers=workers,
+                seed=config.run.seed,
+                size=size,
+                frames=sample.frames,
+                **fields,
+            )
+        except ValueError as error:
+            raise DataError(f"the loader of {set_name}: {error}") from error
         loader = Loader(data.root, set_name, data.split, settings, rank=ranks.rank, world=ranks.world)
         if not len(loader):
             raise DataError(

@@ -201,7 +201,13 @@ class Loader:
             warnings.filterwarnings("ignore", message="This DataLoader will create")  # how many is the user's choice
             return iter(
                 DataLoader(
-                    self._made, sampler=numbers, batch_size=None, pin_memory=torch.cuda.is_available(), **workers
+                    self._made,
+                    sampler=numbers,
+                    batch_size=None,
+                    pin_memory=torch.cuda.is_available(),
+                    # Its own: a number drawn from the process's generator would change the dropout that follows.
+                    generator=torch.Generator(),
+                    **workers,
                 )
             )
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import imageio_ffmpeg
 import pytest
+
+from tests.paths import REPOSITORY
 
 
 @pytest.fixture
@@ -21,3 +27,21 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture(scope="session")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shards of the embedded dataset at its smallest, built once for all processes of a test run."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "embedded"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        root = folder / "shards"
+        if not (root / "dataset.json").exists():
+            command = [sys.executable, str(REPOSITORY / "preprocessing" / "build_shards.py")]
+            # One ffmpeg for all machines: what it makes decides the pixels that golden numbers are of.
+            ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+            options = [f"output={root}", f"demo_root={folder}/source", "demo.size=tiny", f"ffmpeg={ffmpeg}"]
+            subprocess.run([*command, *options, "dask.workers=1"], cwd=REPOSITORY, check=True, capture_output=True)
+    return root
