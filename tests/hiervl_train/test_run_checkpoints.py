@@ -259,7 +259,7 @@ FILES = [
 
 def flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 0x10
+    data[-2] ^= 0x10  # in a tensor, not in a header that would not parse
     path.write_bytes(data)
 
 
@@ -279,8 +279,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_named_and_left(
     assert_is_of_step(state, 10)
     warning = caplog.records[0].getMessage()
     assert warning.startswith("checkpoint step-00000020 is passed over: ")
-    if name != "complete.json" or damage is not flip:  # what a flipped bit in a name or a hash says is its own affair
-        assert str(tmp_path / "step-00000020" / name) in warning
+    assert str(tmp_path / "step-00000020" / name) in warning
     assert names(tmp_path) == ["step-00000010", "step-00000020"]
     with Checkpoints(tmp_path, BY_STEPS) as checkpoints, pytest.raises(CheckpointError):
         checkpoints.load(tmp_path / "step-00000020")
