@@ -56,7 +56,12 @@ _LOOK = """(async () => {
     element.scrollIntoView();
     await new Promise(requestAnimationFrame);
   }
-  const images = [...document.images];
+  const posters = [...document.querySelectorAll("video[poster]")].map((video) => {
+    const image = new Image();
+    image.src = video.poster;
+    return image;
+  });
+  const images = [...document.images, ...posters];
   await Promise.all(images.map((image) => image.decode().catch(() => null)));
   return images.map((image) => ({ src: image.src, width: image.naturalWidth, height: image.naturalHeight }));
 })()"""
@@ -65,25 +70,26 @@ _LOOK = """(async () => {
 _PLAY = """(async (seconds, limit) => {
   const played = [];
   for (const video of [...document.querySelectorAll("video")].slice(0, limit)) {
-    let source = null, shown = [];
+    let source = null, first = -1, last = -1;  // frames count, not the clock: they are what is seen
+    const begin = () => { if (source !== video.currentSrc) [source, first] = [video.currentSrc, video.currentTime]; };
     const look = (_, frame) => {
-      if (source !== video.currentSrc) [source, shown] = [video.currentSrc, []];
-      shown.push(frame.mediaTime);
+      if (source === video.currentSrc) last = Math.max(last, frame.mediaTime);
       video.requestVideoFrameCallback(look);
     };
+    video.addEventListener("playing", begin);
     video.requestVideoFrameCallback(look);
     video.scrollIntoView();
     video.muted = true;
     let problem = null;
     video.play().catch((error) => { if (error.name !== "AbortError") problem = String(error); });
     const until = performance.now() + 1000 * seconds;
-    while (performance.now() < until && !problem && !(Math.max(...shown) - shown[0] >= 0.15)) {
+    while (performance.now() < until && !problem && !(first >= 0 && last - first >= 0.15)) {
       await new Promise((done) => setTimeout(done, 20));
     }
     video.pause();
     if (video.error) problem = video.error.message || String(video.error.code);
     played.push({
-      src: video.getAttribute("src"), first: shown[0] ?? -1, advanced: Math.max(0, ...shown) - (shown[0] ?? 0), problem,
+      src: video.getAttribute("src"), first, advanced: Math.max(0, last - first), problem,
       width: video.videoWidth, height: video.videoHeight, duration: video.duration || 0, current: video.currentTime,
     });
   }
@@ -93,7 +99,7 @@ _PLAY = """(async (seconds, limit) => {
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """An <img> of the page: width and height are the file's own, 0 where it could not be shown."""
+    """An <img> of the page, or a video's poster: width and height are the file's own, 0 where it cannot be shown."""
 
     src: str
     width: int
@@ -105,8 +111,8 @@ class Video:
     """A <video> of the page after it was played, muted."""
 
     src: str
-    first: float  # s, the time of the first frame that was shown; −1 when none was
-    advanced: float  # s, how far what was shown came from there
+    first: float  # s, where it stood when it began; −1 when it never did
+    advanced: float  # s, how far the frames that were shown came from there
     problem: str | None
     width: int  # pixels, 0 where no frame could be decoded
     height: int
@@ -122,7 +128,9 @@ class PageReport:
     title: str
     text: str  # as a reader sees it
     console_errors: list[str]  # errors and warnings of the console, uncaught exceptions, failed and blocked loads
-    requests: list[str]  # every URL that was asked for, the page's own first; data: URLs left out
+    requests: list[
+        str
+    ]  # every URL that was asked for, the page's own first; data: and blob: URLs, which the page itself holds, left out
     images: list[Image]
     videos: list[Video]
     width: int  # pixels that the page is wide: more than the window's where a reader must scroll sideways
@@ -318,7 +326,7 @@ class _Connection:
             waiting.set_result(None)
         if event == "Network.requestWillBeSent":
             url = params["request"]["url"]
-            if not url.startswith("data:"):
+            if not url.startswith(("data:", "blob:")):
                 self._log.requests.append(url)
         elif event == "Runtime.exceptionThrown":
             details = params["exceptionDetails"]
