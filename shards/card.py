@@ -22,7 +22,6 @@ _MEMBER_DOCS = {
     "mp4": "the clip: H.264, yuv420p, constant frame rate, first frame a key frame, no audio",
     "txt": "the caption, UTF-8",
 }
-_SET_TITLES = {"clips": "one sample per narration", "summaries": "one sample per summary, over minutes"}
 _PROSE = """\
 Tar shards of egocentric video with its narrations and summaries, made for contrastive pretraining. Each tar is plain
 USTAR in WebDataset's convention and can be read by `webdataset`, `wids`, `datasets`, `open_clip` and `tar`. Each has
@@ -45,8 +44,8 @@ def render(dataset: Dataset) -> str:
     sections += ["## Sizes", _sizes(dataset), "## Reading it", _reading(dataset)]
     sections += ["## Members of a sample", _table(("member", "what it is"), list(_MEMBER_DOCS.items()))]
     for set_name in dict.fromkeys(name for name, _, _ in dataset.splits()):
-        title = _SET_TITLES.get(set_name, schema.record_class(set_name).__doc__ or "")
-        sections += [f"## Fields of `json` in `{set_name}`: {title.splitlines()[0]}", _fields(set_name)]
+        title = schema.set_spec(set_name).title
+        sections += [f"## Fields of `json` in `{set_name}`: {title}", _fields(set_name)]
     sections += ["## How it was made", _made(dataset), "## Licence of the source", _licence(dataset)]
     return "\n\n".join(sections) + "\n"
 
@@ -137,7 +136,7 @@ def _made(dataset: Dataset) -> str:
         _table(("part", "version"), rows),
     ]
     for name, value in dataset.provenance.items():
-        if name == "licence_notice":
+        if name in ("licence_notice", "licences"):
             continue
         title = f"{name.replace('_', ' ').capitalize()}:"
         if isinstance(value, Mapping):

@@ -24,6 +24,7 @@ from shards.cache import Prefetcher
 from shards.config import LoaderConfig
 from shards.order import EvalOrder, TrainOrder, default_lanes
 from shards.reading import Failure, Item, SampleReader, tags
+from shards.schema import set_spec
 from shards.sources import Source, open_source
 
 VERBS, NOUNS = 118, 582  # EgoClip's classes
@@ -42,9 +43,9 @@ class Batch:
     epoch: int
     number: int  # of the global batch, from 0
     keys: list[str]
-    frames: Tensor  # clips: frames_BTHWC; summaries: frames_BKTHWC; uint8 RGB
+    frames: Tensor  # clips: frames_BTHWC; long sets (summaries …): frames_BKTHWC; uint8 RGB
     texts: list[str]
-    narrations: list[list[str]]  # summaries: K texts each; clips: none
+    narrations: list[list[str]]  # summaries: K texts each; other sets: none
     verbs_BV: Tensor  # float32, 0 or 1
     nouns_BO: Tensor  # float32, 0 or 1
     is_scene_B: Tensor  # bool: the partner is of its clip's segment; all False without scene-aware negatives
@@ -291,7 +292,7 @@ class _Batches(Dataset[Batch]):
 
     def _collate(self, epoch: int, number: int, items: list[Item], is_scene: list[bool]) -> Batch:
         config = self._config
-        windows = (config.windows,) if self._set_name == "summaries" else ()
+        windows = (config.windows,) if set_spec(self._set_name).is_long else ()
         frames = _empty_frames((len(items), *windows, config.frames, config.size, config.size, 3))
         pixels = frames.numpy()
         verbs_BV, nouns_BO = torch.zeros(len(items), VERBS), torch.zeros(len(items), NOUNS)

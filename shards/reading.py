@@ -18,7 +18,7 @@ from shards.dataset import Split, read_rows
 from shards.decode import DecodeError, Decoder, open_decoder
 from shards.keys import is_key
 from shards.sampling import Crop, Dice
-from shards.schema import ClipRecord, MediaRecord, SchemaError, SummaryRecord
+from shards.schema import ClipRecord, MediaRecord, Narration, SchemaError, SummaryRecord
 from shards.sources import Source
 from shards.stats import ShardError
 from shards.tar import BLOCK
@@ -42,7 +42,7 @@ class Item:
 
     key: str
     record: MediaRecord
-    frames: np.ndarray  # (T, H, W, C) of a clip, (K, T, H, W, C) of a summary; uint8 RGB
+    frames: np.ndarray  # (T, H, W, C) of a clip, (K, T, H, W, C) in a long set; uint8 RGB
     narrations: tuple[str, ...] = ()  # K of a summary
     failures: tuple[Failure, ...] = ()  # what was tried before this one
 
@@ -141,7 +141,7 @@ class SampleReader:
         if record.clip_frames < 1 or record.first_frame < 0:
             raise SchemaError(f"{key}: first_frame {record.first_frame}, clip_frames {record.clip_frames}")
         dice = Dice(config.seed, epoch, key) if self._is_training else None
-        if not isinstance(record, SummaryRecord):
+        if not schema.set_spec(self._split.set_name).is_long:
             numbers = sampling.clip_frames(record, frames=config.frames, dice=dice)
             crops = [self._crop(record, dice)] * config.frames
             frames = self._decoder.decode(mp4, numbers, crops, config.size)
@@ -151,7 +151,9 @@ class SampleReader:
         )
         crops = [crop for _ in numbers_KT for crop in [self._crop(record, dice)] * config.frames]
         frames = self._decoder.decode(mp4, numbers_KT.reshape(-1), crops, config.size)
-        chosen = sampling.narrations_in_order(record, config.narrations, dice)
+        chosen: list[Narration | None] = []
+        if isinstance(record, SummaryRecord):
+            chosen = sampling.narrations_in_order(record, config.narrations, dice)
         return Item(
             key=key,
             record=record,

@@ -16,11 +16,13 @@ import json
 import math
 import reprlib
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 SCHEMA_VERSION = 1
 MEMBERS = ("jpg", "json", "mp4", "txt")
+QUESTIONS, LABELS = "questions.json", "labels.json"  # beside a benchmark's shards; shards/companions.py reads them
 
 
 class SchemaError(ValueError):
@@ -75,9 +77,108 @@ class SummaryRecord(ClipRecord):
     narrations: Annotated[list[Narration], "those inside the span, in time order"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ChoiceRecord(MediaRecord):
+    """A clip that multiple-choice questions name: the sets `egomcq` and `summarymcq`. The questions lie beside them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpicRecord(MediaRecord):
+    """An action of EPIC-KITCHENS-100's multi-instance retrieval: the set `epic_mir`."""
+
+    narration_id: Annotated[str, "the annotation's own name, as P01_11_0"]
+    verb_class: Annotated[int, "0 … 96"]
+    noun_classes: Annotated[list[int], "all noun classes of the narration, 0 … 299"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CharadesRecord(MediaRecord):
+    """An action segment (train) or a whole video (test) of Charades-Ego: the set `charades_ego`."""
+
+    action: Annotated[int, "the segment's class, 0 … 156; −1 of a whole video, whose classes labels.json has"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HowToRecord(MediaRecord):
+    """A long video to be classified: the set `howto100m`. Its video is the low-rate rendition of the whole span."""
+
+    label: Annotated[int, "the class of the video, from 0"]
+
+
 Record = MediaRecord
-RECORDS: dict[str, type[MediaRecord]] = {"clips": ClipRecord, "summaries": SummaryRecord}
-"""The record class of each set; a new set is a class and a line here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetSpec:
+    """What makes a set what it is; everything that treats sets unlike asks here."""
+
+    record: type[MediaRecord]
+    title: str
+    letter: str  # in the keys of its samples
+    splits: tuple[str, ...]
+    is_long: bool = False  # minutes long: the low-rate rendition, read as K windows; else read as T frames of the clip
+    is_benchmark: bool = True  # its files say the split of each item, and no exclusion of videos touches it
+    companions: Mapping[str, str] = dataclasses.field(default_factory=dict)  # split → file beside its shards
+
+
+SETS: dict[str, SetSpec] = {
+    "clips": SetSpec(
+        record=ClipRecord,
+        title="one sample per narration",
+        letter="c",
+        splits=("train", "val"),
+        is_benchmark=False,
+    ),
+    "summaries": SetSpec(
+        record=SummaryRecord,
+        title="one sample per summary, over minutes",
+        letter="s",
+        splits=("train", "val"),
+        is_long=True,
+        is_benchmark=False,
+    ),
+    "egomcq": SetSpec(
+        record=ChoiceRecord,
+        title="the distinct clips of EgoMCQ's questions",
+        letter="q",
+        splits=("test",),
+        companions={"test": QUESTIONS},
+    ),
+    "summarymcq": SetSpec(
+        record=ChoiceRecord,
+        title="the distinct spans of SummaryMCQ's questions, over minutes",
+        letter="m",
+        splits=("test",),
+        is_long=True,
+        companions={"test": QUESTIONS},
+    ),
+    "epic_mir": SetSpec(
+        record=EpicRecord,
+        title="the distinct actions of EPIC-KITCHENS-100 multi-instance retrieval",
+        letter="e",
+        splits=("train", "test"),
+        companions={"train": LABELS, "test": LABELS},
+    ),
+    "charades_ego": SetSpec(
+        record=CharadesRecord,
+        title="the action segments (train) and the whole videos (test) of Charades-Ego",
+        letter="a",
+        splits=("train", "test"),
+        companions={"test": LABELS},
+    ),
+    "howto100m": SetSpec(
+        record=HowToRecord,
+        title="the long videos of HowTo100M's classification, over minutes",
+        letter="h",
+        splits=("train", "val"),
+        is_long=True,
+        companions={"train": LABELS, "val": LABELS},
+    ),
+}
+"""Every set, in the order in which they are listed; a new set is a record class and an entry here."""
+
+RECORDS: dict[str, type[MediaRecord]] = {name: spec.record for name, spec in SETS.items()}
+"""The record class of each set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,12 +191,23 @@ class Sample:
     mp4: bytes
 
 
+def set_spec(set_name: str) -> SetSpec:
+    """Return what makes a set what it is; raise `SchemaError` for a set that the contract does not know."""
+    try:
+        return SETS[set_name]
+    except KeyError:
+        raise SchemaError(f"unknown set {set_name!r}; the contract knows {', '.join(SETS)}") from None
+
+
 def record_class(set_name: str) -> type[MediaRecord]:
     """Return the record class of a set; raise `SchemaError` for a set that the contract does not know."""
-    try:
-        return RECORDS[set_name]
-    except KeyError:
-        raise SchemaError(f"unknown set {set_name!r}; the contract knows {', '.join(RECORDS)}") from None
+    return set_spec(set_name).record
+
+
+def own_fields(set_name: str) -> dict[str, Any]:
+    """Return name → type of the fields that a set's records have beyond those of every set."""
+    common, hints = _hints(typing.cast(type, MediaRecord)), _hints(typing.cast(type, record_class(set_name)))
+    return {name: hint for name, hint in hints.items() if name not in common}
 
 
 def to_json(record: Any) -> dict[str, Any]:
