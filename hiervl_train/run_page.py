@@ -27,6 +27,7 @@ import numpy as np
 from hiervl_train.metrics import read_columns
 from hiervl_train.run_folder import RunFolder
 from shards import files
+from shards.page import BASE_STYLE
 
 _COLUMNS = 360  # of a curve at most: each shows mean, least and greatest of the lines that fall into it
 _TICKS = 4
@@ -68,29 +69,17 @@ _EVALUATION = re.compile(r"eval(?:uation)?/(.+)")
 # In no chart: what the axis is, and what follows from others.
 _HIDDEN = re.compile(r"step|time|epoch|clips_per_second_per_gpu|data/.*")
 
-_STYLE = """
-:root { color-scheme: light dark; --ground: #f6f5f2; --card: #ffffff; --ink: #1d1d1f; --quiet: #6b6a66;
-  --line: #e3e1da; --mark: #b4532a; --track: #eceae3;
-  --s0: #b4532a; --s1: #2b6cb0; --s2: #3f8f5b; --s3: #8a5cc2; --s4: #b08a12; --s5: #5f6b7a; }
-@media (prefers-color-scheme: dark) { :root { --ground: #16171a; --card: #202226; --ink: #ececea; --quiet: #9a9992;
-  --line: #33353a; --mark: #e8935f; --track: #2b2d32;
+_STYLE = (
+    BASE_STYLE
+    + """
+:root { --s0: #b4532a; --s1: #2b6cb0; --s2: #3f8f5b; --s3: #8a5cc2; --s4: #b08a12; --s5: #5f6b7a; }
+@media (prefers-color-scheme: dark) { :root {
   --s0: #e8935f; --s1: #6fb1ee; --s2: #74c690; --s3: #bb98ea; --s4: #dcbb4d; --s5: #a3afbf; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--ground); color: var(--ink);
-  font: 15px/1.5 ui-sans-serif, system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; }
-main { max-width: 1240px; margin: 0 auto; padding: 40px 28px 80px; }
-h1 { font-size: 28px; letter-spacing: -0.02em; margin: 0 0 4px; font-weight: 650; overflow-wrap: anywhere; }
-h2 { font-size: 19px; letter-spacing: -0.01em; margin: 44px 0 16px; font-weight: 650; }
-.quiet { color: var(--quiet); } pre, .mono { font: 12px/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
+h1, .tile b { overflow-wrap: anywhere; } .tile b { line-height: 1.25; } .tile.bad b { color: var(--mark); }
+.tiles { margin-top: 16px; } .scroll { margin: 0 0 14px; }
 .bar { height: 8px; border-radius: 4px; background: var(--track); margin: 22px 0 0; overflow: hidden; }
 .bar i { display: block; height: 100%; background: var(--mark); }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; margin: 16px 0 8px; }
-.tile, figure, details { background: var(--card); border: 1px solid var(--line); border-radius: 12px; }
-.tile { padding: 14px 16px; }
-.tile b { display: block; font-size: 22px; font-weight: 650; letter-spacing: -0.02em; overflow-wrap: anywhere;
-  line-height: 1.25; }
-.tile span { color: var(--quiet); font-size: 13px; }
-.tile.bad b { color: var(--mark); }
+figure, details { background: var(--card); border: 1px solid var(--line); border-radius: 12px; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(380px, 100%), 1fr)); gap: 16px; }
 figure { margin: 0; padding: 14px 16px 12px; min-width: 0; display: flex; flex-direction: column;
   justify-content: space-between; }
@@ -114,16 +103,15 @@ figcaption b { font-weight: 650; } figcaption small { color: var(--quiet); font-
   border-radius: 8px; padding: 6px 9px; font-size: 12px; line-height: 1.45; pointer-events: none; z-index: 1;
   white-space: nowrap; font-variant-numeric: tabular-nums; }
 details { margin: 0 0 12px; padding: 0 16px; } summary { cursor: pointer; padding: 12px 0; font-weight: 600; }
-pre { overflow-x: auto; margin: 0 0 14px; }
-.scroll { overflow-x: auto; margin-bottom: 14px; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th { text-align: left; font-weight: 500; color: var(--quiet); font-size: 13px; padding: 6px 18px 6px 0;
-  vertical-align: top; white-space: nowrap; }
-td { padding: 6px 18px 6px 0; border-top: 1px solid var(--line); overflow-wrap: anywhere; }
-tr th { border-top: 1px solid var(--line); } thead th { border-top: 0; }
+pre { overflow-x: auto; margin: 0 0 14px; font: 12px/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
+table { width: auto; }
+th, td { text-align: left; padding: 6px 18px 6px 0; vertical-align: top; }
+th { white-space: nowrap; border-top: 1px solid var(--line); } td { white-space: normal; overflow-wrap: anywhere; }
+thead th { border-top: 0; }
 @media (max-width: 600px) { main { padding: 24px 14px 60px; } h1 { font-size: 23px; } .tile b { font-size: 18px; }
   .tiles { grid-template-columns: repeat(2, 1fr); } }
 """
+)
 
 _SCRIPT = """
 for (const plot of document.querySelectorAll(".plot")) {
