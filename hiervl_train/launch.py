@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from configs.loading import ConfigError
-from hiervl_train.distributed import DistributedError, Ranks, ranks
+from hiervl_train.distributed import DistributedError, Ranks, all_true, ranks
 from hiervl_train.housekeeping import Status, write_status
 from hiervl_train.levels import DataError
 from hiervl_train.models.released import CheckpointError
@@ -104,6 +104,8 @@ def run(settings: Settings, here: Ranks, make_task: Callable[[Settings, Ranks], 
             else:
                 console.print(f"stopped after {outcome.step:,} of {total:,} steps ({outcome.reason}) and saved; ")
                 console.print("the same command goes on from there")
+    # Launchers end all ranks as soon as one has left with another code than 0: nobody leaves before all is written.
+    all_true(True, here.control)
     return ExitCode.OK if outcome.reason is None else ExitCode.STOPPED
 
 
