@@ -26,6 +26,11 @@ from hiervl_train.distributed import (
 from hiervl_train.preemption import PreemptionConfig, StopRequest
 
 
+def say(line: str) -> None:
+    """Write a line in one go: `print` writes text and line end apart, and another rank's text comes between."""
+    os.write(1, f"{line}\n".encode())
+
+
 def agree(mine: Ranks) -> None:
     """Print what the ranks agree on, one step late, and what happens where each begins other flags."""
     control = Control(mine)
@@ -37,14 +42,13 @@ def agree(mine: Ranks) -> None:
         seen.append(control.agreed())
     name = broadcast_text("Schritt ü" if mine.is_main else None, mine.control)
     nothing = broadcast_text(None, mine.control)
-    print(
-        f"{mine.rank}/{mine.world} {mine.device} threads {torch.get_num_threads()} {seen} {name} {nothing}", flush=True
-    )
+    threads = torch.get_num_threads()
+    say(f"{mine.rank}/{mine.world} {mine.device} threads {threads} {seen} {name} {nothing}")
     control.begin({f"flag {mine.rank}": True})
     try:
         control.agreed()
     except DistributedError as error:
-        print(f"{mine.rank}: {error}", flush=True)
+        say(f"{mine.rank}: {error}")
     assert all_true(True, mine.control)
     assert not all_true(mine.is_main, mine.control)
 
@@ -53,7 +57,7 @@ def work(mine: Ranks) -> None:
     """Say one's process id and reduce without end; the launcher's SIGTERM is a request only, as in a run."""
     gradient = torch.ones(1000)
     with StopRequest(PreemptionConfig(), Path("stop"), looks=False):
-        print(f"pid {mine.rank} {os.getpid()}", flush=True)
+        say(f"pid {mine.rank} {os.getpid()}")
         while True:
             dist.all_reduce(gradient)
             gradient /= mine.world
