@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -31,7 +32,7 @@ from shards.files import write_json
 
 Status = Literal["running", "done", "stopped", "failed"]
 _PAGE_SECONDS = 60.0  # between two writes of the page
-_COUNTS_BYTES = 8192  # of a rank's counts as JSON
+_GATHERED_BYTES = 8192  # of a rank's value as JSON
 logger = logging.getLogger(__name__)
 
 
@@ -55,28 +56,37 @@ class Housekeeping:
         self._epoch_steps = epoch_steps
         self._stack = ExitStack()
         self._paged = time.monotonic()
+        self._page_every = _PAGE_SECONDS
         self._paused = 0.0  # s of evaluations, which are in no speed
 
     def __enter__(self) -> Self:
         config = self._settings.metrics
-        self.peak = peak(self._ranks.device, config)
+        device_peak = peak(self._ranks.device, config)
+        hosts = gather(socket.gethostname(), self._ranks)
         # A step is seen one step late, so speeds are of the times at which steps ended, not of those of seeing.
         self._now = time.perf_counter()
         self._window = Window(
             device=self._ranks.device,
             world=self._ranks.world,
-            peak_flops=self.peak.flops,
+            peak_flops=device_peak.flops,
             clock=lambda: self._now,
         )
         self._levels.metrics()  # what was counted before the first step belongs to no step
         self._writer: MetricsWriter | None = None
         self._progress: Progress | None = None
         if self._ranks.is_main:
+            self._folder.create(
+                self._settings,
+                is_resumed=self._step > 0,
+                seed=self._settings.run.seed,
+                hostnames=sorted(set(hosts)),
+                facts={"total_steps": self._total, "mfu_denominator": str(device_peak)},
+            )
             self._writer = self._stack.enter_context(
                 MetricsWriter(self._folder.path, config, first_step=self._step + 1)
             )
             self._progress = self._stack.enter_context(Progress(self._console, self._total, done=self._step))
-            self.say(f"training from step {self._step:,} to {self._total:,}; utilisation is of {self.peak}")
+            self.say(f"training from step {self._step:,} to {self._total:,}; utilisation is of {device_peak}")
             write_status(self._folder, "running", self._step, self._total)
         # Collected at chosen steps only: a pause of one rank at its own time is a pause of all.
         gc.collect()
@@ -129,7 +139,7 @@ class Housekeeping:
     def tidy(self, step: int) -> None:
         """Do what is due now and then: the page on the first rank, garbage on all of them at the same step."""
         self._step = step
-        if self._ranks.is_main and time.monotonic() - self._paged > _PAGE_SECONDS:
+        if self._ranks.is_main and time.monotonic() - self._paged > self._page_every:
             self._write_page()
         if step % self._settings.run.collect_garbage_every == 0:
             gc.collect()
@@ -161,29 +171,36 @@ class Housekeeping:
         return sum_over_ranks(own, self._ranks)
 
     def _write_page(self) -> None:
-        self._paged = time.monotonic()
+        began = time.monotonic()
         try:
             write_page(self._folder.path)
-        except OSError as error:  # a page that cannot be written is no reason to end a run
-            logger.warning("%s: the page could not be written: %s", self._folder.page, error)
+        except Exception:
+            logger.exception("%s could not be written", self._folder.page)
+        self._paged = time.monotonic()
+        # The other ranks wait meanwhile: a long run's page, which takes longer, is made less often.
+        self._page_every = max(_PAGE_SECONDS, 300 * (self._paged - began))
 
 
 def sum_over_ranks(counts: Mapping[str, float], ranks: Ranks) -> dict[str, float]:
     """Return named counts added up over ranks; ranks may have different names."""
+    total: Counter[str] = Counter()
+    for theirs in gather(dict(counts), ranks):
+        total.update(theirs)
+    return dict(total)
+
+
+def gather(value: Any, ranks: Ranks) -> list[Any]:
+    """Return what each rank gives, in the order of ranks; it travels as JSON of some kilobytes at most."""
     if ranks.world == 1:
-        return dict(counts)
-    data = json.dumps(dict(counts)).encode()
-    if len(data) > _COUNTS_BYTES:
-        logger.warning("counts of %d names are left out of the metrics: too many", len(counts))
-        data = b"{}"
-    own = torch.zeros(_COUNTS_BYTES, dtype=torch.uint8)
+        return [value]
+    data = json.dumps(value).encode()
+    if len(data) > _GATHERED_BYTES:
+        raise ValueError(f"{len(data)} bytes to be gathered from each rank: at most {_GATHERED_BYTES} are expected")
+    own = torch.zeros(_GATHERED_BYTES, dtype=torch.uint8)
     own[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     everyone = [torch.empty_like(own) for _ in range(ranks.world)]
     dist.all_gather(everyone, own, group=ranks.control)
-    total: Counter[str] = Counter()
-    for row in everyone:
-        total.update(json.loads(bytes(row.tolist()).rstrip(b"\0")))
-    return dict(total)
+    return [json.loads(bytes(row.tolist()).rstrip(b"\0")) for row in everyone]
 
 
 def write_status(folder: RunFolder, state: Status, step: int, total: int, *, reason: str | None = None) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -19,7 +18,7 @@ from rich.markup import escape
 
 from configs.loading import ConfigError
 from hiervl_train.distributed import DistributedError, Ranks, all_true, ranks
-from hiervl_train.housekeeping import Status, write_status
+from hiervl_train.housekeeping import Status, gather, write_status
 from hiervl_train.levels import DataError
 from hiervl_train.models.released import CheckpointError
 from hiervl_train.models.text import MissingPretrained
@@ -86,14 +85,6 @@ def run(settings: Settings, here: Ranks, make_task: Callable[[Settings, Ranks], 
         stack.enter_context(folder.logged(rank=here.rank))
         _be_reproducible(settings.run)
         task = make_task(settings, here)
-        if here.is_main:
-            folder.create(
-                settings,
-                is_resumed=folder.checkpoints.is_dir(),
-                seed=settings.run.seed,
-                hostnames=[socket.gethostname()],
-                facts={"total_steps": min(task.total_steps, settings.run.max_steps or task.total_steps)},
-            )
         outcome = train(task, settings, folder, here, console)
         if here.is_main:
             state: Status = "done" if outcome.reason is None else "stopped"
@@ -106,6 +97,8 @@ def run(settings: Settings, here: Ranks, make_task: Callable[[Settings, Ranks], 
                 console.print("the same command goes on from there")
     # Launchers end all ranks as soon as one has left with another code than 0: nobody leaves before all is written.
     all_true(True, here.control)
+        # A launcher ends the other ranks as soon as one leaves with a code: none leaves before all is written.
+        gather(None, here)
     return ExitCode.OK if outcome.reason is None else ExitCode.STOPPED
 
 
