@@ -81,8 +81,9 @@ def mean_ap_of_counts(scores_NC: np.ndarray, is_label_NC: np.ndarray) -> Callabl
     orders, runs = [], []
     for scores in scores_CN[labels_CN.any(axis=1)]:
         order = np.argsort(-scores, kind="stable")
+        falling = scores[order]
         orders.append(order)
-        runs.append(np.concatenate([[0], np.flatnonzero(np.diff(scores[order]) != 0) + 1]).astype(np.int64))
+        runs.append(np.concatenate([[0], np.flatnonzero(falling[1:] != falling[:-1]) + 1]).astype(np.int64))
     shown_CN = labels_CN[labels_CN.any(axis=1)]
     videos = scores_CN.shape[1]
     harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, videos + 1))])

@@ -226,7 +226,7 @@ relevancy = Relevancy(classes(videos), classes([videos[i] for i in picked]))
 dice = np.random.default_rng(0)
 text, video = (dice.standard_normal((len(videos), 256)).astype(np.float32) for _ in range(2))
 out = {"shape": relevancy.shape}
-for name in ("cosine", "dual"):
+for name in sys.argv[2:]:
     start = time.perf_counter()
     sim = cosine(video, text[picked]) if name == "cosine" else dual_softmax(text, video, picked)
     found = score_retrieval(sim, relevancy)
@@ -240,20 +240,23 @@ print(json.dumps(out))
 """
 
 
-def test_random_embeddings_are_at_the_published_chance_on_the_real_test_files_in_seconds_and_under_2_gb() -> None:
+@pytest.mark.parametrize("name", ["cosine", pytest.param("dual", marks=pytest.mark.slow)])
+def test_random_embeddings_are_at_published_chance_on_the_real_files_in_seconds_and_under_2_gb(name: str) -> None:
     folder = shared("epic100")
     environment = {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2", "PATH": "/usr/bin:/bin"}
     done = subprocess.run(
-        [sys.executable, "-c", CHANCE, str(folder)], cwd=REPOSITORY, env=environment, capture_output=True, text=True
+        [sys.executable, "-c", CHANCE, str(folder), name],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    print(found)
     assert found["shape"] == [9668, 3842]
     assert found["bytes"] < 2e9
-    for name in ("cosine", "dual"):
-        assert found[name]["seconds"] < 60
-        assert found[name]["scored"] == [9668, 3842]
-        # "Rescaling Egocentric Vision": chance is 5.7 and 5.6 mAP, 10.8 and 10.9 nDCG.
-        assert found[name]["video_to_text"] == pytest.approx([5.7, 0.38, 10.8], abs=0.1)
-        assert found[name]["text_to_video"] == pytest.approx([5.6, 0.25, 10.9], abs=0.1)
+    assert found[name]["seconds"] < 90  # 9 on two quiet cores
+    assert found[name]["scored"] == [9668, 3842]
+    # "Rescaling Egocentric Vision": chance is 5.7 and 5.6 mAP, 10.8 and 10.9 nDCG.
+    assert found[name]["video_to_text"] == pytest.approx([5.7, 0.37, 10.8], abs=0.1)
+    assert found[name]["text_to_video"] == pytest.approx([5.6, 0.25, 10.9], abs=0.1)
