@@ -10,7 +10,7 @@ import hashlib
 import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from shards.cache import Prefetcher
 from shards.config import LoaderConfig
-from shards.order import EvalOrder, TrainOrder, default_lanes
+from shards.order import EvalOrder, OrderError, TrainOrder, default_lanes
 from shards.reading import Failure, Item, SampleReader, tags
 from shards.schema import set_spec
 from shards.sources import Source, open_source
@@ -89,12 +89,18 @@ class Loader:
         is_training: bool = True,
         rank: int = 0,
         world: int = 1,
+        keys: Collection[str] | None = None,
     ) -> None:
-        """Open a split of the dataset at `root`, a path or URL; raise `ShardError`, `SourceError` or `OrderError`."""
+        """Open a split of the dataset at `root`, a path or URL; raise `ShardError`, `SourceError` or `OrderError`.
+
+        Evaluation may ask for a few samples only, by their `keys`; they come in the order of the shards.
+        """
+        if keys is not None and is_training:
+            raise OrderError("keys: training takes all samples of a split")
         source = open_source(root, config.source) if isinstance(root, (str, Path)) else root
         entry = source.dataset.split(set_name, split)
         reader = SampleReader(source, entry, config, is_training=is_training)
-        self.order = _make_order(reader, entry, config) if is_training else _eval_order(reader, entry, config)
+        self.order = _make_order(reader, entry, config) if is_training else _eval_order(reader, entry, config, keys)
         self._made = _Batches(reader, self.order, config, rank=rank, world=world, set_name=set_name)
         self._config, self._source, self._split = config, source, entry
         self._identity = _identity(entry.fingerprint, set_name, split, config, self.order)
@@ -350,9 +356,10 @@ def _make_order(reader: SampleReader, split: Any, config: LoaderConfig) -> Train
     )
 
 
-def _eval_order(reader: SampleReader, split: Any, config: LoaderConfig) -> EvalOrder:
+def _eval_order(reader: SampleReader, split: Any, config: LoaderConfig, keys: Collection[str] | None) -> EvalOrder:
     samples = tuple(shard.samples for shard in split.shards)
-    return EvalOrder(samples=samples, global_batch=config.global_batch, denied=reader.denied_rows())
+    left_out = reader.denied_rows() if keys is None else reader.rows_except(keys)
+    return EvalOrder(samples=samples, global_batch=config.global_batch, denied=left_out)
 
 
 def _identity(fingerprint: str, set_name: str, split: str, config: LoaderConfig, order: TrainOrder | EvalOrder) -> int:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from shards import sampling, schema
 from shards.config import LoaderConfig
@@ -81,6 +83,18 @@ class SampleReader:
         found = {}
         for number, shard in enumerate(self._split.shards):
             rows = np.flatnonzero(self._is_denied(read_rows(self._source.parquet(shard), ["video_uid"])["video_uid"]))
+            if len(rows):
+                found[number] = rows
+        return found
+
+    def rows_except(self, keys: Collection[str]) -> dict[int, np.ndarray]:
+        """Return, for each shard that has any, the rows of withdrawn videos and of samples with other keys."""
+        wanted = pa.array(sorted(set(keys)), pa.string())
+        found = {}
+        for number, shard in enumerate(self._split.shards):
+            table = read_rows(self._source.parquet(shard), ["key", "video_uid"])
+            is_wanted = np.asarray(pc.is_in(table["key"], wanted))
+            rows = np.flatnonzero(~is_wanted | self._is_denied(table["video_uid"]))
             if len(rows):
                 found[number] = rows
         return found
