@@ -18,7 +18,7 @@ from rich.markup import escape
 
 from configs.loading import ConfigError
 from hiervl_train.distributed import DistributedError, Ranks, all_true, ranks
-from hiervl_train.housekeeping import Status, gather, write_status
+from hiervl_train.housekeeping import Status, write_status
 from hiervl_train.levels import DataError
 from hiervl_train.models.released import CheckpointError
 from hiervl_train.models.text import MissingPretrained
@@ -97,8 +97,6 @@ def run(settings: Settings, here: Ranks, make_task: Callable[[Settings, Ranks], 
                 console.print("the same command goes on from there")
     # Launchers end all ranks as soon as one has left with another code than 0: nobody leaves before all is written.
     all_true(True, here.control)
-        # A launcher ends the other ranks as soon as one leaves with a code: none leaves before all is written.
-        gather(None, here)
     return ExitCode.OK if outcome.reason is None else ExitCode.STOPPED
 
 

@@ -49,6 +49,8 @@ class LoaderConfig:
     windows: int = 16  # of a summary
     narrations: int = 16  # of a summary
     window_seconds: float = 8.0  # of a summary's window at most
+    # Of a long set: read a sample as one clip, of a length between these and anywhere inside it; null: K windows.
+    clip_seconds: tuple[float, float] | None = None
     crop_scale: tuple[float, float] = (0.5, 1.0)  # share of the area that training's random crop keeps
     flip: float = 0.5  # probability, in training; 0 where narrations say left and right
     scene_negatives: bool = False  # with each clip a second one of the same minute of the same video
@@ -69,6 +71,8 @@ class LoaderConfig:
                 raise ValueError(f"{name} = {getattr(self, name)}: must be at least 0")
         if self.lanes is not None and (self.lanes < 1 or self.global_batch % self.lanes):
             raise ValueError(f"lanes = {self.lanes}: must divide global_batch = {self.global_batch}")
+        if self.clip_seconds is not None and not 0 < self.clip_seconds[0] <= self.clip_seconds[1]:
+            raise ValueError(f"clip_seconds = {self.clip_seconds}: 0 < shortest ≤ longest is needed")
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
             raise ValueError(f"crop_scale = {self.crop_scale}: 0 < smallest ≤ largest ≤ 1 is needed")

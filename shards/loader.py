@@ -11,7 +11,7 @@ import time
 import warnings
 from collections import Counter, deque
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from shards.sources import Source, open_source
 
 VERBS, NOUNS = 118, 582  # EgoClip's classes
 _WORKER_FAULTS = ("DataLoader worker (pid", "DataLoader timed out")  # how torch says that a worker died or hangs
+_CACHE_COUNTS = ("cache_hits", "cache_fills")
 _CURSOR = ("epoch", "batch", "identity")
 
 
@@ -50,6 +51,7 @@ class Batch:
     nouns_BO: Tensor  # float32, 0 or 1
     is_scene_B: Tensor  # bool: the partner is of its clip's segment; all False without scene-aware negatives
     failures: list[tuple[Failure, ...]]  # of each sample, what was tried before it
+    counts: dict[str, int] = field(default_factory=dict)  # what making it did with the cache: cache_hits, cache_fills
 
     @property
     def video(self) -> Tensor:
@@ -141,9 +143,10 @@ class Loader:
         self._epoch, self._batch = state["epoch"], state["batch"]
 
     def metrics(self) -> dict[str, float]:
-        """Return what happened since the last call: samples, seconds waited, failures by reason."""
+        """Return what happened since the last call: samples, seconds waited, failures by reason, what the cache did."""
         found = {"samples": float(self._counts.pop("samples", 0)), "wait_seconds": self._waited}
-        found |= {f"failed/{reason}": float(count) for reason, count in sorted(self._counts.items())}
+        for name, count in sorted(self._counts.items()):
+            found[name if name in _CACHE_COUNTS else f"failed/{name}"] = float(count)
         self._counts.clear()
         self._waited = 0.0
         return found
@@ -234,6 +237,7 @@ class Loader:
     def _watch(self, batch: Batch) -> None:
         """Count failures by reason, and stop where too many came one after another."""
         self._counts["samples"] += len(batch.keys)
+        self._counts.update(batch.counts)
         for tried in batch.failures:
             if not tried:
                 self._failed_run.clear()
@@ -264,6 +268,7 @@ class _Batches(Dataset[Batch]):
     ) -> None:
         self._reader, self._order, self._config = reader, order, config
         self._rank, self._world, self._set_name = rank, world, set_name
+        self._counted: dict[str, int] = {}
         self._lanes = order.rank_lanes(rank, world) if isinstance(order, TrainOrder) else range(0)
 
     def __getitem__(self, place: tuple[int, int]) -> Batch:
@@ -298,7 +303,8 @@ class _Batches(Dataset[Batch]):
 
     def _collate(self, epoch: int, number: int, items: list[Item], is_scene: list[bool]) -> Batch:
         config = self._config
-        windows = (config.windows,) if set_spec(self._set_name).is_long else ()
+        has_windows = set_spec(self._set_name).is_long and config.clip_seconds is None
+        windows = (config.windows,) if has_windows else ()
         frames = _empty_frames((len(items), *windows, config.frames, config.size, config.size, 3))
         pixels = frames.numpy()
         verbs_BV, nouns_BO = torch.zeros(len(items), VERBS), torch.zeros(len(items), NOUNS)
@@ -318,7 +324,18 @@ class _Batches(Dataset[Batch]):
             nouns_BO=nouns_BO,
             is_scene_B=torch.tensor(is_scene, dtype=torch.bool),
             failures=[item.failures for item in items],
+            counts=self._cache_counts(),
         )
+
+    def _cache_counts(self) -> dict[str, int]:
+        """Return what this process did with the cache since it was last asked; nothing where shards are local."""
+        cache = self._reader.cache
+        if cache is None:
+            return {}
+        now = {"cache_hits": cache.counts.hits, "cache_fills": cache.counts.fills}
+        since = {name: count - self._counted.get(name, 0) for name, count in now.items()}
+        self._counted = now
+        return since
 
 
 class _Numbers(Sampler[tuple[int, int]]):

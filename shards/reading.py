@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shards import sampling, schema
+from shards.cache import ShardCache
 from shards.config import LoaderConfig
 from shards.dataset import Split, read_rows
 from shards.decode import DecodeError, Decoder, open_decoder
@@ -75,6 +76,11 @@ class SampleReader:
     def __getstate__(self) -> dict[str, object]:
         """Leave behind what belongs to this process: decoders do not travel."""
         return {**self.__dict__, "_decoder": None, "_tables": OrderedDict()}
+
+    @property
+    def cache(self) -> ShardCache | None:
+        """The cache that shards come through; None where they are local."""
+        return getattr(self._source, "cache", None)
 
     def denied_rows(self) -> dict[int, np.ndarray]:
         """Return, for each shard that has any, the rows of withdrawn videos."""
@@ -155,8 +161,11 @@ class SampleReader:
         if record.clip_frames < 1 or record.first_frame < 0:
             raise SchemaError(f"{key}: first_frame {record.first_frame}, clip_frames {record.clip_frames}")
         dice = Dice(config.seed, epoch, key) if self._is_training else None
-        if not schema.set_spec(self._split.set_name).is_long:
-            numbers = sampling.clip_frames(record, frames=config.frames, dice=dice)
+        if not schema.set_spec(self._split.set_name).is_long or config.clip_seconds is not None:
+            if config.clip_seconds is None:
+                numbers = sampling.clip_frames(record, frames=config.frames, dice=dice)
+            else:
+                numbers = sampling.part_frames(record, seconds=config.clip_seconds, frames=config.frames, dice=dice)
             crops = [self._crop(record, dice)] * config.frames
             frames = self._decoder.decode(mp4, numbers, crops, config.size)
             return Item(key=key, record=record, frames=frames, failures=failures)

@@ -101,6 +101,18 @@ def clip_frames(record: MediaRecord, *, frames: int, dice: Dice | None) -> np.nd
     return record.first_frame + frame_numbers(record.clip_frames, frames, dice)
 
 
+def part_frames(record: MediaRecord, *, seconds: tuple[float, float], frames: int, dice: Dice | None) -> np.ndarray:
+    """Return (T,) stored frames of one part of a sample, of a length between `seconds`, at most the whole.
+
+    With `dice` length and place are random (training), without the middle one of the mean length.
+    """
+    length = dice.uniform(*seconds) if dice is not None else sum(seconds) / 2
+    count = min(max(1, round(length * record.fps)), record.clip_frames)
+    room = record.clip_frames - count
+    first = dice.integer(room + 1) if dice is not None else room // 2
+    return record.first_frame + first + frame_numbers(count, frames, dice)
+
+
 def narrations_in_order(record: SummaryRecord, count: int, dice: Dice | None) -> list[Narration | None]:
     """Return K narrations of a summary by time; all of them in turn when fewer, None (the summary itself) when none."""
     found = sorted(record.narrations, key=lambda narration: narration.clip_start)

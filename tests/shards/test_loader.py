@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from shards.dataset import open_dataset
 from shards.loader import Batch, Loader, LoaderError
 from shards.order import OrderError
 from shards.reading import SampleFailedError
+from shards.sampling import Dice, part_frames
 from tests.preprocessing.coded_video import read_number
 from tests.shards.coded import FRAMES_A_CLIP, coded_dataset, coded_summary, overwrite_member
 
@@ -345,3 +347,20 @@ def test_the_loader_imports_nothing_else_of_ours() -> None:
 
 def _part(text: str) -> int:
     return int(text.split()[-1])
+
+
+def test_a_summary_can_be_read_as_a_clip_of_a_few_seconds_inside_its_span(root: Path) -> None:
+    short = config(clip_seconds=(1.5, 3.0))
+    batches = [next(iter(Loader(root, "summaries", "train", short, is_training=t))) for t in (True, True, False)]
+    assert all(batch.video.shape == (4, 3, 3, 32, 32) and batch.narrations == [[]] * 4 for batch in batches)
+    assert torch.equal(batches[0].frames, batches[1].frames)
+    assert not torch.equal(batches[0].frames, batches[2].frames)
+
+
+@given(st.integers(1, 200), st.integers(0, 50), st.floats(0.1, 20), st.floats(0, 20), st.integers(0, 9))
+def test_such_a_clip_lies_inside_the_summary(count: int, first: int, shortest: float, more: float, seed: int) -> None:
+    record = SimpleNamespace(first_frame=first, clip_frames=count, fps=2.0)
+    for dice in (None, Dice(seed)):
+        found = part_frames(record, seconds=(shortest, shortest + more), frames=4, dice=dice)  # type: ignore[arg-type]
+        assert list(found) == sorted(found) and first <= found[0] and found[-1] < first + count
+        assert found[-1] - found[0] <= (shortest + more) * 2 + 1
