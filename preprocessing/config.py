@@ -99,7 +99,8 @@ class SlurmConfig:
     cores: int = 16
     memory: str = "64GB"
     walltime: str = "12:00:00"
-    jobs: int = 4
+    jobs: int = 4  # kept running until the build is done: one that ends early is submitted anew
+    interface: str | None = None  # by which workers and scheduler find each other, as ib0; null: the host's own address
     extra_directives: tuple[str, ...] = ()
     prologue: tuple[str, ...] = ()  # lines before the worker starts, as `source .venv/bin/activate`
 

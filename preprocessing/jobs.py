@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -68,7 +69,8 @@ def cluster(config: DaskConfig, *, scratch: str) -> Iterator[Client]:
                 yield client
         elif config.cluster == "slurm":
             with slurm_cluster(config, scratch) as slurm, Client(slurm) as client:
-                slurm.scale(jobs=config.slurm.jobs)
+                # Unlike `scale`, which asks once: a job that its walltime or a dead node ended is submitted anew.
+                slurm.adapt(minimum_jobs=config.slurm.jobs, maximum_jobs=config.slurm.jobs)
                 yield client
         else:
             with _connect(config.cluster) as client:
@@ -177,8 +179,10 @@ def _connect(address: str) -> Client:
 
 def slurm_cluster(config: DaskConfig, scratch: str) -> Any:
     """Return a cluster whose workers are SLURM jobs; none is submitted before it is scaled."""
+    on_interrupt = signal.getsignal(signal.SIGINT)
     from dask_jobqueue import SLURMCluster  # only here: a laptop needs no batch system
 
+    signal.signal(signal.SIGINT, on_interrupt)  # the import puts a handler there that leaves with 0, as if all was done
     slurm = config.slurm
     return SLURMCluster(
         queue=slurm.queue,
@@ -187,9 +191,11 @@ def slurm_cluster(config: DaskConfig, scratch: str) -> Any:
         processes=slurm.cores,
         memory=slurm.memory,
         walltime=slurm.walltime,
+        interface=slurm.interface,
         job_extra_directives=list(slurm.extra_directives),
         job_script_prologue=list(slurm.prologue),
         worker_extra_args=["--resources", "ffmpeg=1", "--lifetime-stagger", "2m"],
         local_directory=scratch,
+        log_directory=f"{scratch}/logs",  # what the workers' jobs say; SLURM's own default is the working directory
         scheduler_options={"dashboard_address": config.dashboard},
     )
