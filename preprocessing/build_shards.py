@@ -29,7 +29,7 @@ from preprocessing.errors import ExitCode, PassingFaultError, TooManyFailuresErr
 from preprocessing.estimate import dry_run
 from preprocessing.exclusive import exclusive
 from preprocessing.publish import close_account, publish
-from preprocessing.selection import read_published, require_same_plan, select
+from preprocessing.selection import is_accounted_for, read_published, require_same_plan, select
 from preprocessing.sources import find_videos
 from shards.files import remove_temporaries, write_bytes
 from shards.stats import ShardError
@@ -80,14 +80,14 @@ def build(config: BuildConfig, console: Console, *, is_dry_run: bool = False) ->
     console.print(f"reading annotations; ffmpeg {made_with['ffmpeg']}, x264 {made_with['x264']}")
     annotations = read_annotations(config.annotations)
     excluded = frozenset(read_excluded(config.annotations))
-    found = find_videos(config.videos.root)
+    found = find_videos(config.videos.root, config.videos.pattern)
     published = read_published(config.output)
     selection = select(annotations, found, published, config)
     if is_dry_run:
         dry_run(config, annotations, selection, found, ffmpeg=ffmpeg, made_with=made_with, console=console)
         return
     done = require_same_plan(config.output, selection.plans, published)
-    if not selection.plans and annotations.sources == published.annotations and published.next_number:
+    if not selection.plans and published.next_number and is_accounted_for(annotations, published, config.output):
         console.print(f"{config.output} is up to date: nothing to build")
         return
 
@@ -100,8 +100,8 @@ def build(config: BuildConfig, console: Console, *, is_dry_run: bool = False) ->
         run.chunk_and_pack(selection, sources, done)
     chunks = stages.chunk_records(config, sources)
     account, spans = close_account(config, annotations, selection, chunks, excluded)
-    report.require_few_failures(config, account)
-    dataset = publish(config, annotations, account, spans, excluded=excluded, made_with=made_with)
+    report.require_few_failures(config, account, annotations.sets)
+    dataset = publish(config, annotations, account, spans, excluded=excluded, made_with=made_with, published=published)
     report.summary(dataset, account, chunks, seconds=time.monotonic() - began, console=console)
 
 

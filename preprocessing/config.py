@@ -14,13 +14,19 @@ from preprocessing.demo.config import DemoConfig
 class VideosConfig:
     """Where the source videos are and how many of them to take."""
 
-    root: Path | None = None  # holds <video_uid>.<any container's extension>
+    root: Path | None = None  # holds <video_uid>.<any container's extension>, or folders <video_uid> of numbered JPEGs
+    pattern: str = "*"  # where below root they lie, as */rgb_frames/*
+    frames_fps: float | None = None  # pictures a second of such folders; null: as the annotations number frames
     limit: int | None = None  # the first N videos by a seeded shuffle: a small subset to try
     allow_missing: bool = False  # absent videos are recorded, but do not count against max_failed_fraction
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"videos.limit = {self.limit}: at least 1, or null for all")
+        if self.frames_fps is not None and not 0 < self.frames_fps <= 1000:
+            raise ValueError(f"videos.frames_fps = {self.frames_fps}: above 0 and at most 1000, or null")
+        if not self.pattern or self.pattern.startswith("/") or ".." in Path(self.pattern).parts:
+            raise ValueError(f"videos.pattern = {self.pattern!r}: a pattern below videos.root, as */rgb_frames/*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +88,11 @@ class ShardConfig:
     max_bytes: int = 256 * 2**20  # by nominal rate, so that the plan depends on annotations alone
     nominal_kbps: int = 300  # of clips; the figure for the byte bound and for --dry-run
     nominal_summary_kbps: int = 60
+    nominal_seconds: float = 30.0  # of a video that is taken whole, however long it is
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("max_samples", "max_bytes", "nominal_kbps", "nominal_summary_kbps"):
+        for name in ("max_samples", "max_bytes", "nominal_kbps", "nominal_summary_kbps", "nominal_seconds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"shard.{name} = {getattr(self, name)}: must be at least 1")
 

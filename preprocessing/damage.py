@@ -8,12 +8,15 @@ stretch is decoded once more packet by packet, and what goes wrong is pinned to 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import av
 import av.logging
+import simplejpeg
 
 from preprocessing.chunks import Damage
 from preprocessing.config import ChunkConfig
+from preprocessing.pictures import PictureFolder
 from preprocessing.probe import SAFE_INPUT, Source
 
 _WORDS = ("error", "corrupt", "invalid", "missing", "conceal", "non-existing", "no frame", "truncat", "partial")
@@ -52,6 +55,8 @@ def diagnose(source: Source, *, start: float, end: float) -> list[Damage]:
 
     From the first frame that a broken packet can touch to the next key frame, everything counts as damaged.
     """
+    if source.pictures is not None:
+        return _broken_pictures(source.path, source.pictures, start=start, end=end)
     found: list[Damage] = []
     try:
         with av.open(str(source.path), options=SAFE_INPUT) as container:
@@ -84,6 +89,33 @@ def diagnose(source: Source, *, start: float, end: float) -> list[Damage]:
     except av.FFmpegError as error:
         found.append(Damage(start=start, end=end, reason=f"unreadable: {error.strerror}"))
     return [damage for damage in found if damage.end > start and damage.start < end]
+
+
+def missing_pictures(source: Source, *, start: float, end: float) -> list[Damage]:
+    """Return where a folder of pictures lacks some between `start` and `end` (s); nothing of a video file."""
+    pictures = source.pictures
+    if pictures is None:
+        return []
+    return [
+        Damage(start=pictures.time_of(first), end=pictures.time_of(last + 1), reason="pictures missing")
+        for first, last in pictures.missing_between(pictures.number_at(start), pictures.number_at(end))
+    ]
+
+
+def _broken_pictures(folder: Path, pictures: PictureFolder, *, start: float, end: float) -> list[Damage]:
+    """Decode every picture shown between `start` and `end` (s) and return which of them are broken."""
+    found = []
+    first, last = pictures.number_at(start), pictures.number_at(end)
+    wanting = {number for a, b in pictures.missing_between(first, last) for number in range(a, b + 1)}
+    for number in range(first, last + 1):
+        if number in wanting:
+            continue
+        try:
+            simplejpeg.decode_jpeg((folder / pictures.name(number)).read_bytes())
+        except ValueError as error:
+            reason = f"broken picture ({error})"
+            found.append(Damage(start=pictures.time_of(number), end=pictures.time_of(number + 1), reason=reason))
+    return found
 
 
 class _Pending:

@@ -8,17 +8,18 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from preprocessing.annotations import Annotations
 from preprocessing.chunks import chunk_path
 from preprocessing.config import BuildConfig
+from preprocessing.plan import seconds_of
 from preprocessing.probe import Source
 from preprocessing.selection import Selection
 from preprocessing.sources import ProbeTask, look_into
 from preprocessing.transcode import ChunkTask, make_chunk
+from shards.schema import set_spec
 
 _SAMPLED_SECONDS = 60
 
@@ -90,10 +91,12 @@ def dry_run(
         shown = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")
         table.add_row("videos missing", f"{len(missing):,}: {shown}")
     table.add_row("hours", f"{hours:,.2f}" + ("" if len(known) == len(present) else " (some durations unknown)"))
-    for set_name in ("clips", "summaries"):
+    for set_name in annotations.sets:
         plans = [plan for plan in selection.plans if plan.set_name == set_name]
         table.add_row(set_name, f"{sum(len(plan.items) for plan in plans):,} in {len(plans):,} shards")
-    rates = _rates_of_first_sound(config, present, found, stereo, ffmpeg=ffmpeg, made_with=made_with)
+    rates = _rates_of_first_sound(
+        config, present, found, stereo, annotations.frame_rates, ffmpeg=ffmpeg, made_with=made_with
+    )
     if rates is not None:
         _add_costs(table, config, selection, rates, hours)
     console.print(table)
@@ -104,13 +107,15 @@ def _rates_of_first_sound(
     present: list[str],
     found: dict[str, Path],
     stereo: dict[str, bool],
+    frame_rates: dict[str, float],
     *,
     ffmpeg: str,
     made_with: dict[str, str],
 ) -> Rates | None:
     assert config.videos.root is not None
     for uid in present:
-        source = look_into(ProbeTask(video_uid=uid, path=found[uid], root=config.videos.root))
+        rate = config.videos.frames_fps or frame_rates.get(uid)
+        source = look_into(ProbeTask(video_uid=uid, path=found[uid], root=config.videos.root, frames_fps=rate))
         if isinstance(source, Source):
             return measure(source, uid, config, ffmpeg=ffmpeg, is_stereo=bool(stereo.get(uid)), made_with=made_with)
     return None
@@ -120,8 +125,8 @@ def _add_costs(table: Table, config: BuildConfig, selection: Selection, rates: R
     seconds = hours * 3600
     stored = 0.0
     for plan in selection.plans:
-        lengths = np.subtract(plan.items["clip_end"].to_numpy(), plan.items["clip_start"].to_numpy())
-        if plan.set_name == "clips":  # a cut begins at a key frame: half a GOP more on average, and ends at an anchor
+        lengths = seconds_of(plan.items, config.shard)
+        if not set_spec(plan.set_name).is_long:  # a cut begins at a key frame: half a GOP more, and ends at an anchor
             slack = (config.chunk.gop / 2 + (config.chunk.b_frames + 1) / 2) / config.chunk.fps
             stored += float((lengths + slack).sum()) * rates.full_bytes
         else:

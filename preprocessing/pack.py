@@ -17,12 +17,12 @@ from preprocessing.clips import CutError, Cutter, read_stretch
 from preprocessing.config import ChunkConfig
 from preprocessing.errors import PassingFaultError, is_output_fault
 from preprocessing.plan import plan_path
-from shards.schema import ClipRecord, Narration, Sample, SummaryRecord
+from shards import schema
+from shards.schema import Sample
 from shards.stats import FailedItem, ShardStats, is_done, shard_paths
 from shards.writer import ShardWriter
 
 PAST_END = "past the end of the video"  # filtered, not failed: the annotation asks for what never was
-_RENDITION = {"clips": "full", "summaries": "summary"}
 _EPSILON = 1e-6  # frames; times such as 0.7 s × 30 fps miss the whole number by less
 
 
@@ -155,8 +155,9 @@ class _Video:
     def __init__(self, task: PackTask, chunks: list[Chunk]) -> None:
         self._task = task
         self._chunks = chunks
-        self._rendition = _RENDITION[task.set_name]
-        self._fps = task.chunk.fps if self._rendition == "full" else task.chunk.summary_fps
+        is_long = schema.set_spec(task.set_name).is_long
+        self._rendition = "summary" if is_long else "full"
+        self._fps = task.chunk.summary_fps if is_long else task.chunk.fps
         self._per_chunk = task.chunk.seconds * self._fps
         self._end = chunks[-1].end
         self._frames = math.ceil(self._end * self._fps - _EPSILON)
@@ -166,7 +167,7 @@ class _Video:
         start, end = row["clip_start"], row["clip_end"]
         if start >= self._end:
             raise CannotPackError(PAST_END, f"starts at {start:.3f} s, the video ends at {self._end:.3f} s")
-        if end > self._end + self._task.end_tolerance:
+        if math.isfinite(end) and end > self._end + self._task.end_tolerance:
             raise CannotPackError("ends after the video", f"ends at {end:.3f} s, the video at {self._end:.3f} s")
         end = min(end, self._end)
         self._require_sound(start, end)
@@ -191,7 +192,7 @@ class _Video:
         cut = cutter.cut(span.first, span.stop)
         media_start = cut.first / self._fps
         self._require_sound(media_start, media_start + cut.frames / self._fps)
-        row = span.row
+        row = {**span.row, "segment": segment}
         fields: dict[str, Any] = {
             "video_uid": row["video_uid"],
             "clip_start": row["clip_start"],
@@ -203,14 +204,10 @@ class _Video:
             "fps": float(self._fps),
             "width": self._chunks[0].width,
             "height": self._chunks[0].height,
-            **{name: row[name] for name in ("text", "narration_source", "narration_ind", "narration_time")},
-            **{name: row[name] for name in ("tag_verb", "tag_noun")},
-            "segment": segment,
+            "text": row["text"],
+            **{name: row[name] for name in schema.own_fields(self._task.set_name)},
         }
-        if self._task.set_name == "summaries":
-            record: ClipRecord = SummaryRecord(**fields, narrations=[Narration(**item) for item in row["narrations"]])
-        else:
-            record = ClipRecord(**fields)
+        record = schema.from_json(self._task.set_name, fields)
         return Sample(key=row["key"], record=record, jpg=cut.jpg, mp4=cut.mp4)
 
     def _require_sound(self, start: float, end: float) -> None:

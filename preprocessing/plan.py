@@ -35,7 +35,7 @@ _SEGMENT_SECONDS = 60
 class ShardPlan:
     """The samples meant for one shard, in the order in which they are packed."""
 
-    set_name: str  # clips | summaries
+    set_name: str  # clips | summaries | a benchmark
     split: str
     number: int
     items: pa.Table  # the annotation columns, `segment`, and for summaries `narrations`
@@ -46,9 +46,18 @@ class ShardPlan:
         return f"{self.set_name}/{self.split}/{self.number:05d}"
 
 
-def clip_items(narrations: pa.Table) -> pa.Table:
-    """Return narrations as items to plan: with their 60 s segment."""
-    return _with_segment(narrations)
+def clip_items(clips: pa.Table) -> pa.Table:
+    """Return the annotations of a set as items to plan: with their 60 s segment."""
+    return _with_segment(clips)
+
+
+def seconds_of(items: pa.Table, config: ShardConfig) -> np.ndarray:
+    """Return how long items are (N,), in s; what lasts as long as its video counts `nominal_seconds`.
+
+    The plan depends on annotations and configuration alone, and these do not say how long that is.
+    """
+    seconds = np.subtract(items["clip_end"].to_numpy(), items["clip_start"].to_numpy())
+    return np.where(np.isfinite(seconds), seconds, config.nominal_seconds)
 
 
 def summary_items(summaries: pa.Table, narrations: pa.Table, hierarchy: Hierarchy) -> pa.Table:
@@ -73,7 +82,7 @@ def plan_shards(
     """
     if not len(items):
         return []
-    seconds = np.subtract(items["clip_end"].to_numpy(), items["clip_start"].to_numpy())
+    seconds = seconds_of(items, config)
     weight = np.maximum(1, (seconds * kbps * 125).astype(np.int64))
     groups = list(_groups(items, weight, config))
     # Groups with a sample that has every list filled go first: each shard is then opened by one as long as they last.
@@ -120,7 +129,8 @@ def plan_digest(plans: list[ShardPlan]) -> str:
 
 
 def _with_segment(table: pa.Table) -> pa.Table:
-    minute = pc.floor(pc.divide(table["narration_time"], float(_SEGMENT_SECONDS))).cast(pa.int64()).cast(pa.string())
+    time = table["narration_time" if "narration_time" in table.column_names else "clip_start"]
+    minute = pc.floor(pc.divide(time, float(_SEGMENT_SECONDS))).cast(pa.int64()).cast(pa.string())
     return table.append_column("segment", pc.binary_join_element_wise(table["video_uid"], minute, "_"))
 
 
@@ -175,18 +185,24 @@ def _deal(
 
 def _all_lists_filled(items: pa.Table) -> np.ndarray:
     """Return (N,) bool: whether the sample has no empty list at any depth."""
-    filled = _filled(items["tag_verb"]) & _filled(items["tag_noun"])
-    if "narrations" not in items.column_names:
+    filled = np.ones(len(items), bool)
+    for name, kind in zip(items.schema.names, items.schema.types, strict=True):
+        if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            filled &= _filled(items[name]) & _structs_filled(items[name].combine_chunks())
+    return filled
+
+
+def _structs_filled(lists: pa.Array) -> np.ndarray:
+    """Return (N,) bool: whether no struct in the list has an empty list; True for lists of anything else."""
+    filled = np.ones(len(lists), bool)
+    if not pa.types.is_struct(lists.type.value_type):
         return filled
-    narrations = items["narrations"].combine_chunks()
-    flat = narrations.flatten()
-    tagged = _filled(pc.struct_field(flat, "tag_verb")) & _filled(pc.struct_field(flat, "tag_noun"))
-    parents = narrations.value_parent_indices().to_numpy() if hasattr(narrations, "value_parent_indices") else None
-    if parents is None:
-        parents = np.repeat(np.arange(len(narrations)), narrations.value_lengths().to_numpy(zero_copy_only=False))
-    untagged = np.zeros(len(narrations), bool)
-    untagged[parents[~tagged]] = True
-    return filled & _filled(narrations) & ~untagged
+    flat = lists.flatten()
+    parents = np.repeat(np.arange(len(lists)), lists.value_lengths().to_numpy(zero_copy_only=False))
+    for field in lists.type.value_type:
+        if pa.types.is_list(field.type):
+            filled[parents[~_filled(pc.struct_field(flat, field.name))]] = False
+    return filled
 
 
 def _filled(lists: pa.Array | pa.ChunkedArray) -> np.ndarray:

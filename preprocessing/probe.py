@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import av
+import simplejpeg
 from av.container import InputContainer
 from av.video.stream import VideoStream
+
+from preprocessing.pictures import NoPicturesError, PictureFolder, list_pictures
 
 # What a source may make libav open: a file of a media container. A playlist dressed up as a video would otherwise have
 # other files or addresses read.
@@ -37,6 +40,7 @@ class Source:
     first_time: float  # of the first frame: the first key packet, whether or not it decodes
     first_pts: int  # the same in the stream's time base
     duration: float  # from the first frame to the end of the last, as far as the container knows
+    pictures: PictureFolder | None = None  # where `path` is a folder of pictures rather than a video file
 
     def frames(self, fps: int) -> int:
         """Return how many frames the video has at a constant `fps`, at least one."""
@@ -76,6 +80,49 @@ def probe(path: Path) -> Source:
             )
     except av.FFmpegError as error:
         raise UnreadableError(f"not a video that libav can read: {error.strerror}") from error
+
+
+def probe_pictures(path: Path, fps: float | None) -> Source:
+    """Return what is known of the pictures in the folder `path`, of which `fps` make a second.
+
+    Raise `UnreadableError` where they are no video, an `OSError` where the folder cannot be read. `size` counts the
+    pictures: to add up their bytes would take longer than all else here.
+    """
+    if fps is None:
+        raise UnreadableError("a folder of pictures whose rate nobody states; set videos.frames_fps")
+    try:
+        pictures = list_pictures(path, fps)
+    except NoPicturesError as error:
+        raise UnreadableError(str(error)) from None
+    width, height = _picture_size(path, pictures)
+    return Source(
+        path=path,
+        size=pictures.count - sum(last - first + 1 for first, last in pictures.missing),
+        mtime_ns=path.stat().st_mtime_ns,
+        container="image2",
+        codec="mjpeg",
+        stream=0,
+        width=width,
+        height=height,
+        fps=float(pictures.rate),
+        first_time=0.0,
+        first_pts=0,
+        duration=float(pictures.count / pictures.rate),
+        pictures=pictures,
+    )
+
+
+def _picture_size(path: Path, pictures: PictureFolder) -> tuple[int, int]:
+    """Return width and height of the first picture that is one."""
+    wanting = {number for first, last in pictures.missing for number in range(first, last + 1)}
+    for number in range(pictures.first, pictures.last + 1):
+        if number not in wanting:
+            try:
+                height, width, _, _ = simplejpeg.decode_jpeg_header((path / pictures.name(number)).read_bytes())
+            except ValueError:
+                continue  # a damaged one; the transcoding pass will find it and say which
+            return width, height
+    raise UnreadableError("none of its pictures is a JPEG that can be decoded")
 
 
 def _video_stream(container: InputContainer) -> VideoStream:

@@ -10,21 +10,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from configs.loading import to_dict
-from configs.revision import code_revision
 from preprocessing import ledger
 from preprocessing.annotations import Annotations
 from preprocessing.chunks import Chunk
 from preprocessing.config import BuildConfig
 from preprocessing.errors import UsageError
-from preprocessing.selection import Selection
+from preprocessing.provenance import merged_config, merged_provenance
+from preprocessing.selection import Published, Selection
 from shards.dataset import Dataset
+from shards.files import write_json
 from shards.index import done_shards, splits_of, write_dataset
-
-# Where a build runs and what it is told to retry do not decide what it makes: they are not part of the dataset.
-_NOT_OF_THE_DATASET = (
-    "output", "work", "ffmpeg", "dask", "retry", "demo_root", "max_failed_fraction",
-)  # fmt: skip
+from shards.schema import LABELS, QUESTIONS, SETS
 
 
 def close_account(
@@ -36,19 +32,23 @@ def close_account(
 ) -> tuple[pa.Table, list[ledger.Span]]:
     """Return ledger and spans over everything in the output folder; raise `UnbalancedError` unless all sums close.
 
-    `chunks` has, for each video of this run, the records of its chunks or why there are none.
+    `chunks` has, for each video of this run, the records of its chunks or why there are none. Of sets and videos that
+    these annotations do not speak of, the account of the build that made them is carried over.
     """
     root = config.output
-    video_of = _videos_of_items(annotations, ledger.read_ledger(root))
+    before = ledger.read_ledger(root)
+    carried = _carried(annotations, before)
+    video_of = _videos_of_items(annotations, before)
     tables = [
+        carried,
         ledger.reject_rows(annotations.rejects),
         selection.filtered,
-        _video_rows(annotations, selection, chunks, ledger.read_ledger(root), excluded),
+        _video_rows(annotations, selection, chunks, before, excluded),
     ]
     for set_name, split in splits_of(root):
         tables += [ledger.shard_rows(root, stats, video_of) for stats in done_shards(root, set_name, split)]
     account = _latest(pa.concat_tables(tables))
-    ledger.check_sums(account, _expected(annotations, account))
+    ledger.check_sums(account, _expected(annotations, account, carried))
     spans = [span for span in ledger.read_spans(root) if span.video_uid not in chunks]
     durations = dict(zip(*(annotations.videos[n].to_pylist() for n in ("video_uid", "duration")), strict=True))
     for uid, records in chunks.items():
@@ -67,33 +67,33 @@ def publish(
     *,
     excluded: frozenset[str],
     made_with: Mapping[str, str],
+    published: Published,
 ) -> Dataset:
-    """Write the account, the indexes, the card and dataset.json; return the dataset."""
+    """Write questions and labels, the account, the indexes, the card and dataset.json; return the dataset.
+
+    `published` is what the output held before this build: what it says of other sets stays.
+    """
     _prove_exclusion(account, excluded)
+    for path, value in annotations.companions.items():
+        write_json(config.output / path, value)
+    older = {path for path in published.files if Path(path).name in (QUESTIONS, LABELS)}
     ledger.write(config.output, account, spans)
     counts: dict[str, Any] = {}
     for set_name, status, reason, count in ledger.summarise(account):
         counts.setdefault(set_name, {})[f"{status}: {reason}" if reason else status] = count
     return write_dataset(
         config.output,
-        config={k: v for k, v in to_dict(config).items() if k not in _NOT_OF_THE_DATASET},
+        config=merged_config(config, published.config),
         toolchain=made_with,
-        provenance={
-            "code_revision": code_revision(),
-            "seed": config.shard.seed,
-            "annotations": {Path(name).name: digest for name, digest in annotations.sources.items()},
-            "alpha": annotations.alpha,
-            "licence_notice": config.licence,
-            "excluded_videos": len(excluded),
-            "counts": counts,
-        },
+        provenance=merged_provenance(config, annotations, published.provenance, excluded=len(excluded), counts=counts),
+        companions=sorted({*annotations.companions, *older}),
     )
 
 
 def _videos_of_items(annotations: Annotations, before: pa.Table) -> dict[str, str]:
     """Return key → video_uid of every item that can have failed, those of earlier annotations included."""
     known = dict(zip(before["item"].to_pylist(), before["video_uid"].to_pylist(), strict=True))
-    for table in (annotations.narrations, annotations.summaries):
+    for table in annotations.sets.values():
         known.update(zip(table["key"].to_pylist(), table["video_uid"].to_pylist(), strict=True))
     return known
 
@@ -147,21 +147,36 @@ def _latest(account: pa.Table) -> pa.Table:
     return account.take(kept.combine_chunks())
 
 
-def _expected(annotations: Annotations, account: pa.Table) -> dict[str, int]:
+def _carried(annotations: Annotations, before: pa.Table) -> pa.Table:
+    """Return the rows of an earlier build's ledger about sets and videos that these annotations do not speak of."""
+    today = pa.array([*annotations.sets, "videos"], pa.string())
+    videos = before.filter(pc.equal(before["set"], "videos"))
+    known = pa.concat_arrays(
+        [annotations.videos["video_uid"].combine_chunks(), annotations.rejects["item"].combine_chunks()]
+    )
+    others = before.filter(pc.invert(pc.is_in(before["set"], today)))
+    return pa.concat_tables([others, videos.filter(pc.invert(pc.is_in(videos["item"], known)))])
+
+
+def _expected(annotations: Annotations, account: pa.Table, carried: pa.Table) -> dict[str, int]:
     """Return how many rows each set must have: today's input rows, and what only earlier annotations had."""
-    expected = {name: annotations.input_rows.get(name, 0) for name in ("clips", "summaries")}
+    expected = dict.fromkeys((*SETS, "videos"), 0)
+    for row in carried.group_by("set").aggregate([("item", "count")]).to_pylist():
+        expected[row["set"]] = row["item_count"]
     rejected = pc.sum(pc.equal(annotations.rejects["set"], "videos")).as_py() or 0
-    expected["videos"] = len(annotations.videos) + rejected
-    for name, table in (("clips", annotations.narrations), ("summaries", annotations.summaries)):
+    expected["videos"] += len(annotations.videos) + rejected
+    for name, table in annotations.sets.items():
         rows = account.filter(pc.equal(account["set"], name))
         today = pa.concat_arrays([table["key"].combine_chunks(), annotations.rejects["item"].combine_chunks()])
-        expected[name] += pc.sum(pc.invert(pc.is_in(rows["item"], today))).as_py() or 0
+        earlier = pc.sum(pc.invert(pc.is_in(rows["item"], today))).as_py() or 0
+        expected[name] = annotations.input_rows[name] + earlier
     return expected
 
 
 def _prove_exclusion(account: pa.Table, excluded: frozenset[str]) -> None:
-    """Raise `UsageError` where a sample of an excluded video is packed: evaluation would see what was trained on."""
-    packed = account.filter(pc.and_(pc.equal(account["status"], ledger.PACKED), pc.not_equal(account["set"], "videos")))
+    """Raise `UsageError` where an excluded video is packed to pretrain on: evaluation would see what was learnt."""
+    pretraining = pa.array([name for name, spec in SETS.items() if not spec.is_benchmark])
+    packed = account.filter(pc.and_(pc.equal(account["status"], ledger.PACKED), pc.is_in(account["set"], pretraining)))
     inside = packed.filter(pc.is_in(packed["video_uid"], pa.array(sorted(excluded), pa.string())))
     if len(inside):
         row = inside.slice(0, 1).to_pylist()[0]

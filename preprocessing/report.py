@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,12 +16,13 @@ from preprocessing.config import BuildConfig
 from preprocessing.errors import TooManyFailuresError
 from shards.dataset import Dataset
 
-_SAMPLES = pa.array(["clips", "summaries"])
 
+def require_few_failures(config: BuildConfig, account: pa.Table, sets: Iterable[str]) -> None:
+    """Raise `TooManyFailuresError`, naming the most frequent reasons, where too large a share of samples failed.
 
-def require_few_failures(config: BuildConfig, account: pa.Table) -> None:
-    """Raise `TooManyFailuresError`, naming the most frequent reasons, where too large a share of samples failed."""
-    samples = account.filter(pc.is_in(account["set"], _SAMPLES))
+    Only the sets of this build count: what others of the same dataset lost was judged when they were built.
+    """
+    samples = account.filter(pc.is_in(account["set"], pa.array(list(sets), pa.string())))
     failed = samples.filter(pc.equal(samples["status"], ledger.FAILED))
     tried = len(samples.filter(pc.not_equal(samples["status"], ledger.FILTERED)))
     if len(failed) > config.max_failed_fraction * tried:
@@ -44,7 +45,7 @@ def summary(
     console: Console,
 ) -> None:
     """Print the account of a build."""
-    table = Table(title=f"{dataset.root}: what became of every video, narration and summary")
+    table = Table(title=f"{dataset.root}: what became of every video and every item")
     for name, justify in (("set", "left"), ("status", "left"), ("reason", "left"), ("items", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for set_name, status, reason, count in ledger.summarise(account):

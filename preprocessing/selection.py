@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +20,9 @@ from preprocessing.plan import ShardPlan, clip_items, plan_shards, summary_items
 from preprocessing.sources import subset
 from shards.dataset import MANIFEST, open_dataset, read_rows
 from shards.index import done_shards, splits_of
+from shards.schema import SetSpec, set_spec
 from shards.stats import shard_number, shard_paths
 
-SPLITS = ("train", "val")
 ABSENT = "missing"
 
 
@@ -33,6 +34,9 @@ class Published:
     packed: set[str] = field(default_factory=set)  # keys
     failed: dict[str, str] = field(default_factory=dict)  # key → reason
     annotations: dict[str, str] = field(default_factory=dict)  # file name → sha256, as of then
+    config: dict[str, Any] = field(default_factory=dict)  # of the build that finished it
+    provenance: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)  # path below the root → sha256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,37 +69,42 @@ def read_published(root: Path) -> Published:
         packed=packed,
         failed=failed,
         annotations=dict(dataset.provenance.get("annotations", {})),
+        config=dataset.config,
+        provenance=dataset.provenance,
+        files=dataset.files,
     )
+
+
+def is_accounted_for(annotations: Annotations, published: Published, root: Path) -> bool:
+    """Return whether what is published was accounted for from these very files, so that nothing would be written."""
+    files = {Path(name).name: digest for name, digest in annotations.sources.items()}
+    is_known = files.items() <= published.annotations.items()
+    return is_known and all(path in published.files and (root / path).exists() for path in annotations.companions)
 
 
 def select(annotations: Annotations, found: Mapping[str, Path], published: Published, config: BuildConfig) -> Selection:
     """Return the plan of this run: what the annotations name, less what rules leave out and what is there already."""
     split_of = dict(zip(*(annotations.videos[name].to_pylist() for name in ("video_uid", "split")), strict=True))
-    annotated = set(annotations.narrations["video_uid"].unique().to_pylist())
-    annotated |= set(annotations.summaries["video_uid"].unique().to_pylist())
+    annotated = {uid for table in annotations.sets.values() for uid in table["video_uid"].unique().to_pylist()}
     present = annotated & found.keys()
     chosen = subset(present if config.videos.limit else annotated, limit=config.videos.limit, seed=config.shard.seed)
-    reasons = {
-        uid: reason
-        for uid in annotated
-        if (reason := _left_out(uid, split_of.get(uid, "train"), uid in chosen, uid in present, config))
-    }
-    narrations, without_clips = _drop(annotations.narrations, "clips", reasons)
-    summaries, without_summaries = _drop(annotations.summaries, "summaries", reasons)
-    # The hierarchy is joined over everything that the rules keep, packed before or not.
-    items = {
-        "clips": clip_items(narrations),
-        "summaries": summary_items(
-            summaries, narrations, join(narrations, summaries, match_pass=config.annotations.match_pass)
-        ),
-    }
-    kbps = {"clips": config.shard.nominal_kbps, "summaries": config.shard.nominal_summary_kbps}
+    kept: dict[str, pa.Table] = {}
+    filtered: list[pa.Table] = []
+    for set_name, table in annotations.sets.items():
+        reasons = {
+            uid: reason
+            for uid in table["video_uid"].unique().to_pylist()
+            if (reason := _left_out(uid, set_spec(set_name), split_of, uid in chosen, uid in present, config))
+        }
+        kept[set_name], without = _drop(table, set_name, reasons)
+        filtered.append(without)
     plans: list[ShardPlan] = []
     videos: set[str] = set()
-    for set_name, table in items.items():
+    for set_name, table in _items(kept, config).items():
+        spec = set_spec(set_name)
         table = table.filter(pa.array(_is_due(table, published, found, config)))
-        splits = np.array([split_of.get(uid, "train") for uid in table["video_uid"].to_pylist()], dtype=object)
-        for split in SPLITS:
+        splits = np.array(_splits(table, split_of), dtype=object)
+        for split in spec.splits:
             part = table.filter(pa.array(splits == split, pa.bool_()))
             videos.update(part["video_uid"].unique().to_pylist())
             plans += plan_shards(
@@ -103,13 +112,13 @@ def select(annotations: Annotations, found: Mapping[str, Path], published: Publi
                 set_name=set_name,
                 split=split,
                 first_number=published.next_number.get((set_name, split), 0),
-                kbps=kbps[set_name],
+                kbps=config.shard.nominal_summary_kbps if spec.is_long else config.shard.nominal_kbps,
                 config=config.shard,
             )
     return Selection(
         plans=plans,
         videos=videos,
-        filtered=pa.concat_tables([without_clips, without_summaries]),
+        filtered=pa.concat_tables([ledger.LEDGER.empty_table(), *filtered]),
         items=sum(len(plan.items) for plan in plans),
     )
 
@@ -138,9 +147,28 @@ def require_same_plan(root: Path, plans: list[ShardPlan], published: Published) 
     return done
 
 
-def _left_out(uid: str, split: str, is_chosen: bool, is_present: bool, config: BuildConfig) -> str:
-    """Return the rule that leaves a video's items out; empty where none does."""
-    if split not in SPLITS:
+def _items(kept: Mapping[str, pa.Table], config: BuildConfig) -> dict[str, pa.Table]:
+    """Return what to plan of each set; the hierarchy is joined over all that the rules keep, packed before or not."""
+    items = {set_name: clip_items(table) for set_name, table in kept.items() if set_name != "summaries"}
+    if "summaries" in kept:
+        hierarchy = join(kept["clips"], kept["summaries"], match_pass=config.annotations.match_pass)
+        items["summaries"] = summary_items(kept["summaries"], kept["clips"], hierarchy)
+    return items
+
+
+def _splits(table: pa.Table, split_of: Mapping[str, str]) -> list[str]:
+    """Return each item's split: a benchmark's files say it, else it is the video's."""
+    if "split" in table.column_names:
+        return table["split"].to_pylist()
+    return [split_of.get(uid, "train") for uid in table["video_uid"].to_pylist()]
+
+
+def _left_out(
+    uid: str, spec: SetSpec, split_of: Mapping[str, str], is_chosen: bool, is_present: bool, config: BuildConfig
+) -> str:
+    """Return the rule that leaves a video's items out of a set; empty where none does."""
+    split = split_of.get(uid, "train")
+    if not spec.is_benchmark and split not in spec.splits:
         return f"{split} split"
     if not is_present and (config.videos.allow_missing or config.videos.limit):
         return "video absent"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from preprocessing.errors import PassingFaultError, UsageError
-from preprocessing.probe import Source, UnreadableError, probe
+from preprocessing.probe import Source, UnreadableError, probe, probe_pictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,14 +16,19 @@ class ProbeTask:
     """One unit of work: look into one file. `root` tells a lost mount from a lost file."""
 
     video_uid: str
-    path: Path
+    path: Path  # a video file, or a folder of pictures
     root: Path
+    frames_fps: float | None = None  # how many pictures of such a folder make a second
 
 
-def find_videos(root: Path) -> dict[str, Path]:
-    """Return video_uid → file for every `<video_uid>.<extension>` below `root`; hidden files are passed over."""
+def find_videos(root: Path, pattern: str = "*") -> dict[str, Path]:
+    """Return video_uid → file for every `<video_uid>.<extension>` and every folder `<video_uid>` of pictures.
+
+    Hidden files are passed over. `pattern` says where below `root` they lie, as `*/rgb_frames/*`.
+    """
     try:
-        entries = sorted(path for path in root.iterdir() if not path.name.startswith("."))
+        next(root.iterdir(), None)
+        entries = sorted(path for path in root.glob(pattern) if not path.name.startswith("."))
     except FileNotFoundError:
         raise UsageError(f"videos.root = {root}: there is no such folder") from None
     except NotADirectoryError:
@@ -32,10 +37,13 @@ def find_videos(root: Path) -> dict[str, Path]:
         raise PassingFaultError(f"videos.root = {root}: {error.strerror}") from error
     found: dict[str, Path] = {}
     for path in entries:
-        uid = path.name.rpartition(".")[0] or path.name
+        uid = path.name if path.is_dir() else path.name.rpartition(".")[0] or path.name
         if uid in found:
-            raise UsageError(f"videos.root: {found[uid].name} and {path.name} are both video {uid}; keep one")
+            names = [str(other.relative_to(root)) for other in (found[uid], path)]
+            raise UsageError(f"videos.root: {names[0]} and {names[1]} are both video {uid}; keep one")
         found[uid] = path
+    if not found and pattern != "*":
+        raise UsageError(f"videos.root = {root}: nothing in it is named as videos.pattern = {pattern}")
     if not found:
         raise UsageError(f"videos.root = {root} is empty: is its disk mounted?")
     return found
@@ -51,7 +59,7 @@ def subset(video_uids: Iterable[str], *, limit: int | None, seed: int) -> set[st
 def look_into(task: ProbeTask) -> Source | str:
     """Return what a video is, or in words why it cannot be used; raise `PassingFaultError` where its disk is gone."""
     try:
-        return probe(task.path)
+        return probe_pictures(task.path, task.frames_fps) if task.path.is_dir() else probe(task.path)
     except UnreadableError as error:
         return f"unreadable: {error}"
     except OSError as error:

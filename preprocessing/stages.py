@@ -79,6 +79,7 @@ class Run:
         self._config, self._found, self._ffmpeg, self._made_with = config, found, ffmpeg, made_with
         columns = [annotations.videos[name].to_pylist() for name in ("video_uid", "is_stereo")]
         self._is_stereo = dict(zip(*columns, strict=True))
+        self._frame_rates = annotations.frame_rates
         self._console = console
         self._stages = Stages(console)
         self._stack = ExitStack()
@@ -108,7 +109,12 @@ class Run:
                 name=f"probe-{uid}",
                 stage="probe",
                 function=look_into,
-                task=ProbeTask(video_uid=uid, path=self._found[uid], root=self._config.videos.root),
+                task=ProbeTask(
+                    video_uid=uid,
+                    path=self._found[uid],
+                    root=self._config.videos.root,
+                    frames_fps=self._config.videos.frames_fps or self._frame_rates.get(uid),
+                ),
             )
             for uid in sorted(selection.videos & self._found.keys())
         ]

@@ -7,6 +7,7 @@ from the source's first frame, wherever the decoder was started. The low-rate re
 from __future__ import annotations
 
 import math
+import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,9 @@ import ffmpeg
 from preprocessing import ffmpeg_process
 from preprocessing.chunks import Chunk, Damage, chunk_path, write_sidecar
 from preprocessing.config import ChunkConfig
-from preprocessing.damage import diagnose, frozen_stretches, merge, sounds_damaged
+from preprocessing.damage import diagnose, frozen_stretches, merge, missing_pictures, sounds_damaged
 from preprocessing.errors import PassingFaultError, fault_message
+from preprocessing.pictures import PictureFolder, link_all
 from preprocessing.probe import SAFE_INPUT, Source
 from shards.files import TEMPORARY, publish
 
@@ -69,8 +71,7 @@ def make_chunk(task: ChunkTask) -> Chunk:
             cleanup.callback(path.unlink, missing_ok=True)
         cpu_seconds = 0.0
         for preroll in _prerolls(task):
-            done = _encode(task, temporary, preroll=preroll)
-            shown = _read_stats(temporary["stats"])
+            done, shown = _encode(task, temporary, preroll=preroll)
             cpu_seconds += done.cpu_seconds
             if len(shown) == task.expected_frames or _is_tail_rounding(task, len(shown)):
                 break
@@ -89,18 +90,76 @@ def _prerolls(task: ChunkTask) -> tuple[float, ...]:
     return _PREROLLS_MPEGTS if "mpegts" in task.source.container else _PREROLLS
 
 
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """How ffmpeg opens a source for one chunk, and where the source's first frame stands on the clock that it sees."""
+
+    decode_from: float  # s from the source's first frame
+    path: str
+    options: dict[str, object]
+    first_pts: int
+    first_time: float  # s
+    links: tuple[Path, int, int] | None = None  # a folder to be filled with links to the pictures first … last
+
+
+def _opening(task: ChunkTask, preroll: float) -> Opening:
+    """Return how to open the source from `preroll` seconds before the chunk on."""
+    source = task.source
+    decode_from = max(0.0, task.start - preroll)
+    if source.pictures is not None:
+        return _pictures_opening(task, source.pictures, decode_from)
+    options: dict[str, object] = {"threads": 1, "copyts": None, **SAFE_INPUT}
+    if decode_from > 0:
+        options["ss"] = f"{decode_from:.6f}"
+    return Opening(
+        decode_from=decode_from,
+        path=f"file:{source.path}",
+        options=options,
+        first_pts=source.first_pts,
+        first_time=source.first_time,
+    )
+
+
+def _pictures_opening(task: ChunkTask, pictures: PictureFolder, decode_from: float) -> Opening:
+    """Return how to open a folder of pictures: at the number that stands at `decode_from`, from which ffmpeg counts.
+
+    ffmpeg stops at a number that is not there. Where some are missing, it reads a folder of links without holes.
+    """
+    folder, links = task.source.path, None
+    first, last = pictures.number_at(decode_from), pictures.number_at(task.start + task.config.seconds)
+    if pictures.missing_between(first, last):
+        chunk = chunk_path(task.work, task.video_uid, task.index, "full")
+        folder = chunk.with_name(f"{TEMPORARY}{task.index:05d}.links")
+        links = (folder, first, last)
+    name = f"{pictures.prefix.replace('%', '%%')}%0{pictures.digits}d{pictures.suffix}"
+    return Opening(
+        decode_from=decode_from,
+        path=f"file:{str(folder.absolute()).replace('%', '%%')}/{name}",
+        options={
+            "f": "image2",
+            "pattern_type": "sequence",
+            "framerate": str(pictures.rate),
+            "start_number": first,
+            "c:v": "mjpeg",
+            "threads": 1,
+            "copyts": None,
+            "protocol_whitelist": "file",
+            "format_whitelist": "image2",
+        },
+        first_pts=pictures.first - first,
+        first_time=-pictures.time_of(first),
+        links=links,
+    )
+
+
 def command(task: ChunkTask, *, full: Path, summary: Path, stats: Path, preroll: float) -> list[str]:
     """Return ffmpeg's arguments for a chunk, decoding from `preroll` seconds before it."""
-    config, source = task.config, task.source
-    decode_from = max(0.0, task.start - preroll)
-    opened: dict[str, object] = {"threads": 1, "copyts": None, **SAFE_INPUT}
-    if decode_from > 0:
-        opened["ss"] = f"{decode_from:.6f}"
-    video = ffmpeg.input(f"file:{source.path}", **opened)[str(source.stream)]
+    config, source, opening = task.config, task.source, _opening(task, preroll)
+    video = ffmpeg.input(opening.path, **opening.options)[str(source.stream)]
 
     grid = [
-        f"setpts=PTS-({source.first_pts})",
-        f"fps={config.fps}:start_time={decode_from:.6f}",
+        f"setpts=PTS-({opening.first_pts})",
+        f"fps={config.fps}:start_time={opening.decode_from:.6f}",
         f"trim={task.start:.6f}:{task.start + config.seconds:.6f}",
     ]
     size = _scale_filters(task)
@@ -181,18 +240,31 @@ def _encoder(config: ChunkConfig, *, fps: int, gop: int) -> dict[str, object]:
     }
 
 
-def _encode(task: ChunkTask, temporary: dict[str, Path], *, preroll: float) -> ffmpeg_process.Finished:
+def _encode(
+    task: ChunkTask, temporary: dict[str, Path], *, preroll: float
+) -> tuple[ffmpeg_process.Finished, list[float]]:
+    """Run ffmpeg; return how it ended and, for each encoded frame, the source time of the frame that it shows.
+
+    Times are in s from the source's first frame.
+    """
     temporary["stats"].unlink(missing_ok=True)
-    arguments = command(task, **temporary, preroll=preroll)
-    memory = task.config.memory_gib * 2**30
-    done = ffmpeg_process.run(arguments, timeout=task.config.timeout_seconds, memory=memory)
+    opening = _opening(task, preroll)
+    with ExitStack() as cleanup:
+        if opening.links is not None and task.source.pictures is not None:
+            into, first, last = opening.links
+            shutil.rmtree(into, ignore_errors=True)
+            cleanup.callback(shutil.rmtree, into, ignore_errors=True)
+            link_all(task.source.pictures, task.source.path, into, first, last)
+        arguments = command(task, **temporary, preroll=preroll)
+        memory = task.config.memory_gib * 2**30
+        done = ffmpeg_process.run(arguments, timeout=task.config.timeout_seconds, memory=memory)
     if fault := fault_message(done.messages):
         raise PassingFaultError(f"{task.work}: {fault}")
-    return done
+    return done, [time - opening.first_time for time in _read_stats(temporary["stats"])]
 
 
 def _read_stats(path: Path) -> list[float]:
-    """Return, for each encoded frame, the time of the source frame that it shows, in seconds on the source's clock."""
+    """Return, for each encoded frame, the time of the source frame that it shows, in seconds on ffmpeg's clock."""
     try:
         lines = path.read_text().splitlines()
     except FileNotFoundError:
@@ -217,7 +289,10 @@ def _is_tail_rounding(task: ChunkTask, frames: int) -> bool:
 def _account(
     task: ChunkTask, done: ffmpeg_process.Finished, shown: list[float], temporary: dict[str, Path], cpu_seconds: float
 ) -> Chunk:
-    """Return the record of what ffmpeg made: how many frames, and which stretches of them must not be used."""
+    """Return the record of what ffmpeg made: how many frames, and which stretches of them must not be used.
+
+    `shown` has, for each encoded frame, the time of the source frame that it shows (s from the source's first frame).
+    """
     fps = task.config.fps
     damage: list[Damage] = []
     frames = len(shown)
@@ -228,11 +303,11 @@ def _account(
         damage.append(Damage(start=task.start, end=task.end, reason=why))
     else:
         is_short = frames != task.expected_frames and not _is_tail_rounding(task, frames)
-        times = [time - task.source.first_time for time in shown]
-        damage += frozen_stretches(times, start=task.start, fps=fps, source_fps=task.source.fps, config=task.config)
+        damage += frozen_stretches(shown, start=task.start, fps=fps, source_fps=task.source.fps, config=task.config)
         if is_short:
             reason = "the source's pictures end before its time"
             damage.append(Damage(start=task.start + frames / fps, end=task.end, reason=reason))
+        damage += missing_pictures(task.source, start=task.start, end=task.end)
         if damage or sounds_damaged(done.messages):
             damage += diagnose(task.source, start=task.start, end=task.start + task.config.seconds)
     width, height = stored_size(task.source, is_stereo=task.is_stereo, short_side=task.config.short_side)

@@ -10,18 +10,76 @@ EGO4D_SPLIT_FIELDS = ("split_em", "split_av", "split_fho")
 
 
 @dataclass(frozen=True, kw_only=True)
+class EpicMirFiles:
+    """EPIC-KITCHENS-100's retrieval tables; either split may be left out, a table goes with its sentences."""
+
+    train: Path | None = None  # EPIC_100_retrieval_train.csv
+    train_sentences: Path | None = None  # EPIC_100_retrieval_train_sentence.csv
+    test: Path | None = None  # EPIC_100_retrieval_test.csv
+    test_sentences: Path | None = None  # EPIC_100_retrieval_test_sentence.csv
+
+    def __post_init__(self) -> None:
+        for split in ("train", "test"):
+            table, sentences = getattr(self, split), getattr(self, f"{split}_sentences")
+            if (table is None) != (sentences is None):
+                raise ValueError(
+                    f"annotations.epic_mir.{split} = {table}, annotations.epic_mir.{split}_sentences = {sentences}: "
+                    "give both or neither"
+                )
+        if self.train is None and self.test is None:
+            raise ValueError("annotations.epic_mir: give train or test, with its sentences; or set epic_mir to null")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CharadesEgoFiles:
+    """Charades-Ego's action segments to train on, its videos to test on, and the sentences of the classes."""
+
+    classes: Path  # Charades_v1_classes.txt: a line `c000 Holding some clothes` for each class
+    train: Path | None = None  # tab-separated: id, cls, t_start, t_end, narration
+    test: Path | None = None  # CharadesEgo_v1_test_only1st.csv: id, actions; length where it has that column
+
+    def __post_init__(self) -> None:
+        if self.train is None and self.test is None:
+            raise ValueError("annotations.charades_ego: give train or test; or set charades_ego to null")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HowTo100mFiles:
+    """HowTo100M's long videos and their classes."""
+
+    train: Path | None = None  # tab-separated: video_uid, clip_start, clip_end, fps, label
+    val: Path | None = None
+    classes: Path | None = None  # names, one a line, class 0 first; null: the classes have numbers only
+    num_classes: int = 100  # videos of later classes are left out, as in HierVL's probe
+
+    def __post_init__(self) -> None:
+        if self.train is None and self.val is None:
+            raise ValueError("annotations.howto100m: give train or val; or set howto100m to null")
+        if self.num_classes < 1:
+            raise ValueError(f"annotations.howto100m.num_classes = {self.num_classes}: at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class AnnotationsConfig:
-    """Either `egoclip` (with `egosummary`, or without) or `narrations`; the rest may be left out."""
+    """What to pretrain on, `egoclip` (with `egosummary`, or without) or `narrations`; benchmarks; what is known of all.
+
+    A build may make any of these sets alone, and others may be added to the same dataset later.
+    """
 
     egoclip: Path | None = None  # egoclip.csv: clips, tab-separated
     egosummary: Path | None = None  # egosummary_full.csv: summaries, tab-separated
     narrations: Path | None = (
         None  # Ego4D's narration.json: narrations, made into clips by EgoClip's rule, and summaries
     )
+    egomcq: Path | None = None  # egomcq.json: questions over clips
+    summarymcq: Path | None = None  # summarymcq_full.json: questions over spans of minutes
+    epic_mir: EpicMirFiles | None = None
+    charades_ego: CharadesEgoFiles | None = None
+    howto100m: HowTo100mFiles | None = None
     metadata: Path | None = None  # ego4d.json or manifest.csv: durations, stereo, splits
     split_fields: tuple[str, ...] = EGO4D_SPLIT_FIELDS  # metadata fields that name a video's split; others must exist
     val_list: Path | None = None  # video uids of the val split, one a line
-    exclude: tuple[Path, ...] = ()  # files naming videos that evaluation uses: their items never enter any set
+    exclude: tuple[Path, ...] = ()  # files naming videos that evaluation uses: never pretrained on
     alpha: float | None = None  # s, EgoClip's α; None: measured over the data (EgoClip measured 4.9)
     match_pass: bool = False  # a summary gets the narrations of its own annotator pass only
 

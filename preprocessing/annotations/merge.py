@@ -12,8 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from preprocessing.annotations.tables import NARRATIONS, REJECTS, VIDEOS, AnnotationError
+from shards.schema import SETS
 
-LETTERS = {"clips": "c", "summaries": "s"}  # set → the letter in its keys
+LETTERS = {name: spec.letter for name, spec in SETS.items()}  # set → the letter in its keys
+PRETRAINING = tuple(name for name, spec in SETS.items() if not spec.is_benchmark)  # what exclusion is about
 _SHOWN = 80  # characters of a value in a message
 
 ROWS = NARRATIONS.append(pa.field("line", pa.int64()))
@@ -87,13 +89,15 @@ class Rejects:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """What one reader found: tables of `ROWS` without duplicates, and the count of every row that it looked at."""
+    """What one reader found: tables without duplicates, and the count of every row that it looked at."""
 
-    rows: dict[str, pa.Table]  # clips, summaries
-    input_rows: dict[str, int]  # clips, summaries → rows that the files hold
+    rows: dict[str, pa.Table]  # set → its items (`tables.ITEMS`), with the column `line` in clips and summaries
+    input_rows: dict[str, int]  # set → rows that the files hold
     durations: dict[str, float]  # uid of every video with a usable row → s, NaN where not stated
-    places: dict[str, Callable[[int], str]]  # clips, summaries → what names the place of a line in messages
+    places: dict[str, Callable[[int], str]] = field(default_factory=dict)  # set → what names a line in messages
     alpha: float | None = None
+    companions: dict[str, Any] = field(default_factory=dict)  # path below ROOT → JSON of questions or labels
+    frame_rates: dict[str, float] = field(default_factory=dict)  # uid → frames/s by which the files count frames
 
 
 def is_uid(value: Any) -> TypeGuard[str]:

@@ -34,6 +34,7 @@ MAX_CLIP = 60.0  # s, as in EgoClip
 _PASS = re.compile(r"narration_pass_\d+")
 _BATCH = 1 << 16  # rows
 _LISTS = {"narrations": "clips", "summaries": "summaries"}
+_SETS = tuple(_LISTS.values())
 # The names that releases of the file use for one thing; the first that a row has is taken.
 _TIME = ("timestamp_sec", "time")
 _START, _END = ("start_sec", "start_time"), ("end_sec", "end_time")
@@ -139,8 +140,8 @@ class _Found:
 
     file: str
     rejects: Rejects
-    rows: dict[str, _Columns] = field(default_factory=lambda: {name: _Columns() for name in LETTERS})
-    input_rows: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LETTERS, 0))
+    rows: dict[str, _Columns] = field(default_factory=lambda: {name: _Columns() for name in _SETS})
+    input_rows: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_SETS, 0))
     videos: set[str] = field(default_factory=set)
     lists: list[_List] = field(default_factory=list)
     lists_at: array[int] = field(default_factory=lambda: array("q"))  # the list that a row stands in

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from preprocessing.annotations import egoclip, narrations
+from preprocessing.annotations import charades, egoclip, epic, howto, narrations, questions
 from preprocessing.annotations.config import AnnotationsConfig
-from preprocessing.annotations.merge import LETTERS, Part, Rejects, exclude, finish, videos_table
+from preprocessing.annotations.merge import PRETRAINING, Part, Rejects, exclude, finish, videos_table
 from preprocessing.annotations.metadata import read_excluded, read_metadata, read_val_list
-from preprocessing.annotations.tables import NARRATIONS, SUMMARIES, AnnotationError, Annotations
+from preprocessing.annotations.tables import ITEMS, AnnotationError, Annotations
+from shards.schema import SETS
 
 Reader = Callable[[AnnotationsConfig, Mapping[str, float], Rejects], Part]
 
-READERS: dict[str, Reader] = {"egoclip": egoclip.read, "narrations": narrations.read}
-"""The reader of each key of `AnnotationsConfig` that names an annotation file; a new dataset is a key and a line here.
+READERS: dict[str, Reader] = {
+    "egoclip": egoclip.read,
+    "narrations": narrations.read,
+    "egomcq": questions.read_egomcq,
+    "summarymcq": questions.read_summarymcq,
+    "epic_mir": epic.read,
+    "charades_ego": charades.read,
+    "howto100m": howto.read,
+}
+"""The reader of each key of `AnnotationsConfig` that names annotation files; a new dataset is a key and a line here.
 
 A reader takes the configuration, the durations (s) that metadata state, and the rejects to add to.
 """
@@ -40,15 +51,19 @@ def read_annotations(config: AnnotationsConfig) -> Annotations:
     metadata = read_metadata(config, rejects)
     known = {uid: video.duration for uid, video in metadata.videos.items()}
     parts = [READERS[name](config, known, rejects) for name in names]
-    counts = {name: sum(part.input_rows[name] for part in parts) for name in LETTERS}
+    held = {name for part in parts for name in part.rows}
+    counts = {name: sum(part.input_rows.get(name, 0) for part in parts) for name in SETS if name in held}
     alpha = next((part.alpha for part in parts if part.alpha is not None), None)
     excluded = read_excluded(config)
     durations = {uid: seconds for part in parts for uid, seconds in part.durations.items()}
     tables = {}
-    for name, schema in (("clips", NARRATIONS), ("summaries", SUMMARIES)):
+    for name in counts:
         # Taken out of the parts, so that nothing holds the unsorted rows while they are sorted.
-        kept = [exclude(part.rows.pop(name), name, part.places[name], excluded, rejects) for part in parts]
-        tables[name] = finish(kept, schema, name)
+        kept = [(part.rows.pop(name), part.places.get(name, str)) for part in parts if name in part.rows]
+        out = excluded if name in PRETRAINING else {}
+        found = [exclude(rows, name, place, out, rejects) for rows, place in kept]
+        del kept
+        tables[name] = finish(found, ITEMS[name], name)
     for name, table in tables.items():
         landed = table.num_rows + rejects.count(name)
         assert landed == counts[name], f"{counts[name]} rows of {name} were read, {landed} are accounted for"
@@ -57,21 +72,24 @@ def read_annotations(config: AnnotationsConfig) -> Annotations:
     sources = {(path.name if files.count(path.name) == 1 else str(path)): _sha256(path) for path in paths}
     return Annotations(
         videos=videos_table(metadata.videos, durations, read_val_list(config)),
-        narrations=tables["clips"],
-        summaries=tables["summaries"],
+        sets=tables,
         rejects=rejects.table(tables),
         sources=sources,
         input_rows={**counts, "videos": metadata.input_rows},
         alpha=alpha,
+        companions={path: value for part in parts for path, value in part.companions.items()},
+        frame_rates={uid: rate for part in parts for uid, rate in part.frame_rates.items()},
     )
 
 
-def _paths(config: AnnotationsConfig) -> Iterator[tuple[str, Path]]:
+def _paths(config: Any, prefix: str = "annotations") -> Iterator[tuple[str, Path]]:
     """Yield every configured file with the key that names it."""
     for name, value in vars(config).items():
-        for path in value if isinstance(value, tuple) else (value,):
-            if isinstance(path, Path):
-                yield f"annotations.{name}", path
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, Path):
+                yield f"{prefix}.{name}", item
+            elif dataclasses.is_dataclass(item):
+                yield from _paths(item, f"{prefix}.{name}")
 
 
 def _sha256(path: Path) -> str:
