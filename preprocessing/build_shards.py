@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -22,9 +23,11 @@ from configs.loading import ConfigError, load, to_yaml
 from configs.revision import code_revision
 from preprocessing import report, stages, toolchain
 from preprocessing.annotations import AnnotationError, read_annotations
+from preprocessing.annotations.config import CharadesEgoFiles, EpicMirFiles, HowTo100mFiles
 from preprocessing.annotations.metadata import read_excluded
 from preprocessing.config import BuildConfig
 from preprocessing.demo import generate
+from preprocessing.demo.benchmarks import BenchmarkFiles
 from preprocessing.errors import ExitCode, PassingFaultError, TooManyFailuresError, UsageError
 from preprocessing.estimate import dry_run
 from preprocessing.exclusive import exclusive
@@ -114,8 +117,28 @@ def with_embedded_dataset(config: BuildConfig, console: Console) -> BuildConfig:
     annotations = dataclasses.replace(
         config.annotations, egoclip=made.egoclip, egosummary=made.egosummary, metadata=made.ego4d
     )
+    if config.demo_benchmarks:
+        annotations = dataclasses.replace(annotations, **benchmark_annotations(made.benchmarks))
     videos = dataclasses.replace(config.videos, root=made.videos)
     return dataclasses.replace(config, annotations=annotations, videos=videos)
+
+
+def benchmark_annotations(made: BenchmarkFiles) -> dict[str, Any]:
+    """Return what configures the benchmarks of the embedded dataset."""
+    return {
+        "egomcq": made.egomcq,
+        "summarymcq": made.summarymcq,
+        "epic_mir": EpicMirFiles(
+            train=made.epic_train,
+            train_sentences=made.epic_train_sentences,
+            test=made.epic_test,
+            test_sentences=made.epic_test_sentences,
+        ),
+        "charades_ego": CharadesEgoFiles(
+            classes=made.charades_classes, train=made.charades_train, test=made.charades_test
+        ),
+        "howto100m": HowTo100mFiles(train=made.howto_train, val=made.howto_val, classes=made.howto_classes),
+    }
 
 
 if __name__ == "__main__":

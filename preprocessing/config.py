@@ -143,6 +143,7 @@ class BuildConfig:
     dask: DaskConfig = field(default_factory=DaskConfig)
     demo: DemoConfig | None = None  # render the embedded dataset first and build from that
     demo_root: Path = Path("data/embedded/source")
+    demo_benchmarks: bool = False  # also make the benchmarks over its videos, each in its published format
     max_failed_fraction: float = 0.05
     end_tolerance: float = 0.5  # s; a clip that ends later than the video by at most this ends with the video
     retry: Literal["none", "failed"] = "none"

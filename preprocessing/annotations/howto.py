@@ -37,11 +37,8 @@ def read(config: AnnotationsConfig, durations: Mapping[str, float], rejects: Rej
 
 def _read_classes(path: Path, count: int) -> tuple[str, ...]:
     names = [line.strip() for line in read_lines(path) if line.strip()]
-    if len(names) < count:
-        raise AnnotationError(
-            f"{path}: {len(names)} names of classes, annotations.howto100m.num_classes is {count}; "
-            "one a line is needed, class 0 first"
-        )
+    if not names:
+        raise AnnotationError(f"{path}: there is no class in it; names, one a line, class 0 first, are expected")
     return tuple(names[:count])
 
 
@@ -57,6 +54,9 @@ def _read_list(path: Path, split: str, classes: tuple[str, ...], count: int, ite
         start, end = (seconds(cells[name], name) for name in ("clip_start", "clip_end"))
         require_order(start, end, ("clip_start", "clip_end"))
         label = whole_number(cells["label"].removesuffix(".0"), "label", _MOST_CLASSES)
+        if classes and len(classes) <= label < count:
+            detail = f"label = {label}; the file of classes names 0 … {len(classes) - 1}"
+            raise MalformedError("malformed label", detail)
         if label >= count:
             detail = f"label = {label}; classes from num_classes = {count} on are left out"
             raise MalformedError("class left out", detail, status="filtered")

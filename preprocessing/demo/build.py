@@ -15,6 +15,7 @@ from typing import Any
 
 from configs.loading import ConfigError
 from preprocessing.demo import tables
+from preprocessing.demo.benchmarks import BenchmarkFiles, write_benchmarks
 from preprocessing.demo.config import DemoConfig
 from preprocessing.demo.encode import make_video
 from preprocessing.demo.narrate import narrate
@@ -23,6 +24,7 @@ from shards import files
 
 VERSION = 1  # raise it when the same config gives other bytes
 MARKER = "demo.json"
+_BENCHMARKS = "benchmarks"
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class DemoDataset:
     ego4d: Path
     narration: Path
     activities: Path
+    benchmarks: BenchmarkFiles
 
     @classmethod
     def at(cls, root: Path) -> DemoDataset:
@@ -48,6 +51,7 @@ class DemoDataset:
             ego4d=root / "ego4d.json",
             narration=root / "narration.json",
             activities=root / "activities.json",
+            benchmarks=BenchmarkFiles.at(root / _BENCHMARKS),
         )
 
 
@@ -59,6 +63,7 @@ def generate(config: DemoConfig, root: Path, *, workers: int | None = None) -> D
     """
     root = Path(root)
     if _is_made(config, root):
+        _add_benchmarks(config, root)
         return DemoDataset.at(root)
     with _temporary_beside(root) as temporary:
         _make(config, temporary, workers or _cores())
@@ -83,7 +88,25 @@ def _make(config: DemoConfig, folder: Path, workers: int) -> None:
     tables.write_ego4d(made.ego4d, config, scripts)
     tables.write_narration(made.narration, scripts, remarks)
     tables.write_activities(made.activities, config, scripts, remarks)
+    (folder / _BENCHMARKS).mkdir()
+    write_benchmarks(folder / _BENCHMARKS, config, scripts, remarks)
     files.write_json(folder / MARKER, {"version": VERSION, "config": config.identity()})
+
+
+def _add_benchmarks(config: DemoConfig, root: Path) -> None:
+    """Give a dataset that was made before there were benchmarks its own; its videos need not be rendered again."""
+    if (root / _BENCHMARKS).exists():
+        return
+    scripts = make_scripts(config)
+    with _temporary_beside(root / _BENCHMARKS) as temporary:
+        write_benchmarks(temporary, config, scripts, narrate(config, scripts))
+        for path in sorted(temporary.iterdir()):
+            files.fsync(path)
+        try:
+            files.publish(temporary, root / _BENCHMARKS)
+        except OSError:
+            if not (root / _BENCHMARKS).exists():  # another process may have been first
+                raise
 
 
 def _make_videos(config: DemoConfig, scripts: list[VideoScript], folder: Path, workers: int) -> None:
