@@ -28,6 +28,9 @@ USTAR in WebDataset's convention and can be read by `webdataset`, `wids`, `datas
 an index beside it (`.parquet`: a row per sample, with the offset and size of every member) and its hash
 (`_stats.json`). `dataset.json` lists all shards with their hashes; `python -m shards.verify` checks every byte and
 decodes every sample, `python -m shards.inspect` shows what is in here."""
+_BESIDE = """\
+Questions and labels of the benchmarks, UTF-8 JSON. They name samples by key, also those that could not be packed:
+`shards.companions` reads them, and a score over them says on how many of how many items it stands."""
 _READING = """\
 ```python
 from datasets import load_dataset, Video
@@ -46,6 +49,9 @@ def render(dataset: Dataset) -> str:
     for set_name in dict.fromkeys(name for name, _, _ in dataset.splits()):
         title = schema.set_spec(set_name).title
         sections += [f"## Fields of `json` in `{set_name}`: {title}", _fields(set_name)]
+    beside = [name for name in dataset.files if name.rpartition("/")[2] in (schema.QUESTIONS, schema.LABELS)]
+    if beside:
+        sections += ["## Beside the shards", _BESIDE, "\n".join(f"- `{name}`" for name in beside)]
     sections += ["## How it was made", _made(dataset), "## Licence of the source", _licence(dataset)]
     return "\n\n".join(sections) + "\n"
 

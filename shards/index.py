@@ -141,9 +141,10 @@ def write_dataset(
         "files": {},
     }
     _require_unique_keys(dataset_from_json(root, value))
+    tables = [name for name in TABLES if (root / name).exists()]
+    value["files"] = {name: hash_file(root / name) for name in (*tables, *sorted(companions))}
     files.write_bytes(root / CARD, card.render(dataset_from_json(root, value)).encode())
-    present = [name for name in (CARD, *TABLES) if (root / name).exists()]
-    value["files"] = {name: hash_file(root / name) for name in (*present, *sorted(companions))}
+    value["files"] = {CARD: hash_file(root / CARD), **value["files"]}
     files.write_json(root / MANIFEST, {**value, "sha256": hash_json(value)})
     return open_dataset(root)
 

@@ -60,6 +60,7 @@ def verify(
     findings += [finding for report in reports for finding in report.findings]
     findings += whole.index_findings(root, manifest, shards)
     findings += whole.file_findings(root, manifest)
+    findings += whole.companion_findings(root, manifest, shards)
     findings += whole.key_findings(reports)
     findings += whole.ledger_findings(root, reports)
     findings += whole.spans_findings(root)

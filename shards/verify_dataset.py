@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shards import files, schema
+from shards import companions, files, schema
 from shards.dataset import CARD, FEATURES, MANIFEST, TABLES, hash_file, hash_json, read_denylist
 from shards.index import split_index, split_to_json
 from shards.stats import SPLITS, ShardError, ShardStats, read_json_object, shard_paths
@@ -195,6 +195,26 @@ def file_findings(root: Path, manifest: Mapping[str, Any]) -> Iterator[Finding]:
         read_denylist(root / "denylist.txt")
     except UnicodeDecodeError as error:
         yield Finding(file="denylist.txt", what=f"not UTF-8 text: {error}", mend="write it as UTF-8")
+
+
+def companion_findings(
+    root: Path, manifest: Mapping[str, Any], shards: Sequence[tuple[str, str, int]]
+) -> Iterator[Finding]:
+    """Yield what is wrong with the questions and labels that belong beside the shards that are there."""
+    for set_name, split in sorted({(set_name, split) for set_name, split, _ in shards}):
+        if split not in schema.set_spec(set_name).companions:
+            continue
+        name = companions.companion_path(set_name, split)
+        if manifest and name not in manifest["files"]:
+            yield Finding(file=name, what="dataset.json does not list it", mend=FINISH)
+        if not (root / name).is_file():
+            if name not in manifest.get("files", {}):  # else it is named as a file that is listed and absent
+                yield Finding(file=name, what="absent: the samples have no questions or labels", mend=FINISH)
+            continue
+        try:
+            companions.read_companion(root, set_name, split)
+        except companions.CompanionError as error:
+            yield Finding(file=name, what=str(error).replace(f"{root}/{name}: ", ""), mend=FINISH)
 
 
 def key_findings(reports: Sequence[ShardReport]) -> Iterator[Finding]:
