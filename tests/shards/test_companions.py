@@ -1,0 +1,132 @@
+"""Questions and labels: typed when they are read, and each way in which they can be wrong is named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shards import companions, schema
+from tests.shards.benchmark_samples import ABSENT, companion, key
+
+SPLITS = [(name, split) for name, spec in schema.SETS.items() for split in spec.companions]
+
+
+@pytest.mark.parametrize(("set_name", "split"), SPLITS)
+def test_what_is_written_is_what_is_read(tmp_path: Path, set_name: str, split: str) -> None:
+    made = companion(set_name, split)
+    path = tmp_path / companions.companion_path(set_name, split)
+    companions.write_companion(path, made)
+    assert companions.read_companion(tmp_path, set_name, split) == made
+    assert json.loads(path.read_text())["version"] == 1
+    first = path.read_bytes()
+    companions.write_companion(path, made)
+    assert path.read_bytes() == first
+
+
+def test_each_reader_gives_its_own_type(tmp_path: Path) -> None:
+    for set_name, split in SPLITS:
+        companions.write_companion(tmp_path / companions.companion_path(set_name, split), companion(set_name, split))
+    questions = companions.read_questions(tmp_path / "egomcq/test/questions.json")
+    assert questions.questions[1].choices == (key("egomcq", 1), key("egomcq", 0))
+    assert questions.keys() == [*(key("egomcq", i) for i in range(3)), ABSENT]
+    assert companions.read_epic_labels(tmp_path, "train").videos[1].noun_classes == (1, 9)
+    assert companions.read_charades_labels(tmp_path).videos[0].actions == ()
+    assert [video.label for video in companions.read_howto_labels(tmp_path, "val").videos] == [0, 1, 2]
+
+
+def test_a_set_without_questions_or_labels_says_so(tmp_path: Path) -> None:
+    with pytest.raises(companions.CompanionError, match="clips/val has no questions or labels"):
+        companions.read_companion(tmp_path, "clips", "val")
+    with pytest.raises(companions.CompanionError, match=r"no such file; it is written by .*build_shards"):
+        companions.read_charades_labels(tmp_path)
+
+
+def test_clips_that_are_in_no_shard_are_counted_and_named() -> None:
+    made = companion("egomcq", "test")
+    packed = {key("egomcq", index) for index in range(3)}
+    with pytest.raises(companions.CompanionError, match=f"here: 1 clips are named and not in the shards: {ABSENT}"):
+        companions.require_keys(made, packed, where="here")
+    companions.require_keys(made, {*packed, ABSENT}, where="here")
+
+
+Change = Callable[[Any], Any]
+
+
+def put(*path: str | int, value: Any) -> Change:
+    """Return what sets one place of a tree."""
+
+    def change(tree: Any) -> None:
+        for step in path[:-1]:
+            tree = tree[step]
+        tree[path[-1]] = value
+
+    return change
+
+
+def drop(*path: str | int) -> Change:
+    def change(tree: Any) -> None:
+        for step in path[:-1]:
+            tree = tree[step]
+        del tree[path[-1]]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("set_name", "change", "message"),
+    [
+        ("egomcq", put("version", value=2), "version 2, this code reads 1"),
+        ("egomcq", put("questions", 0, "answer", value=3), "question 0: answer = 3; there are choices 0 … 2"),
+        ("egomcq", put("questions", 0, "answer", value=-1), "question 0: answer = -1"),
+        ("egomcq", put("questions", 0, "answer", value=True), r"questions\[0\]: answer: int is expected, not True"),
+        ("egomcq", put("questions", 0, "answer", value="1"), "answer: int is expected, not '1'"),
+        ("egomcq", put("questions", 0, "type", value="outer"), "one of inter, intra, summary is expected, not 'outer'"),
+        ("egomcq", put("questions", 0, "type", value=["inter"]), "is expected"),
+        ("egomcq", put("questions", 0, "choices", 1, value="../../etc"), "question 0: '../../etc' is no key"),
+        ("egomcq", put("questions", 0, "choices", value=["a"]), "question 0: 1 choices"),
+        ("egomcq", put("questions", 0, "choices", value={}), "choices: a list is expected"),
+        ("egomcq", put("questions", 0, "text", value=" "), "question 0: its text is empty"),
+        ("egomcq", put("questions", 1, "id", value="0"), "question 0 is there twice"),
+        ("egomcq", put("questions", 0, "hint", value=1), r"unknown fields \['hint'\]"),
+        ("egomcq", drop("questions", 0, "type"), r"questions\[0\]: missing fields \['type'\]"),
+        ("egomcq", drop("questions"), r"missing fields \['questions'\]"),
+        ("egomcq", put("questions", value=None), "questions: a list is expected, not None"),
+        ("epic_mir", put("videos", 0, "verb_class", value=97), "P01_01_0: verb_class = 97; 0 … 96"),
+        ("epic_mir", put("sentences", 1, "noun_classes", value=[]), "P01_01_1: noun_classes = []"),
+        ("epic_mir", put("sentences", 1, "noun_classes", value=[300]), "0 … 299"),
+        ("epic_mir", put("videos", 0, "key", value=""), r"videos\[0\]: '' is no key"),
+        ("epic_mir", put("videos", 1, "narration_id", value="P01_01_0"), "P01_01_0 is there twice"),
+        ("charades_ego", put("videos", 1, "actions", value=[2]), "there are classes 0 … 1"),
+        ("charades_ego", put("videos", 1, "actions", value=[0.0]), "int is expected, not 0.0"),
+        ("howto100m", put("videos", 1, "label", value=-1), "label = -1; classes count from 0"),
+        ("howto100m", put("classes", value=["a", "b"]), "label = 2; there are classes 0 … 1"),
+    ],
+)
+def test_wrong_values_are_refused_with_their_place(tmp_path: Path, set_name: str, change: Change, message: str) -> None:
+    split = next(iter(schema.SETS[set_name].companions))
+    tree = companions.to_json(companion(set_name, split))
+    change(tree)
+    path = tmp_path / companions.companion_path(set_name, split)
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(tree))
+    with pytest.raises(companions.CompanionError, match=message.replace("[]", r"\[\]")) as caught:
+        companions.read_companion(tmp_path, set_name, split)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", "\x00", '{"version": 1'])
+def test_a_file_that_is_no_such_thing_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "q.json").write_text(content)
+    with pytest.raises(companions.CompanionError, match=r"q\.json"):
+        companions.read_questions(tmp_path / "q.json")
+
+
+def test_what_is_wrong_is_not_written_either(tmp_path: Path) -> None:
+    bad = companions.HowToLabels(classes=("a",), videos=(companions.HowToVideo(key="k", label=1),))
+    with pytest.raises(companions.CompanionError, match="label = 1"):
+        companions.write_companion(tmp_path / "labels.json", bad)
+    assert not list(tmp_path.iterdir())
