@@ -1,0 +1,33 @@
+"""A small model with a tokenizer and a dataset of coded clips: what the evaluation's tests embed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from eval.embed import EmbedSettings
+from hiervl_train.models import HierVL
+from hiervl_train.tokens import Tokenizer
+from shards.dataset import Dataset
+from tests.hiervl_train.tiny import tiny_model
+from tests.shards.coded import coded_dataset, coded_summary
+
+SETTINGS = EmbedSettings(frames=2, windows=3, batch=4, part_samples=8)
+
+
+def small_model(seed: int = 0) -> HierVL:
+    """Return a model of 16 × 16 pixels and six windows, ready to encode."""
+    return tiny_model(seed=seed, dtype=torch.float32).eval()
+
+
+def small_tokenizer(*texts: str) -> Tokenizer:
+    """Return a tokenizer of the coded clips' texts and of these."""
+    known = ["#C C does part #Summary C did", *map(str, range(20)), *texts]
+    return Tokenizer.build(known, vocab_size=40, max_length=16)
+
+
+def small_dataset(root: Path) -> Dataset:
+    """Write 18 clips of 5 videos in three shards, and 5 summaries."""
+    summaries = [coded_summary(n, seconds=6 + n, narrations=2, video=f"video-{n:03d}") for n in range(5)]
+    return coded_dataset(root, summaries=summaries)
