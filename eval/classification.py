@@ -92,8 +92,9 @@ def mean_ap_of_counts(scores_NC: np.ndarray, is_label_NC: np.ndarray) -> Callabl
         total_B, classes_B = np.zeros(len(counts_BN)), np.zeros(len(counts_BN), dtype=np.int64)
         for order, starts, shown in zip(orders, runs, shown_CN, strict=True):
             drawn = counts_BN[:, order]
-            size = np.add.reduceat(drawn, starts, axis=1)
-            hits = np.add.reduceat(drawn * shown[order], starts, axis=1)
+            size, hits = drawn, drawn * shown[order]
+            if len(starts) < len(order):
+                size, hits = np.add.reduceat(size, starts, axis=1), np.add.reduceat(hits, starts, axis=1)
             after, found = np.cumsum(size, axis=1), np.cumsum(hits, axis=1)
             before, found_before = after - size, found - hits
             # As Ranking: the sum over a run's ranks of (hits before + 1 + others · (j − 1)) / rank, times hits / size.

@@ -60,15 +60,29 @@ def test_the_interval_of_an_average_weighs_its_parts_equally_however_long_they_a
     assert (found.high - found.low) / 2 == pytest.approx(1.96 * spread, rel=0.1)
 
 
-def test_the_bootstrap_of_a_mean_ap_draws_videos() -> None:
+def test_the_bootstrap_of_a_mean_ap_draws_videos_and_takes_off_the_bias_of_copies() -> None:
     dice = np.random.default_rng(5)
     labels = dice.random((80, 6)) < 0.3
     scores = labels + dice.standard_normal((80, 6))
     found = bootstrap(mean_ap_of_counts(scores, labels), 80, resamples=400)
     rows = [dice.integers(0, 80, 80) for _ in range(400)]
-    direct = [class_average_precision(scores[drawn], labels[drawn]).map for drawn in rows]
+    direct = np.array([class_average_precision(scores[drawn], labels[drawn]).map for drawn in rows])
+    moved = direct - direct.mean() + class_average_precision(scores, labels).map
     assert found is not None
-    assert [found.low, found.high] == pytest.approx(np.quantile(direct, [0.025, 0.975]), abs=1.5)
+    assert [found.low, found.high] == pytest.approx(np.quantile(moved, [0.025, 0.975]), abs=1.5)
+
+
+def test_intervals_of_a_mean_ap_cover_what_other_videos_give_about_as_often_as_they_say() -> None:
+    dice = np.random.default_rng(6)
+
+    def videos() -> tuple[np.ndarray, np.ndarray]:
+        labels = dice.random((60, 8)) < 0.15
+        return 1.5 * labels + dice.standard_normal((60, 8)), labels
+
+    true = np.mean([class_average_precision(*videos()).map for _ in range(600)])
+    found = [bootstrap(mean_ap_of_counts(*videos()), 60, seed=seed, resamples=200) for seed in range(150)]
+    covered = np.mean([interval is not None and interval.low <= true <= interval.high for interval in found])
+    assert 0.85 < covered < 0.99
 
 
 @settings(max_examples=60, deadline=None)
