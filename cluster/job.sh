@@ -1,0 +1,131 @@
+# shellcheck shell=bash
+# What the batch scripts share: their arguments, one torchrun per node, waiting through signals, requeueing. Sourced.
+
+# shellcheck disable=SC2034  # some variables are for those who source this
+
+STOPPED=85        # the exit code of what was stopped before its end and saved: run the same again
+REPEAT_SECONDS=5  # between two requests to stop; one that comes while the ranks start would be lost
+
+trap 'echo "cluster: a command failed with $?, line $LINENO: $BASH_COMMAND" >&2' ERR
+
+say() {
+    printf '[%(%F %T)T] job %s: %s\n' -1 "${SLURM_JOB_ID:-?}" "$*"
+}
+
+usage_error() {
+    say "$*" >&2
+    exit 2
+}
+
+# read_arguments [--config F] [--entry F] [key=value …] → CONFIG, ENTRY, OVERRIDES
+read_arguments() {
+    OVERRIDES=()
+    while [[ $# -gt 0 ]]; do
+        case $1 in
+            --config | --entry)
+                [[ $# -ge 2 ]] || usage_error "$1: a value is missing"
+                set -- "$1=$2" "${@:3}"
+                continue
+                ;;
+            --config=*) CONFIG=${1#*=} ;;
+            --entry=*) ENTRY=${1#*=} ;;
+            [!-]*=*) OVERRIDES+=("$1") ;;
+            *) usage_error "$1: --config F, --entry F or key=value is expected" ;;
+        esac
+        shift
+    done
+}
+
+# use_code DIR: run what lies there. An editable installation points at the checkout that it was made from; what is in
+# PYTHONPATH comes before it.
+use_code() {
+    CODE=$(cd "$1" && pwd)
+    export PYTHONPATH=$CODE${PYTHONPATH:+:$PYTHONPATH}
+}
+
+job_field() {
+    scontrol --oneliner show job "$SLURM_JOB_ID" | tr ' ' '\n' | sed -n "s/^$1=//p" | head -n 1
+}
+
+# How the others reach the first node: by its name, or, where names mean nothing, by the address that SLURM uses.
+first_address() {
+    local name
+    name=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+    if ! getent hosts "$name" > /dev/null; then
+        name=$(scontrol --oneliner show node "$name" | tr ' ' '\n' | sed -n 's/^NodeAddr=//p')
+    fi
+    printf '%s\n' "$name"
+}
+
+# start_torchrun ENTRY ARGUMENT…: start one torchrun per node, each with a rank for each GPU of its node; sets STEP.
+start_torchrun() {
+    local ranks=${RANKS_PER_NODE:-${SLURM_GPUS_ON_NODE:-0}}
+    [[ $ranks -gt 0 ]] || ranks=1  # no GPUs: on the CPU, by gloo
+    local address port
+    address=${MASTER_ADDR:-$(first_address)}
+    # Below the ports that the kernel hands out, another one for each job of a node and each start of a job.
+    port=${MASTER_PORT:-$((20000 + (SLURM_JOB_ID + 97 * ${SLURM_RESTART_COUNT:-0}) % 12000))}
+    local nodes=$SLURM_JOB_NUM_NODES
+    local options=(--nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --export=ALL)
+    # srun does not inherit this one since SLURM 22.05, and would bind all ranks of a node to one core.
+    if [[ -n ${SLURM_CPUS_PER_TASK:-} ]]; then options+=(--cpus-per-task="$SLURM_CPUS_PER_TASK"); fi
+    say "$nodes nodes ($SLURM_JOB_NODELIST) × $ranks ranks, meeting at $address:$port; start ${SLURM_RESTART_COUNT:-0}"
+    # The node's number is known on the node only. A rank that fails ends its torchrun, and that the whole step.
+    # shellcheck disable=SC2016
+    srun --kill-on-bad-exit=1 "${options[@]}" "${SRUN_CONTAINER[@]}" "${ENTER[@]}" \
+        bash -c 'exec python -m torch.distributed.run --node-rank="$SLURM_NODEID" "$@"' torchrun \
+        --nnodes="$nodes" --nproc-per-node="$ranks" --max-restarts=0 \
+        --master-addr="$address" --master-port="$port" "$@" &
+    STEP=$!
+}
+
+# wait_through_signals PID: return the exit code of a child. A trap that runs meanwhile interrupts `wait`, not the child.
+wait_through_signals() {
+    local code=0 last
+    while true; do
+        wait "$1" && code=0 || code=$?
+        if ((code <= 128)); then break; fi
+        if kill -0 "$1" 2> /dev/null; then continue; fi
+        wait "$1" && last=0 || last=$?  # it ended while the trap ran: this is its own code, 127 if it was told already
+        if ((last != 127)); then code=$last; fi
+        break
+    done
+    return "$code"
+}
+
+# keep_asking FILE: make a file until `stop_asking`. A run that is just starting removes what the last stop left.
+keep_asking() {
+    if [[ -z ${ASKING:-} ]]; then
+        (
+            trap '' USR2
+            while true; do
+                touch "$1"
+                sleep "$REPEAT_SECONDS"
+            done
+        ) &
+        ASKING=$!
+    fi
+}
+
+stop_asking() {
+    if [[ -n ${ASKING:-} ]]; then
+        kill "$ASKING" 2> /dev/null || true
+        wait "$ASKING" 2> /dev/null || true
+        ASKING=
+    fi
+}
+
+# requeue: put this job back into the queue, under its number and with its arguments, and leave. A job that is being
+# cancelled stays so: requeueing would bring it back against its owner's will.
+requeue() {
+    local state
+    state=$(job_field JobState)
+    if [[ $state != RUNNING ]]; then
+        say "the job is $state: it is not requeued"
+    elif scontrol requeue "$SLURM_JOB_ID"; then
+        say "requeued"
+    else
+        say "SLURM refuses to requeue; submit the same again to go on"
+    fi
+    exit "$STOPPED"
+}
