@@ -77,9 +77,7 @@ def evaluate(context: Context) -> Found | None:
     return Found(
         scores=scores,
         items=[_item(one, shuffled, row) for row, one in enumerate(known)],
-        missing=[
-            Missing(item=o.id, reason=f"{o.key}: {context.why(embedded, o.key)}") for o in asked if o.key not in index
-        ],
+        missing=[Missing(item=one.id, reason=f"{one.key}: {context.why(embedded, one.key)}") for one in lost],
         of=len(asked),
     )
 
