@@ -25,6 +25,8 @@ def initialise(model: HierVL, config: InitConfig, init_from: Path | None = None)
     the image nor the text weights are looked for.
     """
     reports = []
+    if init_from is None and config.gain != 1:
+        _enlarge(model, config)
     if init_from is not None:
         reports.append(load_into(model, init_from))
     else:
@@ -35,6 +37,14 @@ def initialise(model: HierVL, config: InitConfig, init_from: Path | None = None)
     for report in reports:
         report.log()
     return reports
+
+
+def _enlarge(model: HierVL, config: InitConfig) -> None:
+    """Multiply the matrices of the parts that no pretrained weights replace; time attention still starts as nothing."""
+    replaced = [name for name, source in (("video.", config.video), ("text.", config.text)) if source is not None]
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2 and not _of_time(name) and not name.startswith(tuple(replaced)):
+            parameter.data *= config.gain
 
 
 def load_vit(tower: VideoTower, source: str) -> LoadReport:

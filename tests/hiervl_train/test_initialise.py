@@ -115,3 +115,16 @@ def test_init_from_takes_the_place_of_image_and_text_weights(tmp_path, offline):
     (report,) = initialise(model, InitConfig(), init_from=tmp_path / "run")
     assert all(name.startswith("aggregator.") for name in report.fresh) and report.fresh
     assert torch.equal(model.video.pos_embed, source.video.pos_embed)
+
+
+def test_a_gain_enlarges_the_matrices_of_fresh_parts_and_nothing_else() -> None:
+    def fresh(gain: float) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        model = HierVL(tiny_config())
+        initialise(model, InitConfig(video=None, text=None, gain=gain))
+        return dict(model.named_parameters())
+
+    usual, larger = fresh(1.0), fresh(4.0)
+    for name, parameter in larger.items():
+        factor = 4.0 if parameter.ndim == 2 and "timeattn" not in name else 1.0
+        assert torch.equal(parameter, usual[name] * factor), name
