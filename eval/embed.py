@@ -184,7 +184,7 @@ def embed_texts(
     if cache is not None:
         listed = hashlib.sha256(json.dumps(distinct).encode()).hexdigest()
         words = hashlib.sha256(tokenizer.to_bytes()).hexdigest()
-        identity = {"checkpoint": digest, "texts": listed, "tokenizer": words, "model": _sizes(model)}
+        identity: dict[str, Any] = {"checkpoint": digest, "texts": listed, "tokenizer": words, "model": _sizes(model)}
         identity |= {"speed": to_dict(settings.speed), "device": ranks.device.type}
         kept = Entry(cache, identity)
 
