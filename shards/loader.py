@@ -26,6 +26,7 @@ from shards.order import EvalOrder, OrderError, TrainOrder, default_lanes
 from shards.reading import Failure, Item, SampleReader, tags
 from shards.schema import set_spec
 from shards.sources import Source, open_source
+from shards.worker_signals import outlive_sigterm
 
 VERBS, NOUNS = 118, 582  # EgoClip's classes
 _WORKER_FAULTS = ("DataLoader worker (pid", "DataLoader timed out")  # how torch says that a worker died or hangs
@@ -206,6 +207,7 @@ class Loader:
                 "prefetch_factor": config.prefetch,
                 "timeout": config.worker_timeout_seconds,
                 "multiprocessing_context": "fork",
+                "worker_init_fn": outlive_sigterm,
             }
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="This DataLoader will create")  # how many is the user's choice
