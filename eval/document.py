@@ -64,7 +64,7 @@ svg .empty { fill: var(--track); }
 .options .chosen:not(.right) { border-color: var(--bad); box-shadow: 0 0 0 1px var(--bad); }
 video, figure img, .none { width: 100%; aspect-ratio: 4 / 3; object-fit: contain; display: flex; background: #000; }
 .none { align-items: center; justify-content: center; color: var(--quiet); background: var(--track); font-size: 12px; }
-.query { width: 220px; flex: none; } .query video, .query img { border-radius: 8px; }
+h1 ~ .query { margin-top: 16px; } .query { width: 220px; flex: none; } .query video, .query img { border-radius: 8px; }
 .badge { display: inline-block; padding: 1px 8px; border-radius: 9px; font-size: 12px; background: var(--track);
   margin-right: 6px; } .badge.good, .badge.bad { color: var(--card); } .badge.good { background: var(--good); }
 .badge.bad { background: var(--bad); }

@@ -235,11 +235,13 @@ def _print(hits: Mapping[str, Sequence[Hit]], clips: Mapping[str, Clip], page: P
     console = Console()
     for set_name, found in hits.items():
         table = Table(title=set_name, title_justify="left", title_style="bold", header_style="dim", box=None)
-        for name in ("", "cosine", "split", "key", "text"):
-            table.add_column(name, justify="right" if name == "cosine" else "left", overflow="ellipsis", no_wrap=True)
+        table.add_column("", justify="right", no_wrap=True, min_width=2)
+        table.add_column("cosine", justify="right", no_wrap=True)
+        table.add_column("split", no_wrap=True)
+        table.add_column("text and key", overflow="fold")
         for rank, hit in enumerate(found, 1):
             words = " ".join(clips[hit.key].text.split())[:200] if hit.key in clips else ""
-            table.add_row(str(rank), f"{hit.score:.3f}", hit.split, escape(hit.key), escape(words))
+            table.add_row(str(rank), f"{hit.score:.3f}", hit.split, f"{escape(words)}\n[dim]{hit.key}[/]")
         console.print(table, "")
     console.print(f"wrote {page}", highlight=False, markup=False, soft_wrap=True)
 
