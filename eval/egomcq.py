@@ -15,13 +15,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from eval.beside import read_beside
 from eval.embed import Embedded, Texts
 from eval.mcq import Marks, score_questions
 from eval.results import Item, Missing, Option, Score
 from eval.run import Benchmark, Context, Found, main
 from eval.similarity import option_similarities
 from eval.uncertainty import interval_of_mean
-from shards.companions import CompanionError, Question, Questions, read_companion, read_questions
+from shards.companions import CompanionError, Question, Questions, read_questions
 from shards.schema import set_spec
 
 _POINTS = 50  # of a curve
@@ -37,17 +38,15 @@ class Answers:
 
 def evaluate(context: Context) -> Found | None:
     """Score the benchmark's questions, or those of the configured file."""
-    return evaluate_questions(context, questions_of(context))
+    return evaluate_questions(context, questions_of(context), is_all=context.config.questions is None)
 
 
 def questions_of(context: Context) -> Questions:
     """Return the questions asked for; raise `CompanionError`, or where they are of another set or split."""
     file = context.config.questions
     if file is None:
-        found = read_companion(context.source.dataset.root, context.set_name, context.split)
-        if not isinstance(found, Questions):
-            raise CompanionError(f"{context.set_name}/{context.split} has labels, no questions")
-        return found
+        config = context.config
+        return read_beside(Questions, context.source, config.shards, context.set_name, context.split, config.source)
     found = read_questions(file)
     if (found.set, found.split) != (context.set_name, context.split):
         raise CompanionError(
@@ -56,9 +55,9 @@ def questions_of(context: Context) -> Questions:
     return found
 
 
-def evaluate_questions(context: Context, questions: Questions) -> Found | None:
-    """Score questions over clips, or over long samples, whose windows are aggregated."""
-    embedded = context.embed(keys=None if context.config.questions is None else questions.keys())
+def evaluate_questions(context: Context, questions: Questions, *, is_all: bool) -> Found | None:
+    """Score questions over clips, or over long samples, whose windows are aggregated; `is_all`: of the whole split."""
+    embedded = context.embed(keys=None if is_all else questions.keys())
     texts = context.texts([question.text for question in questions.questions])
     if embedded is None or texts is None:
         return None

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -47,6 +48,7 @@ from shards.schema import SchemaError
 from shards.sources import Source, SourceError, open_source
 from shards.stats import ShardError
 
+EMBEDDED = Path(__file__).resolve().parent.parent / "configs" / "eval" / "embedded.yaml"
 OK, FAILED, USAGE, MISSING, INTERRUPTED = 0, 1, 2, 3, 130
 USAGE_ERRORS = (
     ConfigError,
@@ -158,7 +160,7 @@ class Context:
             items=items,
             of=of,
             tied=tied,
-            published=published(benchmark, name),
+            published=published(benchmark, name, of=of),
         )
 
     @cached_property
@@ -219,8 +221,11 @@ def main(benchmark: Benchmark, argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_intermixed_args(argv)
     flags = [f"{n}={v}" for n in ("questions", "set", "split") if (v := getattr(arguments, n)) is not None]
 
+    def read() -> EvalConfig:
+        return load_eval(benchmark.name, config_file(arguments), overrides(arguments, flags))
+
     def work(here: Ranks, console: Console) -> int:
-        config = load_eval(benchmark.name, arguments.config, overrides(arguments, flags))
+        config = read()
         opened = open_for(config, here)
         done = run(benchmark, config, opened, here, console)
         if done.result is not None:
@@ -228,7 +233,7 @@ def main(benchmark: Benchmark, argv: Sequence[str] | None = None) -> int:
             console.print(f"{done.page}", soft_wrap=True, markup=False)
         return done.code
 
-    return guarded(work, lambda: load_eval(benchmark.name, arguments.config, overrides(arguments, flags)))
+    return guarded(work, read)
 
 
 def argument_parser(name: str, title: str) -> argparse.ArgumentParser:
@@ -239,6 +244,12 @@ def argument_parser(name: str, title: str) -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, help="YAML of EvalConfig, as configs/eval/hiervl_sa.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as frames=16 or bf16=true")
     return parser
+
+
+def config_file(arguments: argparse.Namespace) -> Path | None:
+    """Return the file of the configuration: where neither it nor a dataset is named, that of the embedded dataset."""
+    is_named = arguments.shards is not None or any(word.startswith("shards=") for word in arguments.overrides)
+    return EMBEDDED if arguments.config is None and not is_named else arguments.config
 
 
 def overrides(arguments: argparse.Namespace, flags: Sequence[str] = ()) -> list[str]:
@@ -260,7 +271,7 @@ def guarded(work: Callable[[Ranks, Console], int], read: Callable[[], EvalConfig
     try:
         with ranks(settings.distributed) as here:
             try:
-                code = work(here, console)
+                code = int(broadcast_text(str(work(here, console)), here.control) or FAILED)  # as the first rank says
             except USAGE_ERRORS as error:
                 errors.print(f"[red]cannot run:[/] {escape(str(error))}")
                 code = USAGE
@@ -268,11 +279,8 @@ def guarded(work: Callable[[Ranks, Console], int], read: Callable[[], EvalConfig
                 logger.debug("failed", exc_info=True)
                 errors.print(f"[red]failed:[/] {escape(f'{type(error).__name__}: {error}')}")
                 code = FAILED
-            if here.world > 1:
-                if code not in (USAGE, FAILED):  # only the first rank knows how many items are missing
-                    code = int(broadcast_text(str(code), here.control) or FAILED)
-                if code:
-                    sys.exit(code)
+            if code and here.world > 1:
+                sys.exit(code)
             return code
     except KeyboardInterrupt:
         errors.print("interrupted; embeddings that were finished are kept")
@@ -339,22 +347,23 @@ def run(benchmark: Benchmark, config: EvalConfig, opened: Opened, here: Ranks, c
 
 
 def scores_table(results: Sequence[Result]) -> Table:
-    """Return the scores of results as a table for the terminal."""
-    table = Table()
-    for column in ("benchmark", "score", "%", "95 %", "scored", "tied", "published"):
-        table.add_column(column, justify="left" if column in ("benchmark", "score", "published") else "right")
+    """Return the scores of results as a table for the terminal, beside those published of HierVL-SA."""
+    table = Table(box=SIMPLE)
+    for column in ("benchmark", "score", "%", "95 %", "scored", "tied", "HierVL-SA"):
+        is_text = column in ("benchmark", "score")
+        table.add_column(column, justify="left" if is_text else "right", no_wrap=not is_text)
     for result in results:
         for index, score in enumerate(result.scores):
-            interval = "" if score.low is None or score.high is None else f"{score.low:.1f} – {score.high:.1f}"
-            others = ", ".join(f"{name} {value:.1f}" for name, value in score.published.items() if "HierVL" in name)
+            interval = "" if score.low is None or score.high is None else f"{score.low:.1f}–{score.high:.1f}"
+            theirs = score.published.get("HierVL-SA")
             table.add_row(
                 escape(result.benchmark) if index == 0 else "",
                 escape(score.name),
                 f"{score.value:.1f}",
                 interval,
-                f"{score.items:,} of {score.of:,}",
-                f"{score.tied:,}",
-                others,
+                f"{score.items:,}/{score.of:,}",
+                f"{score.tied:,}" if score.tied else "",
+                "" if theirs is None else f"{theirs:.1f}",
             )
     return table
 
