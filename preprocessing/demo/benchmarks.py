@@ -1,7 +1,7 @@
 """Writes benchmarks over the embedded dataset's own videos, each in the format of the files that it is published in.
 
 Questions and tests are about the val videos, which nobody trains on; what is trained or probed on is of train videos.
-One question of each kind names a clip of the missing video, so that a score stands on fewer items than there are.
+The first questions name a clip of the missing video, so that a score stands on fewer items than there are.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ def write_egomcq(path: Path, config: DemoConfig, videos: Sequence[str], missing:
         same = [other for other in own if other.video_uid == remark.video_uid]
         others = [other for other in own if other.video_uid != remark.video_uid]
         for kind, candidates in ((_INTER, others), (_INTRA, same)):
-            lost = next(other for other in clips if other.video_uid == missing) if number == 0 else None
-            questions.append(_question(remark, _unlike(remark, candidates, rng), kind, rng, lost))
+            absent = [other for other in clips if other.video_uid == missing] if number == 0 else []
+            questions.append(_question(remark, _unlike(remark, candidates, rng), kind, rng, absent))
     _write_questions(path, [question for question in questions if question is not None])
 
 
@@ -111,9 +111,9 @@ def write_summarymcq(
     """Write `summarymcq_full.json`: of each summary, a question among summaries of other activities."""
     rng = np.random.default_rng([config.seed, 102])
     own = [remark for remark in said if remark.video_uid in videos and remark.narration_pass == 1]
-    lost = next(remark for remark in said if remark.video_uid == missing)
+    absent = [remark for remark in said if remark.video_uid == missing]
     questions = [
-        _question(remark, _unlike(remark, own, rng), _SUMMARY, rng, lost if number == 0 else None)
+        _question(remark, _unlike(remark, own, rng), _SUMMARY, rng, absent if number == 0 else [])
         for number, remark in enumerate(own)
     ]
     _write_questions(path, [question for question in questions if question is not None])
@@ -180,11 +180,13 @@ def _unlike(remark: Remark, candidates: Sequence[Remark], rng: np.random.Generat
 
 
 def _question(
-    right: Remark, wrong: Sequence[Remark], kind: int, rng: np.random.Generator, lost: Remark | None
+    right: Remark, wrong: Sequence[Remark], kind: int, rng: np.random.Generator, absent: Sequence[Remark]
 ) -> dict[str, Any] | None:
-    """Return a question as the files have it, one wrong choice replaced by `lost`; None where none is wrong."""
+    """Return a question as the files have it, a wrong choice replaced by an `absent` one; None where none is wrong."""
     if not wrong:
         return None
+    taken = {(remark.tag_verb, remark.tag_noun) for remark in (right, *wrong[:-1])}
+    lost = next((remark for remark in absent if (remark.tag_verb, remark.tag_noun) not in taken), None)
     wrong = [*wrong[:-1], lost] if lost is not None else list(wrong)
     answer = int(rng.integers(len(wrong) + 1))
     choices = [*wrong[:answer], right, *wrong[answer:]]

@@ -22,6 +22,8 @@ import numpy as np
 import pytest
 
 from configs.loading import ConfigError, from_dict, load
+from preprocessing.annotations import Annotations, AnnotationsConfig, read_annotations
+from preprocessing.build_shards import benchmark_annotations
 from preprocessing.demo import DemoConfig, DemoDataset, generate, read_frame_code, read_video_code
 from preprocessing.demo.contact_sheet import contact_sheet
 from preprocessing.demo.narrate import narrate
@@ -447,3 +449,53 @@ class TestPictures:
 def test_torch_is_not_imported() -> None:
     code = "import sys, preprocessing.demo.__main__; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+class TestBenchmarks:
+    """Every benchmark over the embedded dataset's own videos, as the real readers read it."""
+
+    @pytest.fixture(scope="class", name="found")
+    @staticmethod
+    def annotations(dataset: DemoDataset) -> Annotations:
+        return read_annotations(AnnotationsConfig(metadata=dataset.ego4d, **benchmark_annotations(dataset.benchmarks)))
+
+    def test_no_row_is_malformed(self, found: Annotations) -> None:
+        assert found.rejects.num_rows == 0
+        assert list(found.sets) == ["egomcq", "summarymcq", "epic_mir", "charades_ego", "howto100m"]
+        assert all(table.num_rows for table in found.sets.values())
+
+    def test_tests_are_about_val_videos_and_training_about_train_videos(
+        self, found: Annotations, videos: dict[str, dict[str, Any]], truth: dict[str, Any]
+    ) -> None:
+        missing = set(truth["special_videos"]["missing"])
+        for set_name, items in found.sets.items():
+            for item in items.to_pylist():
+                expected = "train" if item["split"] == "train" else "val"
+                uid = item["video_uid"]
+                assert videos[uid]["split_em"] == expected or (uid in missing and set_name.endswith("mcq"))
+
+    def test_a_question_has_one_right_answer_of_five(self, found: Annotations, clips: list[dict[str, Any]]) -> None:
+        said = {(row["video_uid"], row["clip_start"], row["clip_end"]): row for row in clips}
+        by_key = {item["key"]: item for item in found.sets["egomcq"].to_pylist()}
+        questions = found.companions["egomcq/test/questions.json"]["questions"]
+        assert {question["type"] for question in questions} == {"inter", "intra"}
+        for question in questions:
+            shown = [by_key[key] for key in question["choices"]]
+            rows = [said[item["video_uid"], item["clip_start"], item["clip_end"]] for item in shown]
+            tags = [(tuple(row["tag_verb"]), tuple(row["tag_noun"])) for row in rows]
+            assert rows[question["answer"]]["clip_text"] == question["text"]
+            assert tags.count(tags[question["answer"]]) == 1 and len(rows) == 5
+            right, *others = (
+                rows[question["answer"]]["video_uid"],
+                *(row["video_uid"] for i, row in enumerate(rows) if i != question["answer"]),
+            )
+            if question["id"] not in ("0", "1"):  # these name a clip of the missing video
+                assert all((other == right) == (question["type"] == "intra") for other in others)
+
+    def test_a_dataset_of_before_there_were_benchmarks_gets_its_own(self, dataset: DemoDataset, tmp_path: Path) -> None:
+        shutil.copytree(dataset.root, tmp_path / "old", copy_function=shutil.copy2)
+        shutil.rmtree(tmp_path / "old" / "benchmarks")
+        old = {path: path.stat().st_mtime_ns for path in (tmp_path / "old" / "videos").iterdir()}
+        made = generate(CONFIG, tmp_path / "old")
+        assert hashes(made.root) == hashes(dataset.root)
+        assert {path: path.stat().st_mtime_ns for path in made.videos.iterdir()} == old
