@@ -16,14 +16,15 @@ from tests.hiervl_train.runs import TINY, finished, losses
 from tests.paths import REPOSITORY
 
 SMALL = str(REPOSITORY / "configs" / "pretrain" / "small.yaml")
-NO_GPUS = ("--nodes=2", "--gpus-per-node=0", "--cpus-per-task=1", "--mem=3G", "--time=20")
+NO_GPUS = ("--nodes=2", "--gpus-per-node=0", "--cpus-per-task=1", "--mem=3G")
 ENDS_WITHIN_SECONDS = 70  # of the death of a rank; docs/cluster.md says so
 
 
 def submit(slurm: Slurm, root: Path, folder: Path, *overrides: str, **variables: str) -> int:
     """Submit a tiny run; its log is beside its folder."""
+    limit = {} if "SBATCH_TIMELIMIT" in variables else {"SBATCH_TIMELIMIT": "20"}
     command = [*NO_GPUS, f"--output={folder}.log", "cluster/pretrain.sbatch", "--config", SMALL]
-    return slurm.submit(*command, f"data.root={root}", f"run.folder={folder}", *TINY, *overrides, **variables)
+    return slurm.submit(*command, f"data.root={root}", f"run.folder={folder}", *TINY, *overrides, **limit, **variables)
 
 
 def reached(slurm: Slurm, number: int, folder: Path, step: int, seconds: float = 90) -> None:
@@ -103,6 +104,22 @@ def test_a_rank_that_is_killed_takes_the_job_down_in_time_and_the_log_says_why(
 
 
 @pytest.mark.slow
+def test_its_time_limit_is_announced_and_it_goes_on_after_it(slurm: Slurm, embedded: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    number = submit(slurm, embedded, folder, "run.max_steps=100000", SBATCH_TIMELIMIT="4")
+    end = time.monotonic() + 200
+    while slurm.job(number)["Restarts"] == "0":
+        assert time.monotonic() < end, said(folder)
+        time.sleep(0.5)
+    assert "USR2: the run is asked to save and stop" in said(folder)
+    step = json.loads((folder / "status.json").read_bytes())["step"]
+    reached(slurm, number, folder, step + 2)
+    slurm.call("scancel", str(number))
+    slurm.wait(number)
+    assert losses(folder)  # one line a step, over the two starts
+
+
+@pytest.mark.slow
 def test_a_job_that_its_owner_cancels_saves_and_stays_cancelled(slurm: Slurm, embedded: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     number = submit(slurm, embedded, folder, "run.max_steps=100000")
@@ -125,6 +142,7 @@ def test_a_job_that_hardly_gets_further_is_not_requeued_for_ever(slurm: Slurm, e
     assert "2 starts in a row" in said(folder)
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_be_carried_out_fails_at_once_and_is_not_requeued(slurm: Slurm, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     number = submit(slurm, tmp_path / "nothing", folder, "optim.lrr=1")
