@@ -67,6 +67,10 @@ class SampleReader:
     """Turns (shard, row) into decoded samples, the same in every process."""
 
     def __init__(self, source: Source, split: Split, config: LoaderConfig, *, is_training: bool) -> None:
+        if config.scene_negatives and "segment" not in schema.scalar_fields(split.set_name):
+            raise ShardError(
+                f"{split.set_name}: its samples have no segment, which scene_negatives chooses partners by"
+            )
         self._source, self._split, self._config = source, split, config
         self._is_training = is_training
         self._denied = source.dataset.denylist

@@ -16,7 +16,9 @@ from shards.config import LoaderConfig
 from shards.dataset import Dataset
 from shards.inspect import tables
 from shards.loader import Loader
+from shards.stats import ShardError
 from shards.verify import verify
+from tests.paths import REPOSITORY
 from tests.shards.benchmark_samples import key, make_benchmarks, sample
 
 SPLITS = [(name, split) for name, spec in schema.SETS.items() if spec.is_benchmark for split in spec.splits]
@@ -41,6 +43,11 @@ def test_the_loader_reads_frames_of_clips_and_windows_of_long_ones(dataset: Data
     windows = (2,) if schema.SETS[set_name].is_long else ()
     assert batches[0].video.shape == (2, *windows, 3, 3, 32, 32)
     assert not any(batch.verbs_BV.any() or any(batch.narrations) or any(batch.failures) for batch in batches)
+
+
+def test_partners_of_a_set_without_segments_are_refused(dataset: Dataset) -> None:
+    with pytest.raises(ShardError, match="egomcq: its samples have no segment"):
+        Loader(dataset.root, "egomcq", "test", LoaderConfig(scene_negatives=True), is_training=False)
 
 
 def test_long_sets_are_those_over_minutes() -> None:
@@ -132,3 +139,10 @@ def test_inspect_shows_every_set(dataset: Dataset) -> None:
     for set_name, split in SPLITS:
         assert f"{set_name}/{split}" in html and key(set_name, 0, split) in html
     assert len(list(tables(dataset))) >= 3
+
+
+def test_the_docs_example_counts_what_can_be_answered(dataset: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (REPOSITORY / "docs" / "shards.md").read_text()
+    example = text.split("## Questions and labels\n", 1)[1].split("```python\n", 1)[1].split("```", 1)[0]
+    exec(example.replace('"ROOT"', repr(str(dataset.root))), {})
+    assert capsys.readouterr().out == "2 of 3 questions\n"
