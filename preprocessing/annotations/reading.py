@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ A reader takes the configuration, the durations (s) that metadata state, and the
 def read_annotations(config: AnnotationsConfig) -> Annotations:
     """Return everything that the configured files say; each of their rows is in exactly one of the tables.
 
-    Rows of videos that `exclude` lists become filtered rejects. Of rows with the same identity the first in the
+    Rows to pretrain on become filtered rejects where `exclude` lists their video. Of rows with the same identity the first in the
     file is kept; the others are rejects, filtered where they say the same and failed where they do not.
     Raises `AnnotationError` where a file as a whole cannot be used (absent, no such columns, not JSON).
     """
@@ -55,7 +56,7 @@ def read_annotations(config: AnnotationsConfig) -> Annotations:
     counts = {name: sum(part.input_rows.get(name, 0) for part in parts) for name in SETS if name in held}
     alpha = next((part.alpha for part in parts if part.alpha is not None), None)
     excluded = read_excluded(config)
-    durations = {uid: seconds for part in parts for uid, seconds in part.durations.items()}
+    durations = _durations(parts)
     tables = {}
     for name in counts:
         # Taken out of the parts, so that nothing holds the unsorted rows while they are sorted.
@@ -80,6 +81,16 @@ def read_annotations(config: AnnotationsConfig) -> Annotations:
         companions={path: value for part in parts for path, value in part.companions.items()},
         frame_rates={uid: rate for part in parts for uid, rate in part.frame_rates.items()},
     )
+
+
+def _durations(parts: Sequence[Part]) -> dict[str, float]:
+    """Return the duration of every video that a part mentions, in s; NaN where no part states it."""
+    found: dict[str, float] = {}
+    for part in parts:
+        for uid, seconds in part.durations.items():
+            if math.isnan(found.get(uid, math.nan)):
+                found[uid] = seconds
+    return found
 
 
 def _paths(config: Any, prefix: str = "annotations") -> Iterator[tuple[str, Path]]:

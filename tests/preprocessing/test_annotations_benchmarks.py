@@ -488,3 +488,9 @@ def test_all_sets_come_back_from_disk_as_they_were(tmp_path: Path) -> None:
     for name in ("sets", "rejects", "companions", "frame_rates", "input_rows", "sources"):
         assert getattr(loaded, name) == getattr(found, name), name
     assert loaded.videos.drop_columns("duration") == found.videos.drop_columns("duration"), "unknown ones are NaN"
+
+
+def test_a_duration_that_one_file_states_is_not_forgotten_for_another_that_does_not(tmp_path: Path) -> None:
+    clips = write(tmp_path / "egoclip.csv", table([row(1)]))
+    found = read(egoclip=clips, egomcq=write(tmp_path / "egomcq.json", {"0": question()}))
+    assert found.videos.to_pylist()[0]["duration"] == 480.5
