@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
+DEMO   := data/embedded
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo test test-slow lint format bench clean
@@ -18,12 +19,15 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[preprocess,train,dev]'
 	@touch $(STAMP)
 
-demo: env  ## build verified shards of the embedded dataset
+demo: env  ## build verified shards of the embedded dataset, train a small HierVL on them, ask it questions
 	$(PY) preprocessing/build_shards.py
-	$(PY) -m shards.verify data/embedded/shards
-	$(PY) -m shards.inspect data/embedded/shards
-	$(PY) -m shards.inspect data/embedded/shards --html data/embedded/index.html
-	@echo "look at it: data/embedded/index.html"
+	$(PY) -m shards.verify $(DEMO)/shards
+	$(PY) -m shards.inspect $(DEMO)/shards
+	$(PY) -m shards.inspect $(DEMO)/shards --html $(DEMO)/index.html
+	$(PY) hiervl_train/pretrain.py run.folder=$(DEMO)/run
+	$(PY) eval/all.py --checkpoint $(DEMO)/run --shards $(DEMO)/shards
+	@echo "look at them: $(DEMO)/index.html (the shards), $(DEMO)/run/index.html (the training),"
+	@echo "              $(DEMO)/run/evaluation/index.html (the scores)"
 
 test: env  ## the whole test suite
 	$(PY) -m pytest -n 2 -m 'not slow'

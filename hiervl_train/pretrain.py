@@ -14,8 +14,10 @@ from pathlib import Path
 
 from configs.loading import load
 from hiervl_train.config import PretrainConfig
+from hiervl_train.distributed import Ranks
 from hiervl_train.launch import launch
 from hiervl_train.pretraining import pretraining_task
+from hiervl_train.trainer import Task
 
 SMALL = Path(__file__).resolve().parent.parent / "configs" / "pretrain" / "small.yaml"
 
@@ -26,7 +28,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, default=SMALL, help="YAML of PretrainConfig (default: the small model)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as run.folder=runs/mine")
     arguments = parser.parse_args(argv)
-    return launch(lambda: load(PretrainConfig, arguments.config, arguments.overrides), pretraining_task)
+    return launch(lambda: load(PretrainConfig, arguments.config, arguments.overrides), _task)
+
+
+def _task(config: PretrainConfig, here: Ranks) -> Task:
+    """Return the pretraining task, with what evaluates it: the two rooms meet only here."""
+    if not config.evaluation.is_on:
+        return pretraining_task(config, here)
+    from eval.periodic import periodic_mcq
+
+    return pretraining_task(config, here, evaluate=periodic_mcq(config))
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ TINY = (
     "data.summary_workers=1",
     "metrics={every_steps: 1, tensorboard: false, peak_tflops: 1.0}",
     "checkpoint={every_steps: 5, every_minutes: null, keep_last: 3}",
+    "evaluation={every_steps: null, at_end: false}",
 )
 DROPOUT = "model.text.dropout=0.1"
 

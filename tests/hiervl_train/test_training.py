@@ -60,6 +60,17 @@ def test_two_ranks_with_half_the_batch_each_give_the_same_curve(embedded: Path, 
     np.testing.assert_allclose(two, losses(one_rank), rtol=5e-3)
 
 
+def test_a_run_that_evaluates_itself_has_the_losses_of_one_that_does_not(
+    embedded: Path, tmp_path: Path, one_rank: Path
+) -> None:
+    options = ("evaluation={every_steps: 6, at_end: true, questions: 20}", "run.max_steps=15", "optim.ema=0.9")
+    folder = tmp_path / "run"
+    assert finished(embedded, folder, *options) == losses(one_rank)[:15]
+    found = {row["step"]: row["eval/mcq/inter"] for row in read_metrics(folder) if "eval/mcq/inter" in row}
+    assert list(found) == [6, 12, 15] and all(0 <= score <= 100 for score in found.values())
+    assert (folder / "checkpoints" / "best.json").is_file()
+
+
 def test_micro_batches_give_the_same_curve(embedded: Path, tmp_path: Path, one_rank: Path) -> None:
     options = ("schedule.clips_per_pass=3", "schedule.summaries_per_pass=1", "run.max_steps=24")
     parts = finished(embedded, tmp_path / "parts", *options)
