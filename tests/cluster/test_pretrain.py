@@ -24,7 +24,7 @@ def submit(slurm: Slurm, root: Path, folder: Path, *overrides: str, **variables:
     """Submit a tiny run; its log is beside its folder."""
     limit = {} if "SBATCH_TIMELIMIT" in variables else {"SBATCH_TIMELIMIT": "20"}
     command = [*NO_GPUS, f"--output={folder}.log", "cluster/pretrain.sbatch", "--config", SMALL]
-    return slurm.submit(*command, f"data.root={root}", f"run.folder={folder}", *TINY, *overrides, **limit, **variables)
+    return slurm.submit(*command, *TINY, f"data.root={root}", f"run.folder={folder}", *overrides, **limit, **variables)
 
 
 def reached(slurm: Slurm, number: int, folder: Path, step: int, seconds: float = 90) -> None:
