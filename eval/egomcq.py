@@ -42,16 +42,19 @@ def evaluate(context: Context) -> Found | None:
 
 
 def questions_of(context: Context) -> Questions:
-    """Return the questions asked for; raise `CompanionError`, or where they are of another set or split."""
-    file = context.config.questions
+    """Return the questions asked for; raise `CompanionError` where there are none, or they are of another set."""
+    config, file = context.config, context.config.questions
     if file is None:
-        config = context.config
-        return read_beside(Questions, context.source, config.shards, context.set_name, context.split, config.source)
-    found = read_questions(file)
-    if (found.set, found.split) != (context.set_name, context.split):
-        raise CompanionError(
-            f"{file}: its questions are of {found.set}/{found.split}: --set {found.set} --split {found.split}"
-        )
+        where = f"{context.set_name}/{context.split}"
+        found = read_beside(Questions, context.source, config.shards, context.set_name, context.split, config.source)
+    else:
+        where, found = str(file), read_questions(file)
+        if (found.set, found.split) != (context.set_name, context.split):
+            raise CompanionError(
+                f"{file}: its questions are of {found.set}/{found.split}: --set {found.set} --split {found.split}"
+            )
+    if not found.questions:
+        raise CompanionError(f"{where}: holds no questions ({len(found.rejected)} malformed ones)")
     return found
 
 

@@ -140,6 +140,31 @@ def test_questions_that_name_absent_clips_are_counted_and_the_others_scored(
     assert run(egomcq.BENCHMARK, "--questions", str(file), "report=false", "max_missing_fraction=0.5")[0] == 0
 
 
+def test_questions_of_which_none_can_be_answered_leave_a_result_that_says_why(
+    run: Run, embedded: Path, tmp_path: Path
+) -> None:
+    def lose_all(questions: list[Question]) -> list[Question]:
+        return [dataclasses.replace(question, choices=(ABSENT, ABSENT + "9"), answer=0) for question in questions[:3]]
+
+    questions = with_questions(tmp_path / "mine.json", embedded, lose_all)
+    code, out = run(egomcq.BENCHMARK, "--questions", str(questions))
+    assert code == 3
+    result = Result.load(out)
+    assert (result.scores, result.items, len(result.missing)) == ([], [], 3)
+    assert "and 1 more" in result.missing[0].reason
+    assert (out / "index.html").is_file()
+
+
+def test_a_file_without_questions_or_of_another_set_is_refused(
+    run: Run, embedded: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    empty = with_questions(tmp_path / "mine.json", embedded, lambda questions: [])
+    assert run(egomcq.BENCHMARK, "--questions", str(empty))[0] == 2
+    assert "holds no questions" in capfd.readouterr().err
+    assert run(egomcq.BENCHMARK, "--questions", str(empty), "--set", "clips", "--split", "val")[0] == 2
+    assert "--set egomcq --split test" in capfd.readouterr().err
+
+
 def test_labels_out_of_range_are_named_and_the_other_benchmarks_go_on(
     run: Run, embedded: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
