@@ -120,6 +120,25 @@ def test_its_time_limit_is_announced_and_it_goes_on_after_it(slurm: Slurm, embed
 
 
 @pytest.mark.slow
+def test_preempted_by_another_job_it_saves_and_goes_on_after_it(slurm: Slurm, embedded: Path, tmp_path: Path) -> None:
+    """SLURM sends SIGTERM to every process of the job, and kills what is left when the grace time is over."""
+    folder = tmp_path / "run"
+    number = submit(slurm, embedded, folder, "run.max_steps=100000", "checkpoint.every_steps=null")
+    reached(slurm, number, folder, 6)
+    urgent = slurm.submit(
+        "--partition=urgent", "--nodes=2", "--exclusive", "--time=1", "--output=/dev/null", "--wrap=sleep 2"
+    )
+    assert slurm.wait(urgent)["JobState"] == "COMPLETED", said(folder)
+    status = json.loads((folder / "status.json").read_bytes())
+    assert status["state"] == "stopped" and status["step"] >= 6, said(folder)
+    reached(slurm, number, folder, status["step"] + 2)
+    assert slurm.job(number)["Restarts"] == "1", said(folder)
+    slurm.call("scancel", str(number))
+    slurm.wait(number)
+    assert losses(folder)
+
+
+@pytest.mark.slow
 def test_a_job_that_its_owner_cancels_saves_and_stays_cancelled(slurm: Slurm, embedded: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     number = submit(slurm, embedded, folder, "run.max_steps=100000")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from hiervl_train.metrics import read_metrics
 
-# Everything that decides numbers; no dropout, so that they do not hang on the number of ranks.
+# Everything that decides numbers, whatever the default configuration is; no dropout, so that they do not hang on the number of ranks.
 TINY = (
     "model.img_size=32",
     "model.patch_size=16",
@@ -29,10 +29,11 @@ TINY = (
     "model.aggregator={depth: 1, num_heads: 2, tokens: 4, drop_path: 0.0, position_std: 0.2}",
     "schedule={epochs: 1000, clips: 16, summaries: 4, clips_per_pass: null, summaries_per_pass: null}",
     "sample={frames: 2, windows: 3, narrations: 3}",
-    "optim.lr=0.002",
+    "init={video: null, text: null}",
+    "optim={lr: 0.002}",
+    "speed={bf16: false, compile: false}",
     "objective.temperature=0.2",
-    "data.workers=1",
-    "data.summary_workers=1",
+    "data={workers: 1, summary_workers: 1}",
     "metrics={every_steps: 1, tensorboard: false, peak_tflops: 1.0}",
     "checkpoint={every_steps: 5, every_minutes: null, keep_last: 3}",
     "evaluation={every_steps: null, at_end: false}",
@@ -92,7 +93,7 @@ class Run:
 def start(root: Path, folder: Path, *overrides: str, ranks: int = 1, environment: Mapping[str, str] = {}) -> Run:
     """Start a run of `hiervl_train/pretrain.py` with the tiny model."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    argv = [f"data.root={root}", f"run.folder={folder}", *TINY, *overrides]
+    argv = [*TINY, f"data.root={root}", f"run.folder={folder}", *overrides]
     port = str(free_port())
     processes = []
     for rank in range(ranks):
