@@ -258,7 +258,7 @@ class _Work:
     def _encode(self, video: Tensor) -> Tensor:
         with torch.inference_mode(), autocast(self._device, self._settings.speed):
             flat_BTCHW = video.flatten(0, 1) if self._is_long else video
-            order = self._settings.channel_order
+            order = "bgr"
             parts = [
                 self._model.encode_video(normalise(part_BTCHW, order=order))
                 for part_BTCHW in flat_BTCHW.split(max(self._settings.batch, 1))
@@ -375,15 +375,28 @@ def _encoded(
     for begin, end in _spans(numbers):
         waiting: list[Rows] = []
         since = begin
-        for number, rows in encode(begin, end):
-            waiting.append(rows)
-            done, batches = done + len(rows.rows) + len(rows.failed), batches + 1
-            if progress is not None:
-                progress(done, max(done, round(done / batches * len(numbers))))
-            samples = sum(len(part.rows) + len(part.failed) for part in waiting)
-            if samples >= settings.part_samples or number + 1 == end:
-                yield replace(_join(waiting, waiting[0].values.shape[1:]), covered=((since, number + 1),))
-                waiting, since = [], number + 1
+        try:
+            for number, rows in encode(begin, end):
+                waiting.append(rows)
+                done, batches = done + len(rows.rows) + len(rows.failed), batches + 1
+                if progress is not None:
+                    progress(done, max(done, round(done / batches * len(numbers))))
+                samples = sum(len(part.rows) + len(part.failed) for part in waiting)
+                if samples >= settings.part_samples or number + 1 == end:
+                    yield _part(waiting, since)
+                    waiting, since = [], number + 1
+        except GeneratorExit:
+            raise
+        except BaseException:  # also Ctrl-C: what was embedded by then is kept
+            if waiting:
+                yield _part(waiting, since)
+            raise
+
+
+def _part(batches: Sequence[Rows], first: int) -> Rows:
+    """Return batches that follow one another as one part."""
+    joined = _join(batches, batches[0].values.shape[1:])
+    return replace(joined, covered=((first, first + len(batches)),))
 
 
 def _spans(numbers: Sequence[int]) -> list[Span]:
