@@ -258,7 +258,7 @@ class _Work:
     def _encode(self, video: Tensor) -> Tensor:
         with torch.inference_mode(), autocast(self._device, self._settings.speed):
             flat_BTCHW = video.flatten(0, 1) if self._is_long else video
-            order = "bgr"
+            order = self._settings.channel_order
             parts = [
                 self._model.encode_video(normalise(part_BTCHW, order=order))
                 for part_BTCHW in flat_BTCHW.split(max(self._settings.batch, 1))
