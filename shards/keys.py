@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 
@@ -10,6 +11,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9-]")
 _MAX_VIDEO_ID = 48  # leaves room for the longest suffix: a set letter, a pass, two times and a text hash
 
 
+@functools.lru_cache(maxsize=1 << 16)  # a video has hundreds of samples
 def escape_id(video_id: str) -> str:
     """Return `video_id` in the alphabet of keys; different ids give different results.
 
