@@ -36,8 +36,8 @@ A reader takes the configuration, the durations (s) that metadata state, and the
 def read_annotations(config: AnnotationsConfig) -> Annotations:
     """Return everything that the configured files say; each of their rows is in exactly one of the tables.
 
-    Rows to pretrain on become filtered rejects where `exclude` lists their video. Of rows with the same identity the first in the
-    file is kept; the others are rejects, filtered where they say the same and failed where they do not.
+    Rows to pretrain on become filtered rejects where `exclude` lists their video. Of rows with the same identity the
+    first in the file is kept; the others are rejects, filtered where they say the same and failed where they do not.
     Raises `AnnotationError` where a file as a whole cannot be used (absent, no such columns, not JSON).
     """
     names = [name for name in READERS if getattr(config, name) is not None]

@@ -13,6 +13,9 @@ import av
 import numpy as np
 import pytest
 
+from preprocessing.annotations import AnnotationsConfig, read_annotations
+from preprocessing.config import BuildConfig
+from preprocessing.selection import Published, select
 from shards import companions, schema
 from shards.config import LoaderConfig
 from shards.dataset import open_dataset, read_member
@@ -260,6 +263,19 @@ def test_a_video_that_has_come_and_one_that_was_mended_are_appended(tmp_path: Pa
     assert len(samples(tmp_path, "epic_mir", "test")) == 3 * len(TIMES)
     assert all(second[name] == data for name, data in first.items() if name.endswith((".tar", "labels.json")))
     assert verify([str(tmp_path / "shards")]) == 0
+
+
+def test_videos_that_metadata_keep_from_training_are_asked_about_all_the_same(
+    world: BenchmarkWorld, tmp_path: Path
+) -> None:
+    known = [{"video_uid": uid, "duration_sec": SECONDS[uid], "split_em": "test"} for uid in SOUND]
+    (tmp_path / "ego4d.json").write_text(json.dumps({"videos": known}))
+    files = AnnotationsConfig(egomcq=world.root / "egomcq.json", metadata=tmp_path / "ego4d.json")
+    annotations = read_annotations(files)
+    found = {uid: world.videos / uid for uid in SECONDS}
+    selection = select(annotations, found, Published(), BuildConfig())
+    assert set(annotations.videos["split"].to_pylist()) == {"test", "train"}
+    assert selection.items == annotations.sets["egomcq"].num_rows and not len(selection.filtered)
 
 
 def test_a_limit_takes_some_videos_and_the_questions_stay_whole(world: BenchmarkWorld, tmp_path: Path) -> None:
