@@ -61,7 +61,10 @@ SelectTypeParameters=CR_Core_Memory
 DefMemPerCPU=500
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={port_1} CPUs=4 RealMemory=8000 State=UNKNOWN
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={port_2} CPUs=4 RealMemory=8000 State=UNKNOWN
-PartitionName=main Nodes=n[1-2] Default=YES MaxTime=60 State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=main Nodes=n[1-2] Default=YES MaxTime=60 State=UP PriorityTier=1 GraceTime=60
+PartitionName=urgent Nodes=n[1-2] MaxTime=60 State=UP PriorityTier=10
 """
 
 
@@ -113,7 +116,7 @@ class Slurm:
 
     def logs(self) -> str:
         """Return the ends of the daemons' logs."""
-        return "\n".join(f"== {p.name}\n{p.read_text()[-3000:]}" for p in sorted(self.folder.glob("*.log")))
+        return "\n".join(f"== {p.name}\n{p.read_text()[-3000:]}" for p in sorted(self.folder.glob("*-D*.log")))
 
 
 @contextmanager
@@ -219,7 +222,10 @@ def _end_jobs(slurm: Slurm) -> None:
 
 def _wait_for_nodes(slurm: Slurm) -> None:
     end = time.monotonic() + 40
-    while slurm.call("sinfo", "--noheader", "--Node", "--format=%t").stdout.split() != ["idle", "idle"]:
+    while slurm.call("sinfo", "--noheader", "--Node", "--partition=main", "--format=%t").stdout.split() != [
+        "idle",
+        "idle",
+    ]:
         if time.monotonic() > end:
             raise AssertionError(f"the nodes do not come up\n{slurm.logs()}")
         time.sleep(0.2)
