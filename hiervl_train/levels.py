@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from hiervl_train.config import PretrainConfig
-from hiervl_train.data import DeviceLoader
+from hiervl_train.data import DataConfig, DeviceLoader
 from hiervl_train.distributed import Ranks
 from shards.loader import Batch, Loader
 
@@ -65,31 +65,51 @@ class Levels:
             loader.close()
 
 
+def open_loader(
+    data: DataConfig,
+    ranks: Ranks,
+    set_name: str,
+    *,
+    global_batch: int,
+    workers: int,
+    seed: int,
+    hint: str,
+    **sample: Any,
+) -> DeviceLoader:
+    """Open the training loader of a set; raise `DataError` where it cannot fill a batch, with a `hint` at what to do.
+
+    `sample` says what a sample holds: fields of `LoaderConfig`.
+    """
+    try:
+        settings = data.loader(global_batch=global_batch, workers=workers, seed=seed, **sample)
+    except ValueError as error:
+        raise DataError(f"the loader of {set_name}: {error}") from error
+    loader = Loader(data.root, set_name, data.split, settings, rank=ranks.rank, world=ranks.world)
+    if not len(loader):
+        raise DataError(
+            f"{data.root}: {set_name}/{data.split} has fewer samples than one global batch of {global_batch}; {hint}"
+        )
+    return DeviceLoader(loader, ranks.device)
+
+
 def pretraining_levels(config: PretrainConfig, ranks: Ranks) -> Levels:
     """Open the loaders that a configuration's kinds of steps need."""
     schedule, sample, data = config.schedule, config.sample, config.data
-    size = config.model.image_hw[0]
     loaders: dict[str, dict[str, DeviceLoader]] = {}
 
     def open_level(set_name: str, global_batch: int, workers: int, **fields: object) -> DeviceLoader:
-        try:
-            settings = data.loader(
-                global_batch=global_batch,
-                workers=workers,
-                seed=config.run.seed,
-                size=size,
-                frames=sample.frames,
-                **fields,
-            )
-        except ValueError as error:
-            raise DataError(f"the loader of {set_name}: {error}") from error
-        loader = Loader(data.root, set_name, data.split, settings, rank=ranks.rank, world=ranks.world)
-        if not len(loader):
-            raise DataError(
-                f"{data.root}: {set_name}/{data.split} has fewer samples than one global batch of {global_batch}; "
-                "lower schedule.clips or schedule.summaries, or build more shards"
-            )
-        return DeviceLoader(loader, ranks.device)
+        return open_loader(
+            data,
+            ranks,
+            set_name,
+            global_batch=global_batch,
+            workers=workers,
+            seed=config.run.seed,
+            hint="lower schedule.clips or schedule.summaries, or build more shards",
+            size=config.model.image_hw[0],
+            frames=sample.frames,
+            **fields,
+        )
 
     if config.objective.child is not None:
         clips = schedule.clips - sample.summaries_as_clips

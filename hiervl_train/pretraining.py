@@ -85,13 +85,18 @@ def make_tokenizer(config: PretrainConfig, model: HierVL) -> Tokenizer:
         size = model.config.text.vocab_size
         tokenizer = Tokenizer.build(_texts(config), vocab_size=size, max_length=length, buckets=text.buckets)
         logger.info("tokenizer: %d words of the training set's texts", tokenizer.size)
+    require_fit(tokenizer, model)
+    return tokenizer
+
+
+def require_fit(tokenizer: Tokenizer, model: HierVL) -> None:
+    """Raise `TokenizerError` where a tokenizer has more tokens than a model's text encoder knows."""
     rows = int(model.text.encoder.get_input_embeddings().weight.shape[0])
     if tokenizer.size > rows:
         raise TokenizerError(
             f"the tokenizer has {tokenizer.size} tokens and the text encoder {rows}: they do not belong together; "
             "set text.tokenizer to the encoder's own"
         )
-    return tokenizer
 
 
 def _texts(config: PretrainConfig) -> list[str]:

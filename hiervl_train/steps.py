@@ -15,8 +15,8 @@ from hiervl_train import flops
 from hiervl_train.accumulate import cached_backward
 from hiervl_train.config import PretrainConfig
 from hiervl_train.models import HierVL
-from hiervl_train.models.pixels import normalise
-from hiervl_train.models.speed import autocast
+from hiervl_train.models.pixels import ChannelOrder, normalise
+from hiervl_train.models.speed import SpeedConfig, autocast
 from hiervl_train.objectives import Tags, child_loss, parent_loss
 from hiervl_train.tokens import Tokenizer
 from shards.loader import Batch
@@ -33,21 +33,50 @@ class Work:
     flops: int | None
 
 
+class Encoder:
+    """From frames and texts as batches have them to embeddings, float32: compared and gathered at full precision."""
+
+    def __init__(self, model: HierVL, tokenizer: Tokenizer, *, speed: SpeedConfig, order: ChannelOrder) -> None:
+        self._model, self._tokenizer, self._speed, self._order = model, tokenizer, speed, order
+
+    def tokens(self, texts: Sequence[str], *, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ids and mask (B, L) of texts, on the device of `like`."""
+        ids_BL, mask_BL = self._tokenizer(texts)
+        return ids_BL.to(like.device, non_blocking=True), mask_BL.to(like.device, non_blocking=True)
+
+    def video(self, frames_BTCHW: Tensor) -> Tensor:
+        """Return (B, D) of uint8 frames."""
+        pixels = normalise(frames_BTCHW, order=self._order)
+        with autocast(frames_BTCHW.device, self._speed):
+            return self._model.encode_video(pixels).float()
+
+    def text(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
+        """Return (B, D) of tokens."""
+        with autocast(ids_BL.device, self._speed):
+            return self._model.encode_text(ids_BL, mask_BL).float()
+
+    def aggregate(self, x_BKD: Tensor) -> Tensor:
+        """Return (B, D) of K embeddings in their order."""
+        with autocast(x_BKD.device, self._speed):
+            return self._model.aggregate(x_BKD).float()
+
+
 class PretrainSteps:
     """The child and the parent step of a configuration. Each adds gradients to the model's parameters."""
 
     def __init__(self, model: HierVL, tokenizer: Tokenizer, config: PretrainConfig) -> None:
-        self._model, self._tokenizer, self._config = model, tokenizer, config
+        self._config = config
+        self._encoder = Encoder(model, tokenizer, speed=config.speed, order=config.compat.channel_order)
         self.backward: dict[str, Callable[[Batch], Work]] = {"child": self._child, "parent": self._parent}
 
     def _child(self, batch: Batch) -> Work:
         """Clips against their narrations."""
         config, tags = self._config, Tags(verbs_BV=batch.verbs_BV, nouns_BO=batch.nouns_BO)
         video = batch.video
-        ids_BL, mask_BL = self._tokens(batch.texts, like=video)
+        ids_BL, mask_BL = self._encoder.tokens(batch.texts, like=video)
 
         def encode(part: slice) -> tuple[Tensor, ...]:
-            return self._video(video[part]), self._text(ids_BL[part], mask_BL[part])
+            return self._encoder.video(video[part]), self._encoder.text(ids_BL[part], mask_BL[part])
 
         loss = backward(
             parts(len(video), config.schedule.clips_per_pass),
@@ -64,24 +93,24 @@ class PretrainSteps:
         count, windows = video.shape[:2]
         has_narrations, has_summary = objective.parent != "video_to_summary", objective.parent != "video_to_narrations"
         narrations = [text for texts in batch.narrations for text in texts]
-        ids_BKL, mask_BKL = (x.unflatten(0, (count, -1)) for x in self._tokens(narrations, like=video))
-        ids_BL, mask_BL = self._tokens(batch.texts, like=video)
+        ids_BKL, mask_BKL = (x.unflatten(0, (count, -1)) for x in self._encoder.tokens(narrations, like=video))
+        ids_BL, mask_BL = self._encoder.tokens(batch.texts, like=video)
 
         def encode(part: slice) -> tuple[Tensor, ...]:
             rows = video[part].shape[:1]
-            encoded = [self._video(video[part].flatten(0, 1)).unflatten(0, (*rows, windows))]
+            encoded = [self._encoder.video(video[part].flatten(0, 1)).unflatten(0, (*rows, windows))]
             if has_narrations:
                 ids, mask = ids_BKL[part].flatten(0, 1), mask_BKL[part].flatten(0, 1)
-                encoded.append(self._text(ids, mask).unflatten(0, (*rows, -1)))
+                encoded.append(self._encoder.text(ids, mask).unflatten(0, (*rows, -1)))
             if has_summary:
-                encoded.append(self._text(ids_BL[part], mask_BL[part]))
+                encoded.append(self._encoder.text(ids_BL[part], mask_BL[part]))
             return tuple(encoded)
 
         def loss(windows_BKD: Tensor, *texts: Tensor) -> Tensor:
             others = iter(texts)
             narrations_BKD = next(others) if has_narrations else None
             summary_BD = next(others) if has_summary else None
-            return parent_loss(windows_BKD, narrations_BKD, summary_BD, tags, self._aggregate, objective)
+            return parent_loss(windows_BKD, narrations_BKD, summary_BD, tags, self._encoder.aggregate, objective)
 
         value = backward(parts(count, config.schedule.summaries_per_pass), encode, loss)
         one = self._flops(
@@ -97,24 +126,6 @@ class PretrainSteps:
 
     def _flops(self, count: Callable[[], int]) -> int | None:
         return count() if self._config.model.text.source is None else None
-
-    def _tokens(self, texts: Sequence[str], *, like: Tensor) -> tuple[Tensor, Tensor]:
-        ids_BL, mask_BL = self._tokenizer(texts)
-        return ids_BL.to(like.device, non_blocking=True), mask_BL.to(like.device, non_blocking=True)
-
-    def _video(self, frames_BTCHW: Tensor) -> Tensor:
-        """Return (B, D) float32 of uint8 frames: gathered and compared at full precision."""
-        pixels = normalise(frames_BTCHW, order=self._config.compat.channel_order)
-        with autocast(frames_BTCHW.device, self._config.speed):
-            return self._model.encode_video(pixels).float()
-
-    def _text(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
-        with autocast(ids_BL.device, self._config.speed):
-            return self._model.encode_text(ids_BL, mask_BL).float()
-
-    def _aggregate(self, x_BKD: Tensor) -> Tensor:
-        with autocast(x_BKD.device, self._config.speed):
-            return self._model.aggregate(x_BKD).float()
 
 
 def parts(count: int, at_once: int | None) -> list[slice]:
