@@ -25,7 +25,7 @@ demo: env  ## build verified shards of the embedded dataset, train a small HierV
 	$(PY) -m shards.inspect $(DEMO)/shards
 	$(PY) -m shards.inspect $(DEMO)/shards --html $(DEMO)/index.html
 	$(PY) hiervl_train/pretrain.py run.folder=$(DEMO)/run
-	$(PY) eval/all.py --checkpoint $(DEMO)/run --shards $(DEMO)/shards
+	$(PY) eval/all.py --config configs/eval/embedded.yaml --checkpoint $(DEMO)/run --shards $(DEMO)/shards
 	@echo "look at them: $(DEMO)/index.html (the shards), $(DEMO)/run/index.html (the training),"
 	@echo "              $(DEMO)/run/evaluation/index.html (the scores)"
 
