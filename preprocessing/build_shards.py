@@ -31,7 +31,7 @@ from preprocessing.demo.benchmarks import BenchmarkFiles
 from preprocessing.errors import ExitCode, PassingFaultError, TooManyFailuresError, UsageError
 from preprocessing.estimate import dry_run
 from preprocessing.exclusive import exclusive
-from preprocessing.publish import close_account, publish
+from preprocessing.publish import close_account, publish, require_companions
 from preprocessing.selection import is_accounted_for, read_published, require_same_plan, select
 from preprocessing.sources import find_videos
 from shards.files import remove_temporaries, write_bytes
@@ -85,6 +85,7 @@ def build(config: BuildConfig, console: Console, *, is_dry_run: bool = False) ->
     excluded = frozenset(read_excluded(config.annotations))
     found = find_videos(config.videos.root, config.videos.pattern)
     published = read_published(config.output)
+    require_companions(config.output, annotations, published)
     selection = select(annotations, found, published, config)
     if is_dry_run:
         dry_run(config, annotations, selection, found, ffmpeg=ffmpeg, made_with=made_with, console=console)

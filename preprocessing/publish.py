@@ -76,7 +76,6 @@ def publish(
     _prove_exclusion(account, excluded)
     for path, value in annotations.companions.items():
         write_json(config.output / path, value)
-    older = {path for path in published.files if Path(path).name in (QUESTIONS, LABELS)}
     ledger.write(config.output, account, spans)
     counts: dict[str, Any] = {}
     for set_name, status, reason, count in ledger.summarise(account):
@@ -86,8 +85,23 @@ def publish(
         config=merged_config(config, published.config),
         toolchain=made_with,
         provenance=merged_provenance(config, annotations, published.provenance, excluded=len(excluded), counts=counts),
-        companions=sorted({*annotations.companions, *older}),
+        companions=sorted({*annotations.companions, *_companions(published)}),
     )
+
+
+def require_companions(root: Path, annotations: Annotations, published: Published) -> None:
+    """Raise `UsageError` where questions or labels that an earlier build published are gone, and will not come back."""
+    for path in _companions(published):
+        if path not in annotations.companions and not (root / path).is_file():
+            raise UsageError(
+                f"{root / path} is gone, though dataset.json lists it: build {path.partition('/')[0]} again with its "
+                "own configuration, which writes it anew"
+            )
+
+
+def _companions(published: Published) -> list[str]:
+    """Return the questions and labels that a published dataset lists."""
+    return [path for path in published.files if Path(path).name in (QUESTIONS, LABELS)]
 
 
 def _videos_of_items(annotations: Annotations, before: pa.Table) -> dict[str, str]:

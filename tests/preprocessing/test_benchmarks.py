@@ -192,6 +192,18 @@ def test_a_second_run_has_nothing_to_do(
     assert files_of(tmp_path / "o" / "shards") == before
 
 
+def test_questions_that_are_gone_come_back_with_their_own_set(
+    world: BenchmarkWorld, built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(built, tmp_path / "o", copy_function=shutil.copy2)
+    (tmp_path / "o" / "shards" / "egomcq" / "test" / "questions.json").unlink()
+    assert world.build(tmp_path / "o", ["summarymcq"]) == 2
+    assert "build egomcq again" in capsys.readouterr().err
+    assert world.build(tmp_path / "o", ["egomcq"]) == 0
+    ours, theirs = files_of(tmp_path / "o" / "shards"), files_of(built / "shards")
+    assert {name for name in ours if ours[name] != theirs[name]} <= {"README.md", "dataset.json"}
+
+
 def test_a_killed_build_is_gone_on_with(world: BenchmarkWorld, built: Path, tmp_path: Path) -> None:
     shutil.copytree(built, tmp_path / "o", copy_function=shutil.copy2)
     root = tmp_path / "o" / "shards"
