@@ -1,0 +1,181 @@
+"""Embedding each distinct clip once, against embedding every option of every question: passes, time, and the answers.
+
+    python benchmarks/eval.py [--root data/embedded/shards] [--set clips --split val] [--checkpoint C] [--repeats 3]
+
+Questions are made of the split (`eval.mcq_builder`), an inter- and an intra-video one of each clip where that goes, so
+each clip is an option several times. Both arms decode in one process and encode up to 32 clips in a pass, by turns;
+`every option` reads, decodes and encodes five clips and a text for each question, as the published evaluation does.
+A third arm starts with all embeddings in the cache. The answers must be the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from measuring import by_turns, show
+
+sys.path.remove(str(Path(__file__).resolve().parent))  # this file has the name of the package that it measures
+
+from configs import loading
+from eval.checkpoints import open_checkpoint
+from eval.egomcq import answer
+from eval.embed import EmbedSettings, embed_split, embed_texts
+from eval.mcq_builder import McqConfig, build_from
+from eval.similarity import cosine
+from hiervl_train.config import PretrainConfig
+from hiervl_train.distributed import Ranks
+from hiervl_train.models import HierVL
+from hiervl_train.models.pixels import normalise
+from hiervl_train.tokens import Tokenizer
+from shards.companions import Question
+from shards.dataset import open_dataset
+from shards.reading import SampleReader
+from shards.sources import open_source
+from shards.stats import ShardError
+
+HERE = Path(__file__).resolve().parents[1]
+QUESTIONS_A_PASS = 6  # of five clips each
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the arms by turns and print; return 0, or 1 where the answers differ."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--root", default=str(HERE / "data" / "embedded" / "shards"))
+    parser.add_argument("--set", default="clips")
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--checkpoint", type=Path, help="default: fresh weights of configs/pretrain/small.yaml")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    arguments = parser.parse_args(argv)
+    if arguments.device == "cpu":
+        torch.set_num_threads(1)
+    try:
+        questions = build_from(arguments.root, arguments.set, arguments.split, McqConfig(), name="benchmark").questions
+    except ShardError as error:
+        print(f"{error}; `make demo` builds the embedded dataset", file=sys.stderr)
+        return 2
+    asked = questions.questions
+    if not asked:
+        print(f"{arguments.root}: {arguments.set}/{arguments.split} is too small for questions", file=sys.stderr)
+        return 2
+    ranks = Ranks(device=torch.device(arguments.device))
+    model, tokenizer = _model(arguments.checkpoint, [question.text for question in asked], ranks.device)
+    settings = EmbedSettings(frames=min(4, model.config.num_frames))
+    place = (arguments.root, arguments.set, arguments.split)
+    found: dict[str, tuple[np.ndarray, int, int]] = {}
+    with tempfile.TemporaryDirectory() as cache:
+        arms: dict[str, Callable[[], None]] = {
+            "every option": lambda: found.update(every=_every_option(model, tokenizer, place, asked, settings, ranks)),
+            "each once": lambda: found.update(once=_each_once(model, tokenizer, place, asked, settings, ranks, None)),
+            "kept": lambda: found.update(kept=_each_once(model, tokenizer, place, asked, settings, ranks, Path(cache))),
+        }
+        arms["kept"]()  # fills the cache
+        taken = by_turns(arms, arguments.repeats)
+    options = sum(len(question.choices) for question in asked)
+    distinct = len(questions.keys())
+    repeats = options / distinct
+    (every, clips_every, _), (once, clips_once, texts_once), (kept, clips_kept, _) = (
+        found[name] for name in ("every", "once", "kept")
+    )
+    is_same = bool((every == once).all() and (once == kept).all())
+    fewer, faster = clips_every / clips_once, taken["every option"].wall / taken["each once"].wall
+    rows = [
+        ("questions, options, distinct clips", f"{len(asked):,}, {options:,}, {distinct:,}", "", ""),
+        ("times that a clip is an option, mean", f"{repeats:.2f}", "", ""),
+        ("clips through the model, every option ÷ each once", f"{fewer:.2f} ×", f"{repeats:.2f} ×", "the repeats"),
+        ("time, every option ÷ each once", f"{faster:.2f} ×", f"{repeats:.2f} ×", "decoding and the video tower"),
+        ("time, every option", f"{taken['every option'].wall:.2f} s", "", ""),
+        ("time, each once", f"{taken['each once'].wall:.2f} s", "", ""),
+        ("time, embeddings kept from before", f"{taken['kept'].wall:.2f} s", "", "reading shards' tables, scoring"),
+        ("clips through the model, kept from before", f"{clips_kept}", "0", ""),
+        ("the same answers", "yes" if is_same else "NO", "yes", ""),
+    ]
+    figures = {
+        "device": str(ranks.device),
+        "questions": len(asked),
+        "options": options,
+        "distinct_clips": distinct,
+        "repeats": repeats,
+        "clips_encoded": {"every option": clips_every, "each once": clips_once, "kept": clips_kept},
+        "texts_encoded": {"every option": len(asked), "each once": texts_once},
+        "seconds": {name: spent.wall for name, spent in taken.items()},
+        "cpu_seconds": {name: spent.cpu for name, spent in taken.items()},
+        "same_answers": is_same,
+    }
+    show("eval", rows, figures)
+    return 0 if is_same else 1
+
+
+def _each_once(
+    model: HierVL,
+    tokenizer: Tokenizer,
+    place: tuple[str, str, str],
+    asked: Sequence[Question],
+    settings: EmbedSettings,
+    ranks: Ranks,
+    cache: Path | None,
+) -> tuple[np.ndarray, int, int]:
+    """Return the answers, and how many clips and texts were encoded for them."""
+    keys = {key for question in asked for key in question.choices}
+    clips = embed_split(model, *place, settings, ranks=ranks, keys=keys, cache=cache)
+    texts = embed_texts(model, tokenizer, [question.text for question in asked], settings, ranks=ranks, cache=cache)
+    assert clips is not None and texts is not None and not clips.failed
+    found = answer(asked, texts, clips.vectors, clips.index)
+    return found.marks.predicted_Q, clips.encoded, len(texts.index)
+
+
+def _every_option(
+    model: HierVL,
+    tokenizer: Tokenizer,
+    place: tuple[str, str, str],
+    asked: Sequence[Question],
+    settings: EmbedSettings,
+    ranks: Ranks,
+) -> tuple[np.ndarray, int, int]:
+    """The same, question by question: five clips and a text for each."""
+    root, set_name, split = place
+    source = open_source(root, settings.source)
+    entry = open_dataset(root).split(set_name, split)
+    config = settings.loader(is_long=False, size=model.config.image_hw[0])
+    reader = SampleReader(source, entry, config, is_training=False)
+    where = {
+        key: (number, row)
+        for number, shard in enumerate(entry.shards)
+        for row, key in enumerate(shard.rows(["key"])["key"].to_pylist())
+    }
+    predicted, encoded = [], 0
+    for start in range(0, len(asked), QUESTIONS_A_PASS):
+        part = asked[start : start + QUESTIONS_A_PASS]
+        frames = [reader.item(0, *where[key]).frames for question in part for key in question.choices]
+        video_BTCHW = torch.from_numpy(np.stack(frames)).to(ranks.device).movedim(-1, -3)
+        ids_BL, mask_BL = tokenizer([question.text for question in part])
+        with torch.inference_mode():
+            video_BD = model.encode_video(normalise(video_BTCHW)).cpu().numpy()
+            text_BD = model.encode_text(ids_BL.to(ranks.device), mask_BL.to(ranks.device)).cpu().numpy()
+        encoded += len(video_BD)
+        at = 0
+        for question, text_D in zip(part, text_BD, strict=True):
+            sim_K = cosine(text_D[None], video_BD[at : at + len(question.choices)])[0]
+            predicted.append(int(sim_K.argmax()))
+            at += len(question.choices)
+    return np.array(predicted), encoded, len(asked)
+
+
+def _model(checkpoint: Path | None, texts: Sequence[str], device: torch.device) -> tuple[HierVL, Tokenizer]:
+    if checkpoint is not None:
+        opened = open_checkpoint(checkpoint, device=device)
+        return opened.model, opened.tokenizer
+    config = loading.load(PretrainConfig, HERE / "configs" / "pretrain" / "small.yaml").model
+    torch.manual_seed(0)
+    model = HierVL(config).eval().to(device)
+    return model, Tokenizer.build(texts, vocab_size=config.text.vocab_size, max_length=model.text.max_length)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
