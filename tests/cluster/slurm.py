@@ -95,7 +95,7 @@ class Slurm:
         """Return the jobs that wait or run."""
         return [int(line) for line in self.call("squeue", "--noheader", "--format=%A").stdout.split()]
 
-    def wait(self, number: int, states: Sequence[str] = (), *, seconds: float = 90) -> dict[str, str]:
+    def wait(self, number: int, states: Sequence[str] = (), *, seconds: float = 180) -> dict[str, str]:
         """Wait until a job is in one of `states`, by default an end; return what is known of it."""
         end = time.monotonic() + seconds
         wanted = set(states) or ENDED

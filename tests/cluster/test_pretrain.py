@@ -27,7 +27,7 @@ def submit(slurm: Slurm, root: Path, folder: Path, *overrides: str, **variables:
     return slurm.submit(*command, *TINY, f"data.root={root}", f"run.folder={folder}", *overrides, **limit, **variables)
 
 
-def reached(slurm: Slurm, number: int, folder: Path, step: int, seconds: float = 90) -> None:
+def reached(slurm: Slurm, number: int, folder: Path, step: int, seconds: float = 180) -> None:
     """Wait until a run has written the metrics of a step."""
     end = time.monotonic() + seconds
     while not any(row["step"] >= step for row in read_metrics(folder)):
@@ -73,17 +73,17 @@ def test_signalled_before_its_time_limit_it_requeues_itself_and_ends_with_the_lo
     slurm: Slurm, embedded: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    number = submit(slurm, embedded, folder, "run.max_steps=50")
-    reached(slurm, number, folder, 6)
+    number = submit(slurm, embedded, folder, "run.max_steps=30")
+    reached(slurm, number, folder, 4)
     # What SLURM sends before the time limit, as `--signal=B:USR2@180` asks.
     assert slurm.call("scancel", "--signal=USR2", "--batch", str(number)).returncode == 0
-    job = slurm.wait(number, seconds=150)
+    job = slurm.wait(number, seconds=300)
     log = said(folder)
     assert (job["JobState"], job["Restarts"], job["ExitCode"]) == ("COMPLETED", "1", "0:0"), log
-    assert "stopped, step" in log and "done, step 50 of 50" in log
+    assert "stopped, step" in log and "done, step 30 of 30" in log
     starts = json.loads((folder / "environment.json").read_bytes())["starts"]
     assert [(start["is_resumed"], start["world_size"]) for start in starts] == [(False, 2), (True, 2)]
-    assert losses(folder) == finished(embedded, tmp_path / "undisturbed", "run.max_steps=50", ranks=2)
+    assert losses(folder) == finished(embedded, tmp_path / "undisturbed", "run.max_steps=30", ranks=2)
 
 
 def test_a_rank_that_is_killed_takes_the_job_down_in_time_and_the_log_says_why(
@@ -124,13 +124,13 @@ def test_preempted_by_another_job_it_saves_and_goes_on_after_it(slurm: Slurm, em
     """SLURM sends SIGTERM to every process of the job, and kills what is left when the grace time is over."""
     folder = tmp_path / "run"
     number = submit(slurm, embedded, folder, "run.max_steps=100000", "checkpoint.every_steps=null")
-    reached(slurm, number, folder, 6)
+    reached(slurm, number, folder, 4)
     urgent = slurm.submit(
         "--partition=urgent", "--nodes=2", "--exclusive", "--time=1", "--output=/dev/null", "--wrap=sleep 2"
     )
     assert slurm.wait(urgent)["JobState"] == "COMPLETED", said(folder)
     status = json.loads((folder / "status.json").read_bytes())
-    assert status["state"] == "stopped" and status["step"] >= 6, said(folder)
+    assert status["state"] == "stopped" and status["step"] >= 4, said(folder)
     reached(slurm, number, folder, status["step"] + 2)
     assert slurm.job(number)["Restarts"] == "1", said(folder)
     slurm.call("scancel", str(number))
