@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,10 +71,6 @@ class Entry:
         """Keep some rows, named by the batches they cover."""
         (begin, end), *_ = rows.covered
         self._write(f"part-{begin:08d}-{end:08d}", rows)
-
-    def remove(self) -> None:
-        """Forget everything."""
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _write(self, name: str, rows: Rows) -> None:
         if not (self.folder / IDENTITY).exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 from collections.abc import Callable, Sequence
@@ -11,16 +12,19 @@ import pytest
 import torch
 
 from eval.all import main
+from eval.checkpoints import open_checkpoint
 from eval.embed import embed_split
+from eval.periodic import PeriodicMcq
 from eval.results import Result
 from hiervl_train.distributed import ranks
+from hiervl_train.evaluation import EvaluationConfig
 from tests.eval.small import SETTINGS, save_small_checkpoint, small_dataset, small_model
 from tests.hiervl_train.runs import free_port
 
 BENCHMARKS = ("egomcq", "summarymcq", "shufflemcq", "epic_mir", "charades_ego", "howto100m")
 WORLDS = (1, 2, 3)
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["eval.all", "tests.eval.small"])
+_forks.set_forkserver_preload(["eval.all", "eval.periodic", "tests.eval.small"])
 
 
 def run_ranks(target: Callable[[list[str]], int], argv: Sequence[str], folder: Path, world: int) -> list[int | None]:
@@ -54,6 +58,16 @@ def _embed_clips(argv: list[str]) -> int:
     root, cache = argv
     with ranks() as here:
         embed_split(small_model(), root, "clips", "train", SETTINGS, ranks=here, cache=Path(cache), digest="a")
+    return 0
+
+
+def _ask(argv: list[str]) -> int:
+    root, checkpoint, answers = argv
+    with ranks() as here:
+        opened = open_checkpoint(checkpoint)
+        config = EvaluationConfig(every_steps=1, questions=20)
+        scores = PeriodicMcq(root, config, SETTINGS)(opened.model, opened.tokenizer, here)
+        Path(f"{answers}-{here.world}-{here.rank}.json").write_text(json.dumps(scores))
     return 0
 
 
@@ -105,6 +119,16 @@ def test_embeddings_are_bit_identical_on_any_number_of_ranks(folders: dict[int, 
     assert len(kept[1]) >= len(BENCHMARKS)
     assert kept[1] == kept[2] == kept[3]
     assert not [path for folder in folders.values() for path in folder.rglob("part-*")]
+
+
+def test_a_run_that_evaluates_itself_gets_the_same_scores_on_every_rank(embedded: Path, tmp_path: Path) -> None:
+    checkpoint = save_small_checkpoint(tmp_path / "checkpoint", embedded)
+    for world in (1, 2):
+        argv = [str(embedded), str(checkpoint), str(tmp_path / "answers")]
+        assert run_ranks(_ask, argv, tmp_path / f"said-{world}", world) == [0] * world
+    alone, *both = (json.loads((tmp_path / f"answers-{place}.json").read_bytes()) for place in ("1-0", "2-0", "2-1"))
+    assert set(alone) == {"mcq/inter", "mcq/intra", "summary_mcq", "shuffle_mcq"}
+    assert both == [alone, alone]
 
 
 def test_a_rank_that_fails_ends_all_and_what_the_others_embedded_is_kept(tmp_path: Path) -> None:
