@@ -91,6 +91,38 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_losses(embedded: Path, 
     assert finished(embedded, folder, "run.max_steps=30", DROPOUT, ranks=ranks) == whole
 
 
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_bfloat16_and_compiled_blocks_give_the_curve_to_their_precision(
+    embedded: Path, tmp_path: Path, one_rank: Path, compiled: bool
+) -> None:
+    speed = f"speed={{bf16: true, compile: {str(compiled).lower()}, checkpoint_activations: true, channels_last: true}}"
+    run = start(embedded, tmp_path / "run", "run.max_steps=12", "schedule.clips_per_pass=8", speed)
+    assert run.wait(400) == [0], run.said()
+    np.testing.assert_allclose(losses(tmp_path / "run"), losses(one_rank)[:12], rtol=3e-2)
+
+
+WITHOUT_HIERARCHY = (
+    "model.aggregator=null",
+    "objective={child: egonce, parent: null, temperature: 0.2}",
+    "sample={frames: 2, summaries_as_clips: 4}",
+)
+EVERYTHING_ELSE = (
+    "sample={frames: 2, windows: 3, narrations: 3, scene_negatives: true}",
+    "optim={lr: 0.002, coast: true, clip_norm: 1.0, ema: 0.9, schedule: cosine, warmup_steps: 4}",
+    "schedule={epochs: 1000, max_clips_per_epoch: 32, clips: 16, summaries: 4, clips_per_pass: 5}",
+)
+
+
+@pytest.mark.parametrize("options", [WITHOUT_HIERARCHY, EVERYTHING_ELSE], ids=["without hierarchy", "everything else"])
+def test_the_other_ways_to_train_are_the_same_on_two_ranks_and_after_a_stop(
+    embedded: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    one = finished(embedded, tmp_path / "one", "run.max_steps=14", *options)
+    finished(embedded, tmp_path / "two", "run.max_steps=7", *options, ranks=2)
+    two = finished(embedded, tmp_path / "two", "run.max_steps=14", *options, ranks=2)
+    np.testing.assert_allclose(two, one, rtol=5e-3)
+
+
 def test_on_another_number_of_ranks_it_goes_on_with_the_same_data(
     embedded: Path, tmp_path: Path, one_rank: Path
 ) -> None:
