@@ -1,0 +1,108 @@
+"""Fine-tunes a checkpoint from shards: `torchrun … hiervl_train/finetune.py --config F --checkpoint C [key=value …]`.
+
+The same command goes on with a run that was stopped, by whatever. Exit codes: 0 done, 1 failed, 2 usage, 3 the losses
+are not finite any more, 85 stopped before the end and saved (run again), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from configs.loading import load
+from hiervl_train.distributed import Ranks, broadcast_text
+from hiervl_train.finetuning.config import FinetuneConfig
+from hiervl_train.finetuning.task import finetuning_task
+from hiervl_train.launch import launch
+from hiervl_train.models import HierVL
+from hiervl_train.tokens import Tokenizer
+from hiervl_train.trainer import Evaluate, Task
+from shards.sources import open_source
+
+# What a run is scored by on the way; eval/charades_ego.py and eval/epic_mir.py say more of a finished one. (HowTo100M's
+# head is a part of the run, which scores it itself.)
+_SCORES = {"charades_ego": ("mAP",), "epic_mir": ("mAP", "nDCG")}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what the command line asks for; return the exit code."""
+    parser = argparse.ArgumentParser(prog="finetune.py", description=__doc__.split("\n")[0])
+    parser.add_argument("--config", type=Path, required=True, help="as configs/finetune/charades_ego.yaml")
+    parser.add_argument("--checkpoint", metavar="PATH", help="to start from: a run, a checkpoint's folder, a .pth")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as data.root=ROOT or run.folder=runs/mine")
+    arguments = parser.parse_intermixed_args(argv)
+    overrides = [_spelled_out(word) for word in arguments.overrides]
+    if arguments.checkpoint is not None:
+        overrides.append(f"init_from={json.dumps(arguments.checkpoint)}")
+    return launch(lambda: load(FinetuneConfig, arguments.config, overrides), _task)
+
+
+def _spelled_out(override: str) -> str:
+    """Return `checkpoint=PATH`, as evaluation's programs take it, by its key; the section `checkpoint` is a mapping."""
+    key, _, value = override.partition("=")
+    if key == "checkpoint" and not value.lstrip().startswith("{"):
+        return f"init_from={json.dumps(value)}"
+    return override
+
+
+def _task(config: FinetuneConfig, here: Ranks) -> Task:
+    """Return the fine-tuning task, with what evaluates it: the two rooms meet only here."""
+    evaluate = _benchmark(config) if config.evaluation.is_on and config.task.name in _SCORES else None
+    return finetuning_task(config, here, evaluate=evaluate)
+
+
+def _benchmark(config: FinetuneConfig) -> Evaluate:
+    """Return what runs the task's own benchmark on the model as it is, with clips read as in training.
+
+    Raises `ShardError` where the dataset has no such test. Nothing is kept, as the weights change.
+    """
+    from eval import charades_ego, epic_mir
+    from eval.checkpoints import Opened
+    from eval.config import EvalConfig
+    from eval.embed import EmbedSettings
+    from eval.run import Context
+
+    name, data = config.task.name, config.data
+    benchmark = {"charades_ego": charades_ego.BENCHMARK, "epic_mir": epic_mir.BENCHMARK}[name]
+    source = open_source(data.root, data.source)
+    source.dataset.split(benchmark.set_name, benchmark.split)
+    settings = EmbedSettings(
+        frames=config.sample.frames,
+        channel_order=config.compat.channel_order,
+        batch=config.schedule.samples_per_pass or config.schedule.batch,
+        speed=config.speed,
+        decoder=data.decoder,
+        workers=data.workers,
+        worker_timeout_seconds=data.worker_timeout_seconds,
+        max_failed_run=data.max_failed_run,
+        source=data.source,
+    )
+    asked = EvalConfig(shards=data.root, cache=None, compat=config.compat, resamples=1, source=data.source)
+
+    def evaluate(model: HierVL, tokenizer: Tokenizer, ranks: Ranks) -> dict[str, float]:
+        context = Context(
+            config=asked,
+            settings=settings,
+            opened=Opened(model=model, tokenizer=tokenizer, digest="", path=config.run.folder),
+            source=source,
+            ranks=ranks,
+            set_name=benchmark.set_name,
+            split=benchmark.split,
+            console=Console(quiet=True),
+        )
+        found = benchmark.evaluate(context)
+        scores = {score.name: score.value for score in found.scores} if found is not None else {}
+        told = {f"{name}/{score}": scores[score] for score in _SCORES[name] if score in scores}
+        heard: dict[str, float] = json.loads(broadcast_text(json.dumps(told), ranks.control) or "{}")
+        return heard
+
+    return evaluate
+
+
+if __name__ == "__main__":
+    sys.exit(main())
