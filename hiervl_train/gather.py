@@ -15,6 +15,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+# torch 2.13 renamed both and warns of the old names; earlier ones have no others.
+_gather_rows = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_scatter_sum = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
 
 def world_size() -> int:
     """Return the number of ranks, 1 where no process group was made."""
@@ -68,7 +72,7 @@ def _buckets(tensors: list[Tensor], limit: int) -> Iterator[list[Tensor]]:
 
 def _gather(x_B: Tensor) -> Tensor:
     out = x_B.new_empty((world_size() * x_B.shape[0], *x_B.shape[1:]))
-    dist.all_gather_into_tensor(out, x_B.contiguous())
+    _gather_rows(out, x_B.contiguous())
     return out
 
 
@@ -86,7 +90,7 @@ class _AllGather(torch.autograd.Function):
             dist.all_reduce(total)
             return total[dist.get_rank() * rows :][:rows]
         own = gradient.new_empty((rows, *gradient.shape[1:]))
-        dist.reduce_scatter_tensor(own, gradient.contiguous())
+        _scatter_sum(own, gradient.contiguous())
         return own
 
 
