@@ -119,16 +119,17 @@ def train(task: Task, settings: RunSettings, folder: RunFolder, ranks: Ranks, co
 
             agreed = control.agreed()
             control.begin({"save": checkpoints.wants(), "stop": stop.reason is not None})
+            is_stopping = agreed.get("stop", False) and step < total
             score = None
-            if task.evaluate is not None and settings.evaluation.is_due(step, total):
+            if task.evaluate is not None and settings.evaluation.is_due(step, total) and not is_stopping:
                 house.saw(watch.flush())
                 score = house.evaluate(step, lambda: _evaluate(task, average, ranks))
-            is_last = step == total or bool(agreed.get("stop"))
-            if is_last or checkpoints.due(step) or agreed.get("save") or score is not None:
+            is_due = checkpoints.due(step) or agreed.get("save", False) or score is not None
+            if is_due or is_stopping or step == total:
                 house.saw(watch.flush())  # what is saved has been looked at
                 house.before_save()
                 snapshot.save(step, score=score, skipped=watch.skipped)
-            if is_last and step < total:
+            if is_stopping:
                 checkpoints.wait()
                 return Outcome(step=step, reason=stop.reason or "another rank was asked to stop")
 
