@@ -247,7 +247,8 @@ class _Work:
                 failed = {}
                 for row, (key, tried) in enumerate(zip(batch.keys, batch.failures, strict=True), first):
                     if tried:
-                        failed[row] = f"{tried[0].reason}: {tried[0].detail}"
+                        reason, detail = tried[0].reason, tried[0].detail
+                        failed[row] = detail if detail.startswith(reason) else f"{reason}: {detail}"
                     elif key != self._wanted[row]:  # a shard that says otherwise than its table
                         failed[row] = f"the sample in its place is {key}: run shards.verify"
                 rows = np.arange(first, first + len(batch.keys))

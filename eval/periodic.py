@@ -140,9 +140,10 @@ class PeriodicMcq:
 
         for group in answer(part.questions, texts, pooled(embedded.vectors), index).marks.groups.values():
             yield "summary_mcq", group
-        right = {q.choices[q.answer]: q.text for q in part.questions if q.choices[q.answer] in index}
+        right = [(q.choices[q.answer], q) for q in part.questions if q.choices[q.answer] in index]
         if right and has_order(model) and settings.windows > 1:
-            asked = [Asked(id=key, key=key, text=text) for key, text in right.items()]
+            is_named = len({key for key, _ in right}) == len(right)  # as `eval.shufflemcq` names them: the same orders
+            asked = [Asked(id=key if is_named else q.id, key=key, text=q.text) for key, q in right]
             windows_QWD = embedded.vectors[[index[one.key] for one in asked]]
             yield (
                 "shuffle_mcq",

@@ -176,7 +176,8 @@ def test_a_sample_that_cannot_be_decoded_is_named_and_has_no_embedding(own_root:
     overwrite_member(open_dataset(own_root), 1, 2, b"\0" * 64)
     broken = whole.keys[7 + 2]
     found = embedded(model, own_root)
-    assert list(found.failed) == [broken] and found.failed[broken]
+    assert list(found.failed) == [broken]
+    assert found.failed[broken] == "not an mp4: there is no moov box"
     assert found.keys == [key for key in whole.keys if key != broken]
     np.testing.assert_array_equal(found.vectors, np.delete(whole.vectors, 9, axis=0))
 

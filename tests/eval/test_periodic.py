@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ from hiervl_train.launch import launch
 from hiervl_train.levels import DataError
 from hiervl_train.metrics import read_metrics
 from hiervl_train.pretraining import pretraining_task
+from shards.companions import read_questions, write_companion
+from shards.dataset import open_dataset
 from shards.index import finish_split, write_dataset
 from tests.eval.small import save_small_checkpoint
 from tests.hiervl_train.runs import DROPOUT, TINY
@@ -61,19 +64,27 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def test_the_scores_are_those_of_the_benchmarks_own_entries(checkpoint: Path, embedded: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", range(4))  # few questions: that one model answers as many is little evidence
+def test_the_scores_are_those_of_the_benchmarks_own_entries(seed: int, embedded: Path, tmp_path: Path) -> None:
+    checkpoint = save_small_checkpoint(tmp_path / "checkpoint", embedded, seed=seed)
     opened = open_checkpoint(checkpoint)
     inside = PeriodicMcq(embedded, CONFIG, SETTINGS)(opened.model, opened.tokenizer, Ranks())
+    packed = set(open_dataset(embedded).rows("summarymcq", "test", ["key"])["key"].to_pylist())
+    every = read_questions(embedded / "summarymcq" / "test" / "questions.json")
+    whole = [question for question in every.questions if packed.issuperset(question.choices)]
+    write_companion(tmp_path / "whole.json", dataclasses.replace(every, questions=tuple(whole), rejected=()))
     outside = {}
     for entry in (egomcq, summarymcq, shufflemcq):
         out = tmp_path / entry.__name__
         sample = ["frames=2", "windows=3", "workers=0", "resamples=10", "report=false", "cache=null"]
         argv = [f"--checkpoint={checkpoint}", f"--shards={embedded}", f"out={out}", "max_missing_fraction=1", *sample]
+        argv += [f"--questions={tmp_path}/whole.json"] if entry is shufflemcq else []
         assert main(entry.BENCHMARK, argv) == 0
         outside |= {f"{out.name} {score.name}": score.value for score in Result.load(out).scores}
     assert inside["mcq/inter"] == pytest.approx(outside["eval.egomcq inter accuracy"])
     assert inside["mcq/intra"] == pytest.approx(outside["eval.egomcq intra accuracy"])
     assert inside["summary_mcq"] == pytest.approx(outside["eval.summarymcq summary accuracy"])
+    assert inside["shuffle_mcq"] == pytest.approx(outside["eval.shufflemcq accuracy"])
     assert set(inside) == {"mcq/inter", "mcq/intra", "summary_mcq", "shuffle_mcq"}
 
 
