@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any, Literal
 import torch
 
 from hiervl_train import checkpoint_files as files
-from hiervl_train.checkpoint import BEST
+from hiervl_train.find_checkpoint import find_checkpoint
 from hiervl_train.models import HierVL, ModelConfig
 from hiervl_train.models.released import CheckpointError
 from hiervl_train.models.speed import SpeedConfig, prepare
@@ -25,7 +24,6 @@ from hiervl_train.tokens import FILE as TOKENIZER_FILE
 from hiervl_train.tokens import Tokenizer
 
 RELEASED_TOKENIZER = "distilbert-base-uncased"  # of every released checkpoint
-_NAME = re.compile(r"step-\d{8,}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,26 +83,6 @@ def open_checkpoint(
     prepare(model.eval().to(device), SpeedConfig(bf16=config.bf16, compile=config.compile))
     run = folder.parent.parent if folder.parent.name == "checkpoints" else None
     return Opened(model=model, tokenizer=tokenizer, digest=digest, path=folder, run=run, sample=_sample(folder))
-
-
-def find_checkpoint(path: Path, which: Literal["best", "newest"] = "best") -> Path:
-    """Return the checkpoint that a path stands for: itself, or one of the run's; raise `CheckpointError`."""
-    if path.is_file() or (path / WEIGHTS).is_file():
-        return path
-    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-    if not folder.is_dir():
-        raise CheckpointError(f"{path}: there is no such checkpoint")
-    sealed = [p for p in folder.iterdir() if _NAME.fullmatch(p.name) and (p / files.COMPLETE).is_file()]
-    if not sealed:
-        raise CheckpointError(f"{path}: neither a checkpoint nor a run with a whole one (step-…/{files.COMPLETE})")
-    newest = max(sealed, key=lambda p: int(p.name.removeprefix("step-")))
-    if which == "newest" or not (folder / BEST).is_file():
-        return newest
-    try:
-        best = folder / str(json.loads((folder / BEST).read_bytes())["folder"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder / BEST}: damaged: {error}; which=newest does without it") from None
-    return best if best in sealed else newest
 
 
 def _digest(folder: Path, weights: Path) -> str:

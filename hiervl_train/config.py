@@ -81,7 +81,7 @@ class PretrainConfig(RunSettings):
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     init: InitConfig = field(default_factory=InitConfig)
-    # A checkpoint (ours, or a released HierVL or EgoVLP .pth) to start from in place of `init`.
+    # What to start from in place of `init`: a run, one of its checkpoints, or a released HierVL or EgoVLP .pth.
     init_from: Path | None = None
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import torch
 
 from configs.loading import to_dict
 from hiervl_train.config import PretrainConfig
 from hiervl_train.distributed import Ranks
+from hiervl_train.find_checkpoint import find_checkpoint
 from hiervl_train.gather import broadcast
 from hiervl_train.levels import Levels, pretraining_levels
 from hiervl_train.models import HierVL
@@ -32,8 +34,9 @@ def pretraining_task(config: PretrainConfig, ranks: Ranks, *, evaluate: Evaluate
     """
     torch.manual_seed(config.run.seed)  # the same fresh weights on every rank
     model = HierVL(config.model)
-    initialise(model, config.init, config.init_from)
-    tokenizer = make_tokenizer(config, model)
+    start = None if config.init_from is None else find_checkpoint(config.init_from)
+    initialise(model, config.init, start)
+    tokenizer = make_tokenizer(config, model, start)
     model.to(ranks.device)
     broadcast(model.state_dict().values())
     levels = pretraining_levels(config, ranks)
@@ -72,12 +75,12 @@ def schedule(config: PretrainConfig, levels: Levels) -> tuple[int, int]:
     return child + child // every, settings.epochs * child + settings.epochs * child // every
 
 
-def make_tokenizer(config: PretrainConfig, model: HierVL) -> Tokenizer:
+def make_tokenizer(config: PretrainConfig, model: HierVL, start: Path | None) -> Tokenizer:
     """Return the tokenizer that the configuration names, or one that fits what it starts from; see `TextConfig`."""
     text, length = config.text, model.text.max_length
     source = text.tokenizer
-    if source is None and config.init_from is not None and (config.init_from / TOKENIZER_FILE).is_file():
-        source = str(config.init_from)
+    if source is None and start is not None and (start / TOKENIZER_FILE).is_file():
+        source = str(start)
     source = source or config.model.text.source or config.init.text
     if source is not None:
         tokenizer = Tokenizer.from_pretrained(source, max_length=length, buckets=text.buckets)

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
-import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from torch import Tensor
 
 from configs.loading import ConfigError
 from hiervl_train import checkpoint_files as files
-from hiervl_train.checkpoint import BEST
 from hiervl_train.config import TextConfig
+from hiervl_train.find_checkpoint import find_checkpoint
 from hiervl_train.finetuning.config import FinetuneConfig, Part
 from hiervl_train.finetuning.model import HEAD, FineTuned
 from hiervl_train.models import HierVL
-from hiervl_train.models.released import CheckpointError
 from hiervl_train.models.storage import CONFIG, WEIGHTS, load_checkpoint, load_weights, read_safetensors
 from hiervl_train.pretraining import require_fit
 from hiervl_train.tokens import FILE as TOKENIZER_FILE
 from hiervl_train.tokens import Tokenizer
 
 RELEASED_TOKENIZER = "distilbert-base-uncased"  # of every released checkpoint
-_NAME = re.compile(r"step-\d{8,}")
 logger = logging.getLogger(__name__)
 
 
@@ -90,26 +85,6 @@ def open_tokenizer(config: TextConfig, start: Start) -> Tokenizer:
     found = Tokenizer.from_pretrained(source, max_length=start.towers.text.max_length, buckets=config.buckets)
     require_fit(found, start.towers)
     return found
-
-
-def find_checkpoint(path: Path, which: Literal["best", "newest"] = "best") -> Path:
-    """Return the checkpoint that a path stands for: itself, or one of the run's; raise `CheckpointError`."""
-    if path.is_file() or (path / WEIGHTS).is_file():
-        return path
-    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-    if not folder.is_dir():
-        raise CheckpointError(f"{path}: there is no such checkpoint")
-    sealed = [p for p in folder.iterdir() if _NAME.fullmatch(p.name) and (p / files.COMPLETE).is_file()]
-    if not sealed:
-        raise CheckpointError(f"{path}: neither a checkpoint nor a run with a whole one (step-…/{files.COMPLETE})")
-    newest = max(sealed, key=lambda p: int(p.name.removeprefix("step-")))
-    if which == "newest" or not (folder / BEST).is_file():
-        return newest
-    try:
-        best = folder / str(json.loads((folder / BEST).read_bytes())["folder"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder / BEST}: damaged: {error}; which=newest does without it") from None
-    return best if best in sealed else newest
 
 
 def _is_ours(path: Path) -> bool:

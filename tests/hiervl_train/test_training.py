@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from hiervl_train.metrics import read_metrics
 from hiervl_train.models import HierVL
@@ -53,6 +54,17 @@ def test_a_checkpoint_is_a_model_with_its_tokenizer(one_rank: Path) -> None:
     model = HierVL.from_checkpoint(folder)
     tokenizer = Tokenizer.from_pretrained(folder, max_length=model.text.max_length)
     assert model.encode_text(*tokenizer(["#C C picks up the cup"])).shape == (1, 16)
+
+
+def test_a_run_can_start_from_the_weights_and_the_words_of_another(
+    embedded: Path, tmp_path: Path, one_rank: Path
+) -> None:
+    options = (f"init_from={one_rank}", "run.max_steps=1", "optim.lr=1.0e-9")
+    finished(embedded, tmp_path / "run", *options)
+    theirs, ours = one_rank / "checkpoints" / "step-00000050", tmp_path / "run" / "checkpoints" / "step-00000001"
+    assert (theirs / "tokenizer.json").read_bytes() == (ours / "tokenizer.json").read_bytes()
+    before, after = (HierVL.from_checkpoint(folder).state_dict() for folder in (theirs, ours))
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
 
 
 def test_two_ranks_with_half_the_batch_each_give_the_same_curve(embedded: Path, tmp_path: Path, one_rank: Path) -> None:
