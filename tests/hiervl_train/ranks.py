@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hiervl_train.accumulate import cached_backward
+from hiervl_train.finetuning.epic_mir import margin_loss
 from hiervl_train.gather import all_gather, average_gradients, world_size
 from hiervl_train.models import HierVL
 from hiervl_train.objectives import ObjectiveConfig, Tags, child_loss, parent_loss
@@ -29,7 +30,14 @@ Result = tuple[Tensor, dict[str, Tensor]]
 
 def scenarios() -> dict[str, Callable[[HierVL, int, int], Tensor]]:
     """Return by name what computes a loss and its gradients on one rank of a world; see the functions below."""
-    return {"child": child, "parent": parent, "cached child": cached_child, "cached parent": cached_parent}
+    return {
+        "child": child,
+        "parent": parent,
+        "margin": margin,
+        "cached child": cached_child,
+        "cached parent": cached_parent,
+        "cached margin": cached_margin,
+    }
 
 
 def run(rank: int, world: int) -> dict[str, Result]:
@@ -68,6 +76,22 @@ def cached_child(model: HierVL, rank: int, world: int) -> Tensor:
     parts = list(zip(*(tensor.split(1) for tensor in clips_for(rank, world)), strict=True))
     tags = tags_for(CLIPS, rank, world)
     return cached_backward(parts, lambda part: model(*part), lambda v, t: child_loss(v, t, tags, OBJECTIVE))
+
+
+def relevancy_for(rank: int, world: int) -> Tensor:
+    return mine(torch.linspace(0.1, 1.0, CLIPS, dtype=torch.float64), rank, world)
+
+
+def margin(model: HierVL, rank: int, world: int) -> Tensor:
+    loss = margin_loss(*model(*clips_for(rank, world)), relevancy_for(rank, world), margin=0.4)
+    loss.backward()
+    return loss
+
+
+def cached_margin(model: HierVL, rank: int, world: int) -> Tensor:
+    parts = list(zip(*(tensor.split(1) for tensor in clips_for(rank, world)), strict=True))
+    relevancy = relevancy_for(rank, world)
+    return cached_backward(parts, lambda part: model(*part), lambda v, t: margin_loss(v, t, relevancy, margin=0.4))
 
 
 def summaries_for(rank: int, world: int) -> tuple[Tensor, ...]:

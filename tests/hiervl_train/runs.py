@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import multiprocessing
 import os
 import signal
@@ -16,7 +17,8 @@ from pathlib import Path
 
 from hiervl_train.metrics import read_metrics
 
-# Everything that decides numbers, whatever the default configuration is; no dropout, so that they do not hang on the number of ranks.
+# Everything that decides numbers, whatever the default configuration is; no dropout, so that they do not hang on the
+# number of ranks.
 TINY = (
     "model.img_size=32",
     "model.patch_size=16",
@@ -90,25 +92,41 @@ class Run:
         return "".join(path.read_text() for path in sorted(self.folder.parent.glob(f"{self.folder.name}.rank*.txt")))
 
 
-def start(root: Path, folder: Path, *overrides: str, ranks: int = 1, environment: Mapping[str, str] = {}) -> Run:
-    """Start a run of `hiervl_train/pretrain.py` with the tiny model."""
+def start(
+    root: Path,
+    folder: Path,
+    *overrides: str,
+    ranks: int = 1,
+    environment: Mapping[str, str] = {},
+    entry: str = "pretrain",
+    settings: Sequence[str] = TINY,
+) -> Run:
+    """Start a run of an entry of `hiervl_train`: pretraining with the tiny model, unless told otherwise."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    argv = [*TINY, f"data.root={root}", f"run.folder={folder}", *overrides]
+    argv = [*settings, f"data.root={root}", f"run.folder={folder}", *overrides]
     port = str(free_port())
     processes = []
     for rank in range(ranks):
         place = {"RANK": rank, "WORLD_SIZE": ranks, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         variables = {name: str(value) for name, value in place.items()} if ranks > 1 else {}
         output = folder.parent / f"{folder.name}.rank{rank}.txt"
-        process = _forks.Process(target=_be_rank, args=(argv, {**variables, **environment}, output))
+        process = _forks.Process(target=_be_rank, args=(entry, argv, {**variables, **environment}, output))
         process.start()
         processes.append(process)
     return Run(folder=folder, processes=processes)
 
 
-def finished(root: Path, folder: Path, *overrides: str, ranks: int = 1, codes: Sequence[int] = (0,)) -> list[float]:
+def finished(
+    root: Path,
+    folder: Path,
+    *overrides: str,
+    ranks: int = 1,
+    codes: Sequence[int] = (0,),
+    entry: str = "pretrain",
+    settings: Sequence[str] = TINY,
+) -> list[float]:
     """Run to the end; return the losses by step. Fails where an exit code is not among `codes`."""
-    run = start(root, folder, *overrides, ranks=ranks)
+    run = start(root, folder, *overrides, ranks=ranks, entry=entry, settings=settings)
     found = run.wait()
     assert set(found) <= set(codes), f"{found}\n{run.said()}"
     return losses(folder)
@@ -118,7 +136,7 @@ def losses(folder: Path) -> list[float]:
     """Return the loss of each step; fails where a step has no line, or two."""
     rows = [row for row in read_metrics(folder) if "skipped_steps" in row]
     assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
-    return [row["loss/child"] if "loss/child" in row else row["loss/parent"] for row in rows]
+    return [loss for row in rows for name, loss in row.items() if name.startswith("loss/")]
 
 
 def free_port() -> int:
@@ -137,11 +155,9 @@ def ended(run: Run) -> Iterator[Run]:
         run.kill()
 
 
-def _be_rank(argv: list[str], environment: dict[str, str], output: Path) -> None:
+def _be_rank(entry: str, argv: list[str], environment: dict[str, str], output: Path) -> None:
     os.environ.update(environment)
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
-    from hiervl_train.pretrain import main
-
-    sys.exit(main(argv))
+    sys.exit(importlib.import_module(f"hiervl_train.{entry}").main(argv))

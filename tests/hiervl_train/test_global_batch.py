@@ -53,7 +53,7 @@ def test_ranks_together_are_one_rank_with_the_whole_batch(folder, alone, scenari
 
 
 def test_cached_gradients_are_those_of_the_plain_step(alone):
-    for kind in ("child", "parent"):
+    for kind in ("child", "parent", "margin"):
         for name, gradient in alone[kind][1].items():
             torch.testing.assert_close(alone[f"cached {kind}"][1][name], gradient, rtol=1e-9, atol=1e-9)
 
