@@ -24,6 +24,7 @@ from hiervl_train.models.released import CheckpointError
 from hiervl_train.models.text import MissingPretrained
 from hiervl_train.preemption import ExitCode, clear_stop_file
 from hiervl_train.run_folder import RunFolder, RunFolderError
+from hiervl_train.run_page import write_page
 from hiervl_train.settings import RunConfig, RunSettings
 from hiervl_train.tokens import TokenizerError
 from hiervl_train.trainer import Task, train
@@ -90,6 +91,7 @@ def run(settings: Settings, here: Ranks, make_task: Callable[[Settings, Ranks], 
             state: Status = "done" if outcome.reason is None else "stopped"
             total = min(task.total_steps, settings.run.max_steps or task.total_steps)
             write_status(folder, state, outcome.step, total, reason=outcome.reason)
+            write_page(folder.path)
             if outcome.reason is None:
                 console.print(f"done after {outcome.step:,} steps: {folder.page}")
             else:

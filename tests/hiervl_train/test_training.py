@@ -42,6 +42,7 @@ def test_the_run_learns_and_its_folder_says_so(one_rank: Path) -> None:
     assert found[47] < 4.0  # of a parent step; 4.16 is chance in this batch
     status = json.loads((one_rank / "status.json").read_bytes())
     assert (status["state"], status["step"], status["total"]) == ("done", STEPS, STEPS)
+    assert ">done<" in (one_rank / "index.html").read_text()
     names = {name for row in read_metrics(one_rank) for name in row}
     assert {"loss/child", "loss/parent", "lr", "grad_norm", "mfu", "wait_share", "clips_per_second"} <= names
     assert {"config.yaml", "environment.json", "index.html", "log.txt"} <= {path.name for path in one_rank.iterdir()}
