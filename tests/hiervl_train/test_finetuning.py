@@ -144,14 +144,15 @@ def test_only_what_the_task_trains_is_moved(run: Path, checkpoint: Path) -> None
 
 @contextmanager
 def batch_of(task: str, checkpoint: Path, root: Path, *overrides: str) -> Iterator[tuple[Task, str, Batch]]:
-    """Give a task in this process, the name of its step, and its first batch."""
+    """Give a task in this process, the name of its step, and a batch of another number than its epoch's."""
     own = (f"init_from={checkpoint}", f"data.root={root}", "data.workers=0", "data.summary_workers=0")
     made = (f"schedule.batch={BATCH[task]}", "sample={frames: 2, windows: 3}", *TINY[1:2])
     classes = ["task.classes=null"] if task.startswith("howto100m") else []
     made_task = finetuning_task(config_of(task, *own, *made, *classes, *overrides), Ranks())
     name = made_task.kind(0)
     try:
-        yield made_task, name, made_task.levels.next(name)
+        batch = next(b for b in iter(lambda: made_task.levels.next(name), None) if b.epoch and b.number != b.epoch)
+        yield made_task, name, batch
     finally:
         made_task.levels.close()
 
