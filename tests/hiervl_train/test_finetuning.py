@@ -26,10 +26,11 @@ from eval.run import main as evaluate
 from hiervl_train import finetune
 from hiervl_train.checkpoint_files import EMA
 from hiervl_train.distributed import Ranks
+from hiervl_train.find_checkpoint import find_checkpoint
 from hiervl_train.finetuning.config import FinetuneConfig
 from hiervl_train.finetuning.epic_mir import RelevantSentences
 from hiervl_train.finetuning.model import FineTuned
-from hiervl_train.finetuning.start import find_checkpoint, open_start, open_tokenizer
+from hiervl_train.finetuning.start import open_start, open_tokenizer
 from hiervl_train.finetuning.task import finetuning_task
 from hiervl_train.metrics import read_metrics
 from hiervl_train.models import HierVL
