@@ -65,8 +65,10 @@ def machine() -> dict[str, Any]:
     }
 
 
-def show(name: str, rows: Sequence[tuple[str, str, str, str]], figures: Mapping[str, Any]) -> None:
-    """Print the table (what, measured, aim, bound by) and the JSON, and save the JSON under `results/`."""
+def show(
+    name: str, rows: Sequence[tuple[str, str, str, str]], figures: Mapping[str, Any], *, out: Path | None = None
+) -> None:
+    """Print the table (what, measured, aim, bound by) and the JSON, and save the JSON under `results/` or in `out`."""
     about = machine()
     table = Table(title=f"{name}: {about['processor']}, {about['cores']} cores, {about['date']}")
     for column in ("what", "measured", "aim", "what bounds it"):
@@ -75,8 +77,9 @@ def show(name: str, rows: Sequence[tuple[str, str, str, str]], figures: Mapping[
         table.add_row(*row)
     Console(width=160, highlight=False).print(table)
     text = json.dumps({"benchmark": name, "machine": about, **figures}, indent=1)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(text + "\n")
+    out = out or RESULTS / f"{name}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text + "\n")
     print(text)
 
 
