@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-NOT_BENCHMARKS = {"run_all.py", "measuring.py", "loader_media.py"}
+NOT_BENCHMARKS = {"run_all.py", "measuring.py", "loader_media.py", "trainer_runs.py", "trainer_plan.py"}
 
 
 def main() -> int:

@@ -1,0 +1,176 @@
+"""The arithmetic of training at the published size: parameters, bytes, network, hours. Nothing is timed here.
+
+    python benchmarks/trainer_plan.py [--peak 790] [--utilisation 0.2 0.3 0.4] [--activations]
+
+Prints JSON. `--peak` is TFLOP/s of a GPU (bfloat16), `--utilisation` what share of it training reaches: both are
+assumptions until they are measured. `--activations` encodes two clips on this CPU and counts the bytes that are kept
+for the backward pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # not this folder, whose files are named as packages are
+from hiervl_train import flops  # noqa: E402
+from hiervl_train.config import PretrainConfig  # noqa: E402
+from hiervl_train.models import HierVL  # noqa: E402
+from hiervl_train.models.speed import SpeedConfig, autocast  # noqa: E402
+from shards.loader import NOUNS, VERBS  # noqa: E402
+
+EGOCLIP = 3_847_723  # rows
+FLOAT = 4  # bytes: weights, gradients and moments are float32
+LINKS_GBIT = (100, 200, 400)  # of a node
+NODE = 8  # GPUs
+CONFIG = PretrainConfig()
+
+
+def sizes() -> dict[str, int]:
+    """Return the parameters of each part of the published model, and the bytes that a step of each kind averages."""
+    with torch.device("meta"):
+        model = HierVL(CONFIG.model)
+    parts = {name: sum(p.numel() for p in module.parameters()) for name, module in model.named_children()}
+    total = sum(parts.values())
+    assert total == sum(p.numel() for p in model.parameters())
+    child = total - parts["aggregator"]
+    return {**parts, "all": total, "child_gradient_bytes": FLOAT * child, "parent_gradient_bytes": FLOAT * total}
+
+
+def gathered_bytes() -> int:
+    """Return the bytes that every rank receives of a child step's embeddings and tags, and of their gradients."""
+    clips, width = CONFIG.schedule.clips, CONFIG.model.projection_dim
+    return FLOAT * clips * (2 * width + VERBS + NOUNS + 2 * width)
+
+
+def reduce_seconds(size: int, ranks: int, gbit: float) -> float:
+    """Return the seconds in which a ring averages `size` bytes over nodes that are joined by links of `gbit` Gb/s.
+
+    Each rank sends 2 (W − 1) / W times the bytes. A ring enters and leaves each node once, so that is also what a
+    node's link carries, however many GPUs it has.
+    """
+    return 2 * (ranks - 1) / ranks * size * 8 / (gbit * 1e9)
+
+
+def schedule() -> dict[str, int]:
+    """Return the steps of an epoch of EgoClip and their operations."""
+    every = CONFIG.schedule.child_steps_per_parent_step
+    child = EGOCLIP // CONFIG.schedule.clips
+    parent = child // every
+    clip = flops.clip(CONFIG.model, frames=CONFIG.sample.frames).train
+    summary = flops.summary_train(CONFIG.model, frames=CONFIG.sample.frames)
+    return {
+        "child_steps": child,
+        "parent_steps": parent,
+        "child_flop": CONFIG.schedule.clips * clip,
+        "parent_flop": CONFIG.schedule.summaries * summary,
+        "epoch_flop": child * CONFIG.schedule.clips * clip + parent * CONFIG.schedule.summaries * summary,
+    }
+
+
+def step_seconds(clips: int, rate: float) -> float:
+    """Return the seconds of computing a child step of so many clips a GPU at `rate` operations a second."""
+    return clips * flops.clip(CONFIG.model, frames=CONFIG.sample.frames).train / rate
+
+
+def hours(gpus: int, rate: float, gbit: float | None) -> float:
+    """Return the hours of the published epochs; `gbit` None is one node, whose averaging is not counted."""
+    size, steps = sizes(), schedule()
+    computing = CONFIG.schedule.epochs * steps["epoch_flop"] / gpus / rate
+    if gbit is None:
+        return computing / 3600
+    averaging = steps["child_steps"] * reduce_seconds(size["child_gradient_bytes"], gpus, gbit)
+    averaging += steps["parent_steps"] * reduce_seconds(size["parent_gradient_bytes"], gpus, gbit)
+    return (computing + CONFIG.schedule.epochs * averaging) / 3600
+
+
+def activation_bytes(clips: int = 2, *, config: PretrainConfig = CONFIG) -> dict[str, float]:
+    """Return the bytes a clip, and a text of 32 tokens, that autograd keeps for the backward pass; eager, bfloat16."""
+    torch.manual_seed(0)
+    model = HierVL(config.model).train()
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    video = torch.rand(clips, config.sample.frames, 3, *config.model.image_hw)
+    ids = torch.randint(0, config.model.text.vocab_size, (clips, 32))
+    found = {}
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), autocast("cpu", SpeedConfig()):
+        for name, encode in {
+            "video": lambda: model.encode_video(video),
+            "text": lambda: model.encode_text(ids, torch.ones_like(ids)),
+        }.items():
+            kept.clear()
+            embeddings = encode()
+            layers = [
+                m for m in model.get_submodule(name).modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)
+            ]
+            cast = sum(2 * layer.weight.numel() for layer in layers)  # to bfloat16: kept once, not for each clip
+            found[name] = (sum(kept.values()) - cast) / clips
+            del embeddings
+    return found
+
+
+def plan(peak: float, utilisations: Sequence[float]) -> dict[str, Any]:
+    """Return everything that is arithmetic; `peak` in TFLOP/s."""
+    size, steps = sizes(), schedule()
+    best = peak * 1e12 * max(utilisations)
+    network: list[Mapping[str, Any]] = []
+    for clips in (16, 32, 64):
+        ranks = CONFIG.schedule.clips // clips
+        seconds = {f"{gbit} Gb/s": round(reduce_seconds(size["child_gradient_bytes"], ranks, gbit), 4)
+                   for gbit in LINKS_GBIT}  # fmt: skip
+        network.append({"clips": clips, "gpus": ranks, "compute_s": round(step_seconds(clips, best), 4), **seconds})
+    even = {
+        f"{gbit} Gb/s": round(reduce_seconds(size["child_gradient_bytes"], 32, gbit) / step_seconds(1, best), 1)
+        for gbit in LINKS_GBIT
+    }
+    table = []
+    for gpus in (8, 32, 64):
+        links: tuple[int | None, ...] = (None,) if gpus <= NODE else (None, *LINKS_GBIT)
+        for utilisation in utilisations:
+            rate = peak * 1e12 * utilisation
+            row = {"gpus": gpus, "utilisation": utilisation}
+            row |= {"no network" if gbit is None else f"{gbit} Gb/s": round(hours(gpus, rate, gbit), 2)
+                    for gbit in links}  # fmt: skip
+            table.append(row)
+    return {
+        "assumed": {"peak_tflops": peak, "utilisation": list(utilisations)},
+        "parameters": size,
+        "state_bytes": 3 * FLOAT * size["all"],
+        "gathered_bytes": gathered_bytes(),
+        "schedule": steps,
+        "network_s_a_child_step": network,
+        "clips_a_gpu_at_which_computing_takes_as_long_as_averaging": even,
+        "hours_of_10_epochs": table,
+        "gpu_hours_computing": round(hours(1, best, None), 1),
+    }
+
+
+def main() -> int:
+    """Print the plan."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
+    parser.add_argument("--peak", type=float, default=790.0, help="TFLOP/s of a GPU, bfloat16")
+    parser.add_argument("--utilisation", type=float, nargs="+", default=[0.2, 0.3, 0.4])
+    parser.add_argument("--activations", action="store_true")
+    options = parser.parse_args()
+    found = plan(options.peak, options.utilisation)
+    if options.activations:
+        found["activation_bytes_a_clip"] = activation_bytes()
+    print(json.dumps(found, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,315 @@
+"""What one rank of a measured training run does: the real trainer, with a clock around the batches it asks for.
+
+Ranks are processes forked from a server that has imported torch, as the tests' are; each leaves its figures as JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import multiprocessing
+import os
+import socket
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+
+from configs.loading import load
+from hiervl_train import trainer
+from hiervl_train.checkpoint import Checkpoints
+from hiervl_train.checkpoint_files import COMPLETE
+from hiervl_train.config import PretrainConfig
+from hiervl_train.distributed import Ranks
+from hiervl_train.gather import average_gradients
+from hiervl_train.launch import launch
+from hiervl_train.levels import Levels
+from hiervl_train.metrics import read_metrics
+from hiervl_train.models import HierVL, ModelConfig
+from hiervl_train.pretraining import pretraining_task
+from hiervl_train.run_state import RunState
+from hiervl_train.trainer import Task
+from shards.loader import Batch
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "pretrain"
+PERIOD = 6  # five child steps and a parent step: every line of metrics is of one such period
+SAVES = ("none", "thread", "blocking")
+
+_forks = multiprocessing.get_context("forkserver")
+_forks.set_forkserver_preload(["hiervl_train.pretraining", "hiervl_train.launch", "torch._dynamo"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run to be measured."""
+
+    folder: Path
+    config: str  # a file of configs/pretrain, without its ending
+    overrides: tuple[str, ...]
+    warmup: int  # steps that do not count; whole periods
+    steps: int  # that do
+    batches: Literal["shards", "memory"] = "memory"
+    save_every: int | None = None  # steps between two of the ways to save, by turns; null: none before the end
+
+
+class InMemory:
+    """The first batch of each kind, over and over; the workers that made it are ended. For `Levels`."""
+
+    def __init__(self, levels: Levels, kinds: Sequence[str]) -> None:
+        self._levels = levels
+        self._batches = {kind: _own(levels.next(kind)) for kind in kinds}
+        self._cursors = levels.cursors()
+        levels.close()
+
+    def next(self, kind: str) -> Batch:
+        return self._batches[kind]
+
+    def cursors(self) -> dict[str, dict[str, int]]:
+        return self._cursors
+
+    def metrics(self) -> dict[str, dict[str, float]]:
+        return {}
+
+    def close(self) -> None:
+        pass
+
+
+class Clocked:
+    """Levels that note when each batch was asked for, and the CPU seconds of this process until then."""
+
+    def __init__(self, levels: Any, asked: list[float], used: list[float]) -> None:
+        self._levels, self._asked, self._used = levels, asked, used
+
+    def next(self, kind: str) -> Batch:
+        self._asked.append(time.perf_counter())
+        self._used.append(time.process_time())
+        return self._levels.next(kind)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._levels, name)
+
+
+class ByTurns(Checkpoints):
+    """Saves not at all, by the thread, and with everything waiting for torch.save, in turn."""
+
+    saves: list[dict[str, Any]]
+    last_step: int
+
+    def save(self, state: RunState, *, score: float | None = None, wait: bool = False) -> float:
+        self._note_end()
+        if state.step >= self.last_step:
+            return super().save(state, score=score, wait=wait)
+        number = len(self.saves)
+        way = SAVES[number % len(SAVES)]
+        self.saves.append({"step": state.step, "way": way, "began": time.time(), "call_s": 0.0})
+        began = time.perf_counter()
+        if way == "thread":
+            super().save(state)
+        elif way == "blocking":
+            self._block(state)
+        self.saves[-1]["call_s"] = time.perf_counter() - began
+        return self.saves[-1]["call_s"]
+
+    def _block(self, state: RunState) -> None:
+        """Write the same tensors by torch.save and wait for the disk, as durably as ours are."""
+        path = self._folder.parent / "blocking.pt"
+        began = time.perf_counter()
+        with path.open("wb") as file:
+            torch.save({"model": dict(state.model), "optimizer": dict(state.optimizer.tensors)}, file)
+            self.saves[-1]["torch_save_s"] = time.perf_counter() - began
+            file.flush()
+            os.fsync(file.fileno())
+        self.saves[-1]["bytes"] = path.stat().st_size
+        path.unlink()
+
+    def _note_end(self) -> None:
+        """Note when the thread had sealed the last checkpoint, before another one pushes it out."""
+        if self.saves and self.saves[-1]["way"] == "thread":
+            self.wait()
+            last = self.saves[-1]
+            sealed = (self._folder / f"step-{last['step']:08d}" / COMPLETE).stat().st_mtime
+            last["written_s"] = sealed - last["began"]
+
+
+def run(job: Job, ranks: int = 1, *, seconds: float = 1800) -> list[dict[str, Any]]:
+    """Run a job to its end; return each rank's figures. Raises `RuntimeError` with what a failed rank said."""
+    return run_together([job], ranks, seconds=seconds)[0]
+
+
+def run_together(jobs: Sequence[Job], ranks: int = 1, *, seconds: float = 1800) -> list[list[dict[str, Any]]]:
+    """Run jobs at the same time, `ranks` processes each; return the figures of each job's ranks."""
+    started = []
+    for job in jobs:
+        job.folder.parent.mkdir(parents=True, exist_ok=True)
+        started.append(_start(be_rank, (job,), ranks, job.folder))
+    return [_finish(processes, folder, seconds) for processes, folder in started]
+
+
+def reduce_published(ranks: int, folder: Path, *, config: ModelConfig | None = None, repeats: int = 3) -> float:
+    """Return the median seconds of averaging the gradients of a model over ranks of this machine, by gloo."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    processes, folder = _start(be_reducer, (config or ModelConfig(), repeats), ranks, folder)
+    return statistics.median(
+        max(times) for times in zip(*(f["s"] for f in _finish(processes, folder, 600)), strict=True)
+    )
+
+
+def be_rank(job: Job) -> dict[str, Any]:
+    """Train as `hiervl_train/pretrain.py` does; return what was seen."""
+    asked: list[float] = []
+    used: list[float] = []
+    reduced: list[float] = []
+    saves: list[dict[str, Any]] = []
+    last = job.warmup + job.steps
+    every = job.save_every or last
+    overrides = [
+        f"run.folder={job.folder}",
+        f"run.max_steps={last}",
+        f"metrics.every_steps={PERIOD}",
+        f"checkpoint={{every_steps: {every}, every_minutes: null, keep_last: 1}}",
+        "evaluation={every_steps: null, at_end: false}",
+        *job.overrides,
+    ]
+
+    def task(config: PretrainConfig, here: Ranks) -> Task:
+        made = pretraining_task(config, here)
+        kinds = sorted({made.kind(step) for step in range(PERIOD)})
+        levels = InMemory(made.levels, kinds) if job.batches == "memory" else made.levels
+        return replace(made, levels=Clocked(levels, asked, used))  # type: ignore[arg-type]
+
+    def averaged(*arguments: Any) -> None:
+        began = time.perf_counter()
+        average_gradients(*arguments)
+        reduced.append(time.perf_counter() - began)
+
+    # This process is here for one run: what the trainer calls is replaced by what also looks at a clock.
+    trainer.average_gradients = averaged  # type: ignore[assignment]
+    if job.save_every is not None:
+        trainer.Checkpoints = type("ByTurnsHere", (ByTurns,), {"saves": saves, "last_step": last})  # type: ignore[misc]
+    code = launch(lambda: load(PretrainConfig, CONFIGS / f"{job.config}.yaml", overrides), task)
+    if code:
+        sys.exit(code)
+    return {
+        "steps": [end - start for start, end in itertools.pairwise(asked)],
+        "cpu_share": (used[-1] - used[job.warmup]) / (asked[-1] - asked[job.warmup]),
+        "reduce_s": statistics.mean(reduced[job.warmup :]),
+        "saves": saves,
+        "peak_resident_gb": peak_resident() / 1e9,
+        **_rates(job),
+    }
+
+
+def be_reducer(config: ModelConfig, repeats: int) -> dict[str, Any]:
+    """Average gradients as large as a model's with the other ranks."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method="env://")
+    with torch.device("meta"):
+        shapes = [parameter.shape for parameter in HierVL(config).parameters()]
+    parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes]
+    for parameter in parameters:
+        parameter.grad = torch.ones(parameter.shape)
+    times = []
+    for _ in range(1 + repeats):  # the first one also connects
+        dist.barrier()
+        began = time.perf_counter()
+        average_gradients(parameters)
+        times.append(time.perf_counter() - began)
+    dist.destroy_process_group()
+    return {"s": times[1:]}
+
+
+def peak_resident() -> int:
+    """Return the most bytes that this process, without its workers, ever had in memory."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
+def _rates(job: Job) -> dict[str, float]:
+    """Return what the run's own metrics say of the steps that count: averages over all of them, and peaks."""
+    rows = [row for row in read_metrics(job.folder) if row["step"] > job.warmup and "clips_per_second" in row]
+    seconds = [row["seconds_per_step"] for row in rows]
+    total = sum(seconds)
+
+    def mean(name: str) -> float | None:
+        if any(row.get(name) is None for row in rows):
+            return None
+        return sum(row[name] * s for row, s in zip(rows, seconds, strict=True)) / total
+
+    found = {name: mean(name) for name in ("clips_per_second", "wait_share", "mfu", "seconds_per_step")}
+    gpu = [row["memory/gpu_peak_gib"] for row in rows if "memory/gpu_peak_gib" in row]
+    if gpu:
+        found["gpu_peak_gb"] = max(gpu) * 2**30 / 1e9
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _own(batch: Batch) -> Batch:
+    """Return a batch in memory of its own, as it is shared with a worker that is about to end."""
+    return replace(batch, **{name: tensor.clone() for name, tensor in batch.tensors().items()})
+
+
+def _start(target: Callable[..., Any], arguments: tuple[Any, ...], ranks: int, folder: Path) -> tuple[list[Any], Path]:
+    port = str(_free_port())
+    processes = []
+    for rank in range(ranks):
+        place = {"RANK": rank, "WORLD_SIZE": ranks, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        environment = {name: str(value) for name, value in place.items()} if ranks > 1 else {}
+        process = _forks.Process(target=_in_process, args=(target, arguments, environment, _output(folder, rank)))
+        process.start()
+        processes.append(process)
+    return processes, folder
+
+
+def _finish(processes: Sequence[Any], folder: Path, seconds: float) -> list[dict[str, Any]]:
+    end = time.monotonic() + seconds
+    try:
+        for process in processes:
+            process.join(max(0.1, end - time.monotonic()))
+        codes = [process.exitcode for process in processes]
+    finally:
+        for process in processes:
+            if process.is_alive():
+                process.kill()
+                process.join()
+    if any(codes):
+        said = [_output(folder, rank).with_suffix(".txt").read_text()[-2000:] for rank in range(len(processes))]
+        raise RuntimeError(f"a measured run ended with {codes}:\n" + "\n".join(said))
+    return [json.loads(_output(folder, rank).read_text()) for rank in range(len(processes))]
+
+
+def _output(folder: Path, rank: int) -> Path:
+    return folder.parent / f"{folder.name}.rank{rank}.json"
+
+
+def _in_process(
+    target: Callable[..., Any], arguments: tuple[Any, ...], environment: Mapping[str, str], output: Path
+) -> None:
+    os.environ.update(environment)
+    file = os.open(output.with_suffix(".txt"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    output.write_text(json.dumps(target(*arguments)))
+
+
+def _free_port() -> int:
+    with contextlib.closing(socket.socket()) as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def windows(steps: Sequence[float], saves: Sequence[Mapping[str, Any]], every: int) -> Iterator[tuple[str, float]]:
+    """Yield for each turn how it was saved and the seconds of the `every` steps around it.
+
+    `steps[i]` is the time between asking for batches i and i + 1: step number i (from 0) and what came after it. A save
+    after `n` steps is therefore in `steps[n - 1]`, and what it costs those that follow in the next ones.
+    """
+    for save in saves:
+        first = save["step"] - 1
+        if first + every <= len(steps):
+            yield save["way"], sum(steps[first : first + every])
