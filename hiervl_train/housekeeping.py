@@ -27,7 +27,7 @@ from hiervl_train.progress import Progress
 from hiervl_train.run_folder import RunFolder
 from hiervl_train.run_page import write_page
 from hiervl_train.settings import RunSettings
-from hiervl_train.watch import Seen
+from hiervl_train.watch import DivergedError, Seen
 from shards.files import write_json
 
 Status = Literal["running", "done", "stopped", "failed"]
@@ -99,6 +99,9 @@ class Housekeeping:
     ) -> None:
         gc.enable()
         gc.unfreeze()
+        if isinstance(error, Exception) and not isinstance(error, DivergedError):
+            # At once: what follows may wait for ranks that are gone, and the launcher's patience is short.
+            logger.error("[rank %d] failed after step %d", self._ranks.rank, self._step, exc_info=error)
         if error is not None and self._ranks.is_main:
             write_status(self._folder, "failed", self._step, self._total, reason=f"{type(error).__name__}: {error}")
         self._stack.__exit__(kind, error, trace)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,9 @@ import imageio_ffmpeg
 import pytest
 
 from tests.paths import REPOSITORY
+
+# A test run that a script started in its background has SIGINT ignored, and so would have all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
