@@ -98,8 +98,13 @@ def measure_data(bench: Bench) -> tuple[list[Row], dict[str, Any]]:
         ratio = statistics.median(
             a["clips_per_second"] / b["clips_per_second"] for a, b in zip(real, memory, strict=True)
         )
+        own = statistics.median(  # the same, whatever else had the cores
+            a["clips_per_second"] / a["cpu_share"] / (b["clips_per_second"] / b["cpu_share"])
+            for a, b in zip(real, memory, strict=True)
+        )
         figure = {
             "ratio": round(ratio, 3),
+            "ratio_per_cpu_second": round(own, 3),
             "wait_share": round(median(real, "wait_share"), 4),
             **{f"{name}_{key}": round(median(arm, key), 4) for name, arm in (("shards", real), ("memory", memory))
                for key in ("clips_per_second", "mfu", "seconds_per_step", "cpu_share", *MEMORY)
@@ -111,7 +116,8 @@ def measure_data(bench: Bench) -> tuple[list[Row], dict[str, Any]]:
         rows += [
             (f"{clips} clips a step: clips/s from shards", f"{figure['shards_clips_per_second']:.1f}",
              "600 on an H100, published size", bound),
-            ("  of that with batches in memory", f"{ratio:.3f}", "0.97", ""),
+            ("  of that with batches in memory", f"{ratio:.3f}", "0.97",
+             f"a CPU-second of the training's thread: {own:.3f}" if options.device == "cpu" else ""),
             ("  waiting for data", f"{figure['wait_share']:.1%}", "under 1 %", ""),
             ("  peak memory", memory_text(figure), "", "activations grow with the batch; the rest is fixed"),
         ]  # fmt: skip
@@ -155,6 +161,9 @@ def measure_checkpoint(bench: Bench) -> tuple[list[Row], dict[str, Any]]:
         for way, seconds in windows(seen["steps"], saves, job.save_every):
             taken[way].append(seconds)
         without = statistics.median(taken["none"])
+        own: dict[str, list[float]] = {way: [] for way in SAVES}  # CPU seconds of the training's thread
+        for way, seconds in windows(seen["cpu_steps"], saves, job.save_every):
+            own[way].append(seconds)
         threads, blocks = ([save for save in saves if save["way"] == way] for way in ("thread", "blocking"))
         figure = {
             "state_mb": round(blocks[-1]["bytes"] / 1e6, 2),
@@ -163,6 +172,7 @@ def measure_checkpoint(bench: Bench) -> tuple[list[Row], dict[str, Any]]:
             **{f"{way}_turn_s": [round(value, 3) for value in values] for way, values in taken.items()},
             "thread_lost_s": round(statistics.median(taken["thread"]) - without, 3),
             "blocking_lost_s": round(statistics.median(taken["blocking"]) - without, 3),
+            "thread_lost_cpu_s": round(statistics.median(own["thread"]) - statistics.median(own["none"]), 3),
             "first_thread_call_s": round(median(first[1:2], "call_s"), 4),
             "thread_call_s": round(median(threads, "call_s"), 4),
             "thread_written_s": round(median(threads, "written_s"), 3),
@@ -172,6 +182,7 @@ def measure_checkpoint(bench: Bench) -> tuple[list[Row], dict[str, Any]]:
         }
         figures[name] = figure
         calls = (
+            f"{figure['thread_lost_cpu_s']:.2f} s are the training's own CPU time, the rest waiting for a core; "
             f"training stands {figure['thread_call_s']:.3f} s for copying (the first time "
             f"{figure['first_thread_call_s']:.3f} s); {figure['thread_written_s']:.2f} s until it is written"
         )

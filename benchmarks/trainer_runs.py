@@ -82,14 +82,14 @@ class InMemory:
 
 
 class Clocked:
-    """Levels that note when each batch was asked for, and the CPU seconds of this process until then."""
+    """Levels that note when each batch was asked for, and the CPU seconds of the training's thread until then."""
 
     def __init__(self, levels: Any, asked: list[float], used: list[float]) -> None:
         self._levels, self._asked, self._used = levels, asked, used
 
     def next(self, kind: str) -> Batch:
         self._asked.append(time.perf_counter())
-        self._used.append(time.process_time())
+        self._used.append(time.thread_time())
         return self._levels.next(kind)
 
     def __getattr__(self, name: str) -> Any:
@@ -198,6 +198,7 @@ def be_rank(job: Job) -> dict[str, Any]:
         sys.exit(code)
     return {
         "steps": [end - start for start, end in itertools.pairwise(asked)],
+        "cpu_steps": [end - start for start, end in itertools.pairwise(used)],
         "cpu_share": (used[-1] - used[job.warmup]) / (asked[-1] - asked[job.warmup]),
         "reduce_s": statistics.mean(reduced[job.warmup :]),
         "saves": saves,
