@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 DEMO   := data/embedded
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-slow lint format bench clean
+.PHONY: help env demo test test-fast test-slow lint format docs bench clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -16,7 +16,7 @@ env: $(STAMP)  ## make .venv with the pinned packages (demo and test do it by th
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or newer is needed, this is {v.major}.{v.minor}: make PYTHON=python3.12 env")'
 	$(PYTHON) -m venv $(VENV) || { echo 'python -m venv failed: on Debian, apt-get install python3-venv'; exit 1; }
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[preprocess,train,dev]'
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[preprocess,train,dev,docs]'
 	@touch $(STAMP)
 
 demo: env  ## build verified shards of the embedded dataset, train a small HierVL on them, ask it questions
@@ -32,6 +32,9 @@ demo: env  ## build verified shards of the embedded dataset, train a small HierV
 test: env  ## the whole test suite
 	$(PY) -m pytest -n 2 -m 'not slow'
 
+test-fast: env  ## the tests for the inner loop: no builds, no training runs (under 2 minutes)
+	$(PY) -m pytest -n 2 -m 'not slow and not medium'
+
 test-slow: env  ## the tests that take minutes
 	$(PY) -m pytest -n 2 -m slow
 
@@ -43,6 +46,11 @@ lint: env  ## ruff and mypy
 format: env  ## rewrite the code in the project's style
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+
+docs: env  ## build the documentation site into build/docs and check every link
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	$(PY) tools/check_docs.py --site build/docs
+	@echo "open build/docs/index.html"
 
 bench: env  ## every benchmark, one after another; results under benchmarks/results
 	$(PY) benchmarks/run_all.py

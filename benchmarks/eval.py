@@ -23,16 +23,16 @@ from measuring import by_turns, show
 sys.path.remove(str(Path(__file__).resolve().parent))  # this file has the name of the package that it measures
 
 from configs import loading
-from eval.checkpoints import open_checkpoint
 from eval.egomcq import answer
 from eval.embed import EmbedSettings, embed_split, embed_texts
 from eval.mcq_builder import McqConfig, build_from
-from eval.similarity import cosine
+from eval.metrics.similarity import cosine
+from hiervl_train.checkpoint.open import open_checkpoint
 from hiervl_train.config import PretrainConfig
-from hiervl_train.distributed import Ranks
+from hiervl_train.distributed import DistributedContext
 from hiervl_train.models import HierVL
 from hiervl_train.models.pixels import normalise
-from hiervl_train.tokens import Tokenizer
+from hiervl_train.tokenizer import Tokenizer
 from shards.companions import Question
 from shards.dataset import open_dataset
 from shards.reading import SampleReader
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not asked:
         print(f"{arguments.root}: {arguments.set}/{arguments.split} is too small for questions", file=sys.stderr)
         return 2
-    ranks = Ranks(device=torch.device(arguments.device))
+    ranks = DistributedContext(device=torch.device(arguments.device))
     model, tokenizer = _model(arguments.checkpoint, [question.text for question in asked], ranks.device)
     settings = EmbedSettings(frames=min(4, model.config.num_frames))
     place = (arguments.root, arguments.set, arguments.split)
@@ -118,7 +118,7 @@ def _each_once(
     place: tuple[str, str, str],
     asked: Sequence[Question],
     settings: EmbedSettings,
-    ranks: Ranks,
+    ranks: DistributedContext,
     cache: Path | None,
 ) -> tuple[np.ndarray, int, int]:
     """Return the answers, and how many clips and texts were encoded for them."""
@@ -136,7 +136,7 @@ def _every_option(
     place: tuple[str, str, str],
     asked: Sequence[Question],
     settings: EmbedSettings,
-    ranks: Ranks,
+    ranks: DistributedContext,
 ) -> tuple[np.ndarray, int, int]:
     """The same, question by question: five clips and a text for each."""
     root, set_name, split = place

@@ -110,7 +110,7 @@ def seed_case(media: Media, level: str) -> Iterator[int]:
     import cv2
     import torch
 
-    import hiervl_train.torchvision_ops  # noqa: F401 (lets torchvision load beside a CPU-only torch)
+    import hiervl_train.models.torchvision_ops  # noqa: F401 (lets torchvision load beside a CPU-only torch)
 
     from torchvision import transforms  # isort: skip
 
@@ -148,7 +148,7 @@ def chunk_case(media: Media, level: str) -> Iterator[int]:
     import decord
 
     from shards import sampling
-    from shards.decode import _Scaler
+    from shards.video.decode import _Scaler
 
     scaler, rng, count = _Scaler(), np.random.default_rng(0), itertools.count()
     for video, start, end in spans(media, level):
@@ -161,8 +161,8 @@ def chunk_case(media: Media, level: str) -> Iterator[int]:
             numbers = [int(rng.integers(a, max(a + 1, b))) for a, b in itertools.pairwise(edges)]
             frames = reader.get_batch(np.clip(numbers, 0, len(reader) - 1)).asnumpy()
             height, width = frames.shape[1:3]
-            dice = sampling.Dice(next(count))
-            crop = sampling.random_crop(width, height, scale=(0.5, 1.0), flip=0.5, dice=dice)
+            rng = sampling.KeyedRng(next(count))
+            crop = sampling.random_crop(width, height, scale=(0.5, 1.0), flip=0.5, rng=rng)
             np.stack([scaler.from_rgb(frame, crop, SIZE) for frame in frames])
         yield 1
 
@@ -172,16 +172,16 @@ def jpeg_case(media: Media, *, with_crop: bool) -> Iterator[int]:
     import simplejpeg
 
     from shards import sampling
-    from shards.decode import _Scaler
+    from shards.video.decode import _Scaler
 
     scaler, count = _Scaler(), itertools.count()
     for record, jpegs in itertools.cycle(jpeg_clips(media)):
-        dice = sampling.Dice(next(count))
-        chosen = [jpegs[2 * i + dice.integer(2)] for i in range(FRAMES)]
+        rng = sampling.KeyedRng(next(count))
+        chosen = [jpegs[2 * i + rng.integer(2)] for i in range(FRAMES)]
         frames = [simplejpeg.decode_jpeg(jpeg) for jpeg in chosen]
         if with_crop:
             width, height = record.width, record.height  # type: ignore[attr-defined]
-            crop = sampling.random_crop(width, height, scale=(0.5, 1.0), flip=0.5, dice=dice)
+            crop = sampling.random_crop(width, height, scale=(0.5, 1.0), flip=0.5, rng=rng)
             np.stack([scaler.from_rgb(frame, crop, SIZE) for frame in frames])
         yield 1
 
@@ -247,19 +247,19 @@ def profile(media: Media) -> dict[str, dict[str, float]]:
     import av
 
     from shards import sampling
-    from shards.decode import PyAVDecoder, _Scaler
-    from shards.mp4 import read_packets
     from shards.sampling import Crop
+    from shards.video.decode import PyAVDecoder, _Scaler
+    from shards.video.mp4 import read_packets
 
     clips = stored(media, "child")[:120]
     scaler, decoder, blind = _Scaler(), PyAVDecoder(), PyAVDecoder()
     blind._scaler = type("None_", (), {"from_video": lambda self, frame, crop, size: 0})()  # type: ignore[assignment]
 
     def choose(record: object, index: int) -> tuple[np.ndarray, Crop]:
-        dice = sampling.Dice(index)
-        numbers = sampling.clip_frames(record, frames=FRAMES, dice=dice)  # type: ignore[arg-type]
+        rng = sampling.KeyedRng(index)
+        numbers = sampling.clip_frames(record, frames=FRAMES, rng=rng)  # type: ignore[arg-type]
         size = record.width, record.height  # type: ignore[attr-defined]
-        return numbers, sampling.random_crop(*size, scale=(0.5, 1.0), flip=0.5, dice=dice)
+        return numbers, sampling.random_crop(*size, scale=(0.5, 1.0), flip=0.5, rng=rng)
 
     def opened(mp4: bytes) -> None:
         with av.open(io.BytesIO(mp4)) as container:

@@ -7,7 +7,7 @@
 Prints a table and then the same as JSON. A train step is: both towers on a batch of clips with their texts, EgoNCE,
 backward, AdamW. Each case runs in a process of its own, so that nothing of one is in another's memory. The floor is the
 time that the same operations take as bare matrix products of the model's shapes, measured in the same process right
-before and after. Operations are the published arithmetic (`hiervl_train.flops`), for all cases alike.
+before and after. Operations are the published arithmetic (`hiervl_train.models.flops`), for all cases alike.
 """
 
 from __future__ import annotations
@@ -31,9 +31,8 @@ import torch
 from torch import Tensor, nn
 
 from configs import loading
-from hiervl_train import flops
 from hiervl_train.config import PretrainConfig
-from hiervl_train.models import HierVL, ModelConfig
+from hiervl_train.models import HierVL, ModelConfig, flops
 from hiervl_train.models.attention import DividedAttention, SpaceAttention, TimeAttention
 from hiervl_train.models.speed import SpeedConfig, autocast, prepare
 from hiervl_train.models.video import SpaceTimeBlock

@@ -26,20 +26,20 @@ import pyarrow as pa  # noqa: E402
 from benchmarks.measuring import by_turns, show, spent  # noqa: E402
 from preprocessing import jobs, toolchain  # noqa: E402
 from preprocessing.annotations.tables import NARRATIONS, SUMMARIES  # noqa: E402
-from preprocessing.chunks import chunk_path  # noqa: E402
-from preprocessing.clips import Cutter, read_stretch  # noqa: E402
 from preprocessing.config import BuildConfig, DaskConfig  # noqa: E402
 from preprocessing.demo import DemoConfig, generate  # noqa: E402
 from preprocessing.hierarchy import join  # noqa: E402
 from preprocessing.pack import PackTask, pack_shard  # noqa: E402
 from preprocessing.plan import clip_items, plan_shards, summary_items, write_plan  # noqa: E402
-from preprocessing.probe import Source, probe  # noqa: E402
-from preprocessing.transcode import ChunkTask, make_chunk  # noqa: E402
+from preprocessing.video.chunks import chunk_path  # noqa: E402
+from preprocessing.video.clips import Cutter, read_packet_span  # noqa: E402
+from preprocessing.video.probe import ProbedVideo, probe  # noqa: E402
+from preprocessing.video.transcode import ChunkTask, make_chunk  # noqa: E402
 from shards.keys import make_key  # noqa: E402
 
 FFMPEG = toolchain.find_ffmpeg(None)
 CLIPS_A_SECOND = 0.365  # EgoClip: 3,847,723 clips on 2,927 h
-MADE_WITH = {"benchmark": "1"}
+TOOLCHAIN = {"benchmark": "1"}
 
 
 def main() -> None:
@@ -85,13 +85,13 @@ def make_tasks(path: Path, work: Path, *, chunk_seconds: int) -> list[ChunkTask]
     return [
         ChunkTask(
             video_uid="source", source=source, index=i, is_stereo=False, config=config, ffmpeg=FFMPEG, work=work,
-            made_with=MADE_WITH,
+            toolchain=TOOLCHAIN,
         )
         for i in range(count)
     ]  # fmt: skip
 
 
-def make_plans(source: Source, work: Path) -> list[tuple[str, int]]:
+def make_plans(source: ProbedVideo, work: Path) -> list[tuple[str, int]]:
     """Plan shards of clips of 1.0 ± 0.9 s in EgoClip's density, and a summary each two minutes."""
     chance = random.Random(0)
     clips = []
@@ -132,7 +132,7 @@ def measure_pipeline(path: Path, root: Path, repeats: int) -> dict:
             pack_shard(
                 PackTask(
                     root=folder / "shards", work=work, set_name=name, split="train", number=number,
-                    videos={"source": len(tasks)}, chunk=tasks[0].config, end_tolerance=0.5, made_with=MADE_WITH,
+                    videos={"source": len(tasks)}, chunk=tasks[0].config, end_tolerance=0.5, toolchain=TOOLCHAIN,
                 )
             )  # fmt: skip
 
@@ -177,7 +177,7 @@ def measure_cuts(root: Path, repeats: int) -> dict:
         (first, first + max(1, round(chance.gauss(30, 27)))) for first in chance.choices(range(frames - 120), k=400)
     ]
     wanted = [(first, min(stop, frames)) for first, stop in wanted]
-    stretch = read_stretch([(chunk_path(work, "source", 0, "full"), 0)], fps=30, first=0, stop=frames)
+    stretch = read_packet_span([(chunk_path(work, "source", 0, "full"), 0)], fps=30, first=0, stop=frames)
     with Cutter(stretch) as cutter:
         mux = by_turns({"mux": lambda: [cutter._mux(*cutter._bounds(*pair)) for pair in wanted]}, repeats)["mux"]
     cuts = len(wanted) / mux.cpu
@@ -194,7 +194,7 @@ def measure_cuts(root: Path, repeats: int) -> dict:
         write_plan(work, plan)
         task = PackTask(
             root=root / "packed", work=work, set_name="clips", split="train", number=plan.number, videos={"source": 1},
-            chunk=config, end_tolerance=0.5, made_with=MADE_WITH,
+            chunk=config, end_tolerance=0.5, toolchain=TOOLCHAIN,
         )  # fmt: skip
         assert pack_shard(task).samples == len(rows)
 
@@ -224,7 +224,7 @@ def measure_workers(path: Path, root: Path, repeats: int) -> dict:
                 with jobs.cluster(DaskConfig(workers=workers), scratch=str(root / "dask")) as client:
                     tasks = make_tasks(path, root / f"workers-{next(turn)}", chunk_seconds=10)
                     work = [
-                        jobs.Job(name=f"c{t.index}", stage="c", function=make_chunk, task=t, runs_ffmpeg=True)
+                        jobs.DaskJob(name=f"c{t.index}", stage="c", function=make_chunk, task=t, runs_ffmpeg=True)
                         for t in tasks
                     ]
                     list(
@@ -249,7 +249,7 @@ def measure_workers(path: Path, root: Path, repeats: int) -> dict:
 def measure_scheduler(tasks: int) -> dict:
     """Measure what Dask and our own loop cost a task, with tasks that do nothing."""
     with jobs.cluster(DaskConfig(workers=1), scratch=tempfile.gettempdir()) as client:
-        work = [jobs.Job(name=f"nothing-{i}", stage="n", function=str, task=i) for i in range(tasks)]
+        work = [jobs.DaskJob(name=f"nothing-{i}", stage="n", function=str, task=i) for i in range(tasks)]
         began = time.perf_counter()
         assert sum(1 for _ in jobs.run(client, work)) == tasks
         each = (time.perf_counter() - began) / tasks

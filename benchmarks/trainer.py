@@ -59,8 +59,8 @@ class Bench:
             f"data.workers={options.workers}",
             f"schedule.clips={clips * ranks}",
             f"schedule.summaries={summaries * ranks}",
-            "schedule.clips_per_pass=null",
-            "schedule.summaries_per_pass=null",
+            "schedule.clip_micro_batch=null",
+            "schedule.summary_micro_batch=null",
             "schedule.epochs=100000",
             *PLAIN,
             *([] if options.device == "cuda" else ["distributed.backend=gloo", "speed={bf16: false, compile: false}"]),
@@ -87,7 +87,7 @@ def measure_data(bench: Bench) -> tuple[list[Row], dict[str, Any]]:
         for batches in ("shards", "memory"):
             arms[f"{batches} {clips}"] = lambda b=batches, c=clips: run(bench.job(clips=c, batches=b))[0]
     most = max(options.batches)
-    passes = (f"schedule.clips_per_pass={max(1, most // 4)}", "schedule.summaries_per_pass=1")
+    passes = (f"schedule.clip_micro_batch={max(1, most // 4)}", "schedule.summary_micro_batch=1")
     arms["cached"] = lambda: run(bench.job(*passes, clips=most))[0]
     found = bench.rounds(arms)
 
@@ -105,7 +105,7 @@ def measure_data(bench: Bench) -> tuple[list[Row], dict[str, Any]]:
         figure = {
             "ratio": round(ratio, 3),
             "ratio_per_cpu_second": round(own, 3),
-            "wait_share": round(median(real, "wait_share"), 4),
+            "data_wait_fraction": round(median(real, "data_wait_fraction"), 4),
             **{f"{name}_{key}": round(median(arm, key), 4) for name, arm in (("shards", real), ("memory", memory))
                for key in ("clips_per_second", "mfu", "seconds_per_step", "cpu_share", *MEMORY)
                if key in arm[0]},
@@ -118,7 +118,7 @@ def measure_data(bench: Bench) -> tuple[list[Row], dict[str, Any]]:
              "600 on an H100, published size", bound),
             ("  of that with batches in memory", f"{ratio:.3f}", "0.97",
              f"a CPU-second of the training's thread: {own:.3f}" if options.device == "cpu" else ""),
-            ("  waiting for data", f"{figure['wait_share']:.1%}", "under 1 %", ""),
+            ("  waiting for data", f"{figure['data_wait_fraction']:.1%}", "under 1 %", ""),
             ("  peak memory", memory_text(figure), "", "activations grow with the batch; the rest is fixed"),
         ]  # fmt: skip
         if "shards_mfu" in figure:
@@ -126,7 +126,7 @@ def measure_data(bench: Bench) -> tuple[list[Row], dict[str, Any]]:
     cached = found["cached"]
     figures["cached"] = {
         "batch": most,
-        "clips_per_pass": max(1, most // 4),
+        "clip_micro_batch": max(1, most // 4),
         "of_one_pass": round(
             statistics.median(a["clips_per_second"] / b["clips_per_second"]
                               for a, b in zip(cached, found[f"memory {most}"], strict=True)), 3),

@@ -19,9 +19,11 @@ from typing import Any
 import torch
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # not this folder, whose files are named as packages are
-from hiervl_train import flops  # noqa: E402
 from hiervl_train.config import PretrainConfig  # noqa: E402
-from hiervl_train.models import HierVL  # noqa: E402
+from hiervl_train.models import (  # noqa: E402
+    HierVL,
+    flops,
+)
 from hiervl_train.models.speed import SpeedConfig, autocast  # noqa: E402
 from shards.loader import NOUNS, VERBS  # noqa: E402
 

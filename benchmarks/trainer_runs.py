@@ -1,6 +1,6 @@
 """What one rank of a measured training run does: the real trainer, with a clock around the batches it asks for.
 
-Ranks are processes forked from a server that has imported torch, as the tests' are; each leaves its figures as JSON.
+Ranks are processes forked from a server that has imported torch, as the tests' are; each writes its figures as JSON.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ import torch.distributed as dist
 
 from configs.loading import load
 from hiervl_train import trainer
-from hiervl_train.checkpoint import Checkpoints
-from hiervl_train.checkpoint_files import COMPLETE
+from hiervl_train.checkpoint.files import COMPLETE
+from hiervl_train.checkpoint.manager import Checkpoints
+from hiervl_train.checkpoint.state import RunState
+from hiervl_train.collectives import average_gradients
 from hiervl_train.config import PretrainConfig
-from hiervl_train.distributed import Ranks
-from hiervl_train.gather import average_gradients
+from hiervl_train.distributed import DistributedContext
 from hiervl_train.launch import launch
-from hiervl_train.levels import Levels
-from hiervl_train.metrics import read_metrics
+from hiervl_train.levels import StepLoaders
 from hiervl_train.models import HierVL, ModelConfig
-from hiervl_train.pretraining import pretraining_task
-from hiervl_train.run_state import RunState
+from hiervl_train.monitor.metrics import read_metrics
+from hiervl_train.tasks.pretraining import pretraining_task
 from hiervl_train.trainer import Task
 from shards.loader import Batch
 
@@ -43,7 +43,7 @@ PERIOD = 6  # five child steps and a parent step: every line of metrics is of on
 SAVES = ("none", "thread", "blocking")
 
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["hiervl_train.pretraining", "hiervl_train.launch", "torch._dynamo"])
+_forks.set_forkserver_preload(["hiervl_train.tasks.pretraining", "hiervl_train.launch", "torch._dynamo"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +60,13 @@ class Job:
 
 
 class InMemory:
-    """The first batch of each kind, over and over; the workers that made it are ended. For `Levels`."""
+    """The first batch of each kind, over and over; the workers that made it are ended. For `StepLoaders`."""
 
-    def __init__(self, levels: Levels, kinds: Sequence[str]) -> None:
-        self._levels = levels
-        self._batches = {kind: _own(levels.next(kind)) for kind in kinds}
-        self._cursors = levels.cursors()
-        levels.close()
+    def __init__(self, loaders: StepLoaders, kinds: Sequence[str]) -> None:
+        self._loaders = loaders
+        self._batches = {kind: _own(loaders.next(kind)) for kind in kinds}
+        self._cursors = loaders.cursors()
+        loaders.close()
 
     def next(self, kind: str) -> Batch:
         return self._batches[kind]
@@ -82,18 +82,18 @@ class InMemory:
 
 
 class Clocked:
-    """Levels that note when each batch was asked for, and the CPU seconds of the training's thread until then."""
+    """StepLoaders that note when each batch was asked for, and the CPU seconds of the training's thread until then."""
 
-    def __init__(self, levels: Any, asked: list[float], used: list[float]) -> None:
-        self._levels, self._asked, self._used = levels, asked, used
+    def __init__(self, loaders: Any, asked: list[float], used: list[float]) -> None:
+        self._loaders, self._asked, self._used = loaders, asked, used
 
     def next(self, kind: str) -> Batch:
         self._asked.append(time.perf_counter())
         self._used.append(time.thread_time())
-        return self._levels.next(kind)
+        return self._loaders.next(kind)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._levels, name)
+        return getattr(self._loaders, name)
 
 
 class ByTurns(Checkpoints):
@@ -178,11 +178,11 @@ def be_rank(job: Job) -> dict[str, Any]:
         *job.overrides,
     ]
 
-    def task(config: PretrainConfig, here: Ranks) -> Task:
+    def task(config: PretrainConfig, here: DistributedContext) -> Task:
         made = pretraining_task(config, here)
-        kinds = sorted({made.kind(step) for step in range(PERIOD)})
-        levels = InMemory(made.levels, kinds) if job.batches == "memory" else made.levels
-        return replace(made, levels=Clocked(levels, asked, used))  # type: ignore[arg-type]
+        kinds = sorted({made.step_type(step) for step in range(PERIOD)})
+        loaders = InMemory(made.loaders, kinds) if job.batches == "memory" else made.loaders
+        return replace(made, loaders=Clocked(loaders, asked, used))  # type: ignore[arg-type]
 
     def averaged(*arguments: Any) -> None:
         began = time.perf_counter()
@@ -243,7 +243,7 @@ def _rates(job: Job) -> dict[str, float]:
             return None
         return sum(row[name] * s for row, s in zip(rows, seconds, strict=True)) / total
 
-    found = {name: mean(name) for name in ("clips_per_second", "wait_share", "mfu", "seconds_per_step")}
+    found = {name: mean(name) for name in ("clips_per_second", "data_wait_fraction", "mfu", "seconds_per_step")}
     gpu = [row["memory/gpu_peak_gib"] for row in rows if "memory/gpu_peak_gib" in row]
     if gpu:
         found["gpu_peak_gb"] = max(gpu) * 2**30 / 1e9

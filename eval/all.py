@@ -21,20 +21,15 @@ from rich.markup import escape
 
 from configs.loading import ConfigError
 from eval import charades_ego, egomcq, epic_mir, howto100m, shufflemcq, summarymcq
-from eval.checkpoints import OpenConfig, Opened
-from eval.config import BENCHMARKS, EvalConfig, load_eval
-from eval.mcq_builder import McqConfig, build, read_candidates
-from eval.report import write_overview
-from eval.results import Result, ResultError
-from eval.run import (
+from eval.benchmark import (
     FAILED,
     FAILURES,
     OK,
     USAGE,
     USAGE_ERRORS,
     Benchmark,
+    BenchmarkOutput,
     Context,
-    Found,
     argument_parser,
     config_file,
     guarded,
@@ -43,7 +38,12 @@ from eval.run import (
     run,
     scores_table,
 )
-from hiervl_train.distributed import Ranks
+from eval.config import BENCHMARKS, EvalConfig, load_eval
+from eval.mcq_builder import McqConfig, build, read_candidates
+from eval.report.write import write_overview
+from eval.results import Result, ResultError
+from hiervl_train.checkpoint.open import OpenConfig, OpenedCheckpoint
+from hiervl_train.distributed import DistributedContext
 from shards.dataset import Dataset
 from shards.sources import open_source
 
@@ -61,7 +61,7 @@ ENTRIES: dict[str, Benchmark] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class BenchmarkPlan:
     """A benchmark to run, or why it cannot be."""
 
     name: str  # of the section in a configuration that is for it
@@ -82,17 +82,19 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise ConfigError(f"{name} = {getattr(config, name)}: it is for one benchmark; run that by itself")
         return config
 
-    def work(here: Ranks, console: Console) -> int:
+    def work(here: DistributedContext, console: Console) -> int:
         return evaluate_all(read, arguments.only or BENCHMARKS, here, console)
 
     return guarded(work, lambda: read(BENCHMARKS[0]))
 
 
-def evaluate_all(read: Callable[[str], EvalConfig], names: Sequence[str], here: Ranks, console: Console) -> int:
+def evaluate_all(
+    read: Callable[[str], EvalConfig], names: Sequence[str], here: DistributedContext, console: Console
+) -> int:
     """Run the benchmarks called `names`, each with its own configuration; return the exit code."""
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     config = read(names[0])
-    opened: dict[str, Opened] = {}
+    opened: dict[str, OpenedCheckpoint] = {}
     _open(config, config.opening(), here, opened)  # one that cannot be opened is said once, before anything else
     plans = list(plan(open_source(config.shards, config.source).dataset, names))
     results: list[Result] = []
@@ -125,16 +127,16 @@ def evaluate_all(read: Callable[[str], EvalConfig], names: Sequence[str], here: 
     return FAILED if FAILED in codes else max(codes, default=OK)
 
 
-def plan(dataset: Dataset, names: Sequence[str]) -> Iterator[Plan]:
+def plan(dataset: Dataset, names: Sequence[str]) -> Iterator[BenchmarkPlan]:
     """Yield what to run of the benchmarks called `names`, in their order, and what is not there."""
     for name in names:
         entry = ENTRIES[name]
         if _has(dataset, entry.set_name, entry.split):
-            yield Plan(name=name, benchmark=entry)
+            yield BenchmarkPlan(name=name, benchmark=entry)
         elif name in _MADE_OF and _has(dataset, _MADE_OF[name], "val"):
-            yield Plan(name=name, benchmark=_made(entry, _MADE_OF[name]))
+            yield BenchmarkPlan(name=name, benchmark=_made(entry, _MADE_OF[name]))
         else:
-            yield Plan(name=name, absent=f"not run: the dataset has no {entry.set_name}/{entry.split}")
+            yield BenchmarkPlan(name=name, absent=f"not run: the dataset has no {entry.set_name}/{entry.split}")
 
 
 _MADE_OF = {"egomcq": "clips", "summarymcq": "summaries", "shufflemcq": "summaries"}
@@ -154,7 +156,7 @@ def _made(entry: Benchmark, set_name: str) -> Benchmark:
     )
 
 
-def _evaluate_made(context: Context) -> Found | None:
+def _evaluate_made(context: Context) -> BenchmarkOutput | None:
     """Score questions that are made of the split."""
     config = McqConfig(
         seed=context.config.seed,
@@ -172,7 +174,9 @@ def _evaluate_made(context: Context) -> Found | None:
     return egomcq.evaluate_questions(context, built.questions, is_all=False)
 
 
-def _open(config: EvalConfig, opening: OpenConfig, here: Ranks, opened: dict[str, Opened]) -> Opened:
+def _open(
+    config: EvalConfig, opening: OpenConfig, here: DistributedContext, opened: dict[str, OpenedCheckpoint]
+) -> OpenedCheckpoint:
     """Return the checkpoint as one benchmark wants it, opened once for all that want it alike."""
     if repr(opening) not in opened:
         opened.clear()  # one model at a time on the device

@@ -11,18 +11,18 @@ import sys
 
 import numpy as np
 
+from eval.benchmark import Benchmark, BenchmarkOutput, Context, main
 from eval.beside import read_beside
-from eval.classification import ClassAP, class_average_precision, mean_ap_of_counts, multi_hot
+from eval.metrics.bootstrap import bootstrap
+from eval.metrics.classification import ClassAP, class_average_precision, mean_ap_of_counts, multi_hot
+from eval.metrics.similarity import cosine
 from eval.results import Item, Missing, Option
-from eval.run import Benchmark, Context, Found, main
-from eval.similarity import cosine
-from eval.uncertainty import bootstrap
 from shards.companions import CharadesLabels, CharadesVideo
 
 _SHOWN = 5  # videos of a class that the page shows, those ranked first
 
 
-def evaluate(context: Context) -> Found | None:
+def evaluate(context: Context) -> BenchmarkOutput | None:
     """Rank all videos for each class."""
     labels = read_beside(
         CharadesLabels, context.source, context.config.shards, context.set_name, context.split, context.config.source
@@ -55,7 +55,7 @@ def evaluate(context: Context) -> Found | None:
         "charades_ego", "mAP", found.map, interval, items=len(videos), of=len(labels.videos), tied=found.tied
     )
     best_first = np.sort(found.ap_C[np.isfinite(found.ap_C)])[::-1]
-    return Found(
+    return BenchmarkOutput(
         scores=[score],
         items=_items(found, scores_NC, is_label_NC, labels, videos),
         missing=missing,

@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from eval.comparison import CompareError, Comparison, compare_all, load_results
-from eval.comparison_page import p_value, render, signed
-from eval.page import number
+from eval.report.comparison import CompareError, Comparison, compare_all, load_results
+from eval.report.comparison_page import p_value, render, signed
+from eval.report.page import number
 from eval.results import ResultError
 from shards.files import write_bytes, write_json
 

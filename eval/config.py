@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from configs.loading import ConfigError, load
-from eval.checkpoints import OpenConfig, Opened
 from eval.embed import EmbedSettings
+from hiervl_train.checkpoint.open import OpenConfig, OpenedCheckpoint
 from hiervl_train.compat import CompatConfig
 from hiervl_train.distributed import DistributedConfig
 from hiervl_train.models.config import ModelConfig
 from hiervl_train.models.speed import SpeedConfig
 from shards.config import SourceConfig
-from shards.decode import DecoderName
 from shards.schema import SETS
+from shards.video.decode import DecoderName
 
 BENCHMARKS = ("egomcq", "summarymcq", "shufflemcq", "epic_mir", "charades_ego", "howto100m")
 FRAMES, WINDOWS = 4, 16  # as published, where the checkpoint does not say
@@ -102,7 +102,7 @@ class EvalConfig:
             compile=self.compile,
         )
 
-    def embedding(self, opened: Opened) -> EmbedSettings:
+    def embedding(self, opened: OpenedCheckpoint) -> EmbedSettings:
         """Return how samples are read for this model; raise `ConfigError` where it has no room for them."""
         model, sample = opened.model.config, opened.sample
         frames = self.frames or sample.get("frames") or min(FRAMES, model.num_frames)
@@ -121,15 +121,15 @@ class EvalConfig:
             decoder=self.decoder,
             channel_order=self.compat.channel_order,
             speed=SpeedConfig(bf16=self.bf16, compile=self.compile),
-            max_failed_run=_NO_LIMIT,
+            max_consecutive_failures=_NO_LIMIT,
             source=self.source,
         )
 
-    def folder(self, opened: Opened, name: str) -> Path:
+    def folder(self, opened: OpenedCheckpoint, name: str) -> Path:
         """Return where the result of a benchmark is written."""
         return (self.out if self.out is not None else self.overview(opened) / name).absolute()
 
-    def overview(self, opened: Opened) -> Path:
+    def overview(self, opened: OpenedCheckpoint) -> Path:
         """Return the folder of all results of a checkpoint."""
         if opened.run is not None:
             return opened.run / "evaluation"

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from eval.benchmark import Benchmark, BenchmarkOutput, Context, main
 from eval.beside import read_beside
 from eval.embed import Embedded, Texts
-from eval.mcq import Marks, score_questions
+from eval.metrics.bootstrap import interval_of_mean
+from eval.metrics.mcq import Marks, score_questions
+from eval.metrics.similarity import option_similarities
 from eval.results import Item, Missing, Option, Score
-from eval.run import Benchmark, Context, Found, main
-from eval.similarity import option_similarities
-from eval.uncertainty import interval_of_mean
 from shards.companions import CompanionError, Question, Questions, read_questions
 from shards.schema import set_spec
 
@@ -36,7 +36,7 @@ class Answers:
     marks: Marks
 
 
-def evaluate(context: Context) -> Found | None:
+def evaluate(context: Context) -> BenchmarkOutput | None:
     """Score the benchmark's questions, or those of the configured file."""
     return evaluate_questions(context, questions_of(context), is_all=context.config.questions is None)
 
@@ -58,7 +58,7 @@ def questions_of(context: Context) -> Questions:
     return found
 
 
-def evaluate_questions(context: Context, questions: Questions, *, is_all: bool) -> Found | None:
+def evaluate_questions(context: Context, questions: Questions, *, is_all: bool) -> BenchmarkOutput | None:
     """Score questions over clips, or over long samples, whose windows are aggregated; `is_all`: of the whole split."""
     embedded = context.embed(keys=None if is_all else questions.keys())
     texts = context.texts([question.text for question in questions.questions])
@@ -69,7 +69,7 @@ def evaluate_questions(context: Context, questions: Questions, *, is_all: bool) 
     asked, captions = questions.questions, context.captions()
     answers = answer(asked, texts, video_ND, embedded.index)
     there = frozenset(embedded.keys)
-    return Found(
+    return BenchmarkOutput(
         name=questions.name,
         scores=list(accuracies(context, questions.name, asked, answers.marks)),
         items=[item(q, answers, row, captions) for row, q in enumerate(asked) if answers.marks.predicted_Q[row] >= 0],

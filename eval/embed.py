@@ -24,21 +24,21 @@ import torch.distributed as dist
 from torch import Tensor
 
 from configs.loading import to_dict
-from eval.cache import Entry, Rows
+from eval.embedding_cache import CachedRows, CacheEntry
 from hiervl_train.data import DeviceLoader
-from hiervl_train.distributed import Ranks, all_true, broadcast_text
+from hiervl_train.distributed import DistributedContext, all_true, broadcast_text
 from hiervl_train.models import HierVL
 from hiervl_train.models.pixels import ChannelOrder, normalise
 from hiervl_train.models.speed import SpeedConfig, autocast
-from hiervl_train.tokens import Tokenizer
+from hiervl_train.tokenizer import Tokenizer
 from shards.config import LoaderConfig, SourceConfig
 from shards.dataset import Split, read_rows
-from shards.decode import DecoderName
 from shards.loader import Loader, LoaderError
 from shards.reading import SampleFailedError
 from shards.schema import set_spec
 from shards.sources import Source, open_source
 from shards.stats import ShardError
+from shards.video.decode import DecoderName
 
 _TEXTS = 256  # in one pass
 _AGGREGATED = 256
@@ -66,7 +66,7 @@ class EmbedSettings:
     workers: int = 0
     prefetch: int = 4
     worker_timeout_seconds: float = 1800.0
-    max_failed_run: int = 32
+    max_consecutive_failures: int = 32
     part_samples: int = 4096
     source: SourceConfig = field(default_factory=SourceConfig)
 
@@ -88,7 +88,7 @@ class EmbedSettings:
             prefetch=self.prefetch,
             worker_timeout_seconds=self.worker_timeout_seconds,
             max_substitutes=_SUBSTITUTES,
-            max_failed_run=self.max_failed_run,
+            max_consecutive_failures=self.max_consecutive_failures,
             source=self.source,
         )
 
@@ -128,7 +128,7 @@ def embed_split(
     split: str,
     settings: EmbedSettings,
     *,
-    ranks: Ranks | None = None,
+    ranks: DistributedContext | None = None,
     keys: Collection[str] | None = None,
     cache: Path | None = None,
     digest: str = "",
@@ -140,7 +140,7 @@ def embed_split(
     cannot be decoded is in `failed`, and nothing is scored in its place. Raises `ShardError` or `SourceError` where the
     dataset cannot be opened, `EmbedError` where embedding fails on any rank: on all of them.
     """
-    ranks = ranks or Ranks()
+    ranks = ranks or DistributedContext()
     source = open_source(root, settings.source) if isinstance(root, (str, Path)) else root
     entry = source.dataset.split(set_name, split)
     is_long = set_spec(set_name).is_long
@@ -152,7 +152,7 @@ def embed_split(
     wanted = _keys_in_order(source, entry, keys)
     kept = None
     if cache is not None:
-        kept = Entry(cache, _identity(model, entry, settings, wanted, digest, str(ranks.device.type), is_long))
+        kept = CacheEntry(cache, _identity(model, entry, settings, wanted, digest, str(ranks.device.type), is_long))
     work = _Work(model, source, entry, settings, ranks, wanted, size=height)
     shape = (settings.windows, model.config.projection_dim) if is_long else (model.config.projection_dim,)
     found = _collect(work.batches, work.encode, kept, settings, ranks, shape, progress)
@@ -173,12 +173,12 @@ def embed_texts(
     texts: Sequence[str],
     settings: EmbedSettings,
     *,
-    ranks: Ranks | None = None,
+    ranks: DistributedContext | None = None,
     cache: Path | None = None,
     digest: str = "",
 ) -> Texts | None:
     """Return the embeddings of the distinct texts; None on other ranks than the first. See `embed_split`."""
-    ranks = ranks or Ranks()
+    ranks = ranks or DistributedContext()
     distinct = sorted(set(texts), key=lambda text: (len(text), text))  # alike in length: little padding
     kept = None
     if cache is not None:
@@ -186,15 +186,15 @@ def embed_texts(
         words = hashlib.sha256(tokenizer.to_bytes()).hexdigest()
         identity: dict[str, Any] = {"checkpoint": digest, "texts": listed, "tokenizer": words, "model": _sizes(model)}
         identity |= {"speed": to_dict(settings.speed), "device": ranks.device.type}
-        kept = Entry(cache, identity)
+        kept = CacheEntry(cache, identity)
 
-    def encode(begin: int, end: int) -> Iterator[tuple[int, Rows]]:
+    def encode(begin: int, end: int) -> Iterator[tuple[int, CachedRows]]:
         for number in range(begin, end):
             rows = range(number * _TEXTS, min((number + 1) * _TEXTS, len(distinct)))
             ids_BL, mask_BL = tokenizer([distinct[row] for row in rows])
             with torch.inference_mode(), autocast(ranks.device, settings.speed):
                 found = model.encode_text(ids_BL.to(ranks.device), mask_BL.to(ranks.device))
-            yield number, Rows(rows=np.array(rows, np.int64), values=found.float().cpu().numpy(), failed={})
+            yield number, CachedRows(rows=np.array(rows, np.int64), values=found.float().cpu().numpy(), failed={})
 
     found = _collect(-(-len(distinct) // _TEXTS), encode, kept, settings, ranks, (model.config.projection_dim,))
     if found is None:
@@ -221,7 +221,7 @@ class _Work:
         source: Source,
         split: Split,
         settings: EmbedSettings,
-        ranks: Ranks,
+        ranks: DistributedContext,
         wanted: Sequence[str],
         *,
         size: int,
@@ -233,7 +233,7 @@ class _Work:
         self.batches = -(-len(wanted) // self._config.global_batch)
         self.encoded = 0
 
-    def encode(self, begin: int, end: int) -> Iterator[tuple[int, Rows]]:
+    def encode(self, begin: int, end: int) -> Iterator[tuple[int, CachedRows]]:
         """Yield the number and the rows of each batch from `begin` to before `end`."""
         loader = Loader(
             self._source, self._split.set_name, self._split.split, self._config, is_training=False, keys=self._wanted
@@ -269,12 +269,12 @@ class _Work:
             return found.unflatten(0, video.shape[:2]) if self._is_long else found
 
 
-def _without_failed(rows: np.ndarray, values: np.ndarray, failed: dict[int, str]) -> Rows:
+def _without_failed(rows: np.ndarray, values: np.ndarray, failed: dict[int, str]) -> CachedRows:
     """Return the rows without those that failed, nor those whose embedding is no number."""
     for row in rows[~np.isfinite(values.reshape(len(values), -1)).all(axis=1)].tolist():
         failed.setdefault(row, "its embedding is not finite")
     is_sound = ~np.isin(rows, list(failed))
-    return Rows(rows=rows[is_sound], values=values[is_sound], failed=failed)
+    return CachedRows(rows=rows[is_sound], values=values[is_sound], failed=failed)
 
 
 def _keys_in_order(source: Source, split: Split, keys: Collection[str] | None) -> list[str]:
@@ -325,15 +325,15 @@ def _sizes(model: HierVL) -> str:
 
 def _collect(
     batches: int,
-    encode: Callable[[int, int], Iterator[tuple[int, Rows]]],
-    kept: Entry | None,
+    encode: Callable[[int, int], Iterator[tuple[int, CachedRows]]],
+    kept: CacheEntry | None,
     settings: EmbedSettings,
-    ranks: Ranks,
+    ranks: DistributedContext,
     shape: tuple[int, ...],
     progress: Progress | None = None,
-) -> Rows | None:
+) -> CachedRows | None:
     """Return the rows of all batches on the first rank: those in the cache, the others computed by all ranks."""
-    parts: list[Rows] = []
+    parts: list[CachedRows] = []
     missing = list(range(batches))
     if ranks.is_main and kept is not None:
         whole = kept.read()
@@ -343,7 +343,7 @@ def _collect(
     told = broadcast_text(json.dumps(_spans(missing)) if ranks.is_main else None, ranks.control)
     missing = [number for begin, end in json.loads(told or "[]") for number in range(begin, end)]
     mine = missing[len(missing) * ranks.rank // ranks.world : len(missing) * (ranks.rank + 1) // ranks.world]
-    own: list[Rows] = []
+    own: list[CachedRows] = []
     problem: Exception | None = None
     try:
         for part in _encoded(mine, encode, settings, progress):
@@ -367,14 +367,14 @@ def _collect(
 
 def _encoded(
     numbers: Sequence[int],
-    encode: Callable[[int, int], Iterator[tuple[int, Rows]]],
+    encode: Callable[[int, int], Iterator[tuple[int, CachedRows]]],
     settings: EmbedSettings,
     progress: Progress | None,
-) -> Iterator[Rows]:
+) -> Iterator[CachedRows]:
     """Yield parts of about `part_samples` samples, each over batches that follow one another."""
     done, batches = 0, 0
     for begin, end in _spans(numbers):
-        waiting: list[Rows] = []
+        waiting: list[CachedRows] = []
         since = begin
         try:
             for number, rows in encode(begin, end):
@@ -394,7 +394,7 @@ def _encoded(
             raise
 
 
-def _part(batches: Sequence[Rows], first: int) -> Rows:
+def _part(batches: Sequence[CachedRows], first: int) -> CachedRows:
     """Return batches that follow one another as one part."""
     joined = _join(batches, batches[0].values.shape[1:])
     return replace(joined, covered=((first, first + len(batches)),))
@@ -411,16 +411,16 @@ def _spans(numbers: Sequence[int]) -> list[Span]:
     return spans
 
 
-def _join(parts: Sequence[Rows], shape: tuple[int, ...]) -> Rows:
+def _join(parts: Sequence[CachedRows], shape: tuple[int, ...]) -> CachedRows:
     """Return parts as one, by row; of a row that is there twice one stays."""
     rows = np.concatenate([np.empty(0, np.int64), *(part.rows for part in parts)])
     values = np.concatenate([np.empty((0, *shape), np.float32), *(part.values for part in parts)])
     rows, first = np.unique(rows, return_index=True)
     failed = {row: reason for part in parts for row, reason in part.failed.items()}
-    return Rows(rows=rows, values=values[first], failed=failed)
+    return CachedRows(rows=rows, values=values[first], failed=failed)
 
 
-def _gather(own: Rows, ranks: Ranks) -> Rows | None:
+def _gather(own: CachedRows, ranks: DistributedContext) -> CachedRows | None:
     """Return the rows of all ranks on the first one, whatever the share of each; None on the others."""
     if ranks.world == 1:
         return own
@@ -446,5 +446,5 @@ def _gather(own: Rows, ranks: Ranks) -> Rows | None:
                 dist.recv(tensor, rank, group=ranks.control)
         reasons = json.loads(theirs[2].numpy().tobytes())
         failures = {int(row): str(reason) for row, reason in reasons.items()}
-        parts.append(Rows(rows=theirs[0].numpy(), values=theirs[1].numpy(), failed=failures))
+        parts.append(CachedRows(rows=theirs[0].numpy(), values=theirs[1].numpy(), failed=failures))
     return _join(parts, own.values.shape[1:])

@@ -16,13 +16,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from eval.benchmark import Benchmark, BenchmarkOutput, Context, main
 from eval.beside import read_beside
-from eval.relevancy import Classes, Relevancy
+from eval.metrics.bootstrap import interval_of_average, interval_of_mean
+from eval.metrics.relevancy import Classes, Relevancy
+from eval.metrics.retrieval import Direction, Retrieval, score_retrieval
+from eval.metrics.similarity import cosine, dual_softmax
 from eval.results import Item, Missing, Option, Score
-from eval.retrieval import Direction, Retrieval, score_retrieval
-from eval.run import Benchmark, Context, Found, main
-from eval.similarity import cosine, dual_softmax
-from eval.uncertainty import interval_of_average, interval_of_mean
 from shards.companions import EpicLabels, EpicSentence, EpicVideo
 
 _SHOWN = 5  # items of a query that the page shows, those ranked first
@@ -31,7 +31,7 @@ _RANKS = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)
 DUAL = ", dual softmax"
 
 
-def evaluate(context: Context) -> Found | None:
+def evaluate(context: Context) -> BenchmarkOutput | None:
     """Rank sentences for each video and videos for each sentence."""
     labels = read_beside(
         EpicLabels, context.source, context.config.shards, context.set_name, context.split, context.config.source
@@ -62,7 +62,7 @@ def evaluate(context: Context) -> Found | None:
     found = {name: score_retrieval(sim_VS, relevancy) for name, sim_VS in similarities.items()}
     shown = DUAL if context.config.compat.dual_softmax else ""
     items, curves = _queries(similarities[shown], relevancy, found[shown], videos, labels.sentences)
-    return Found(
+    return BenchmarkOutput(
         scores=[score for name, result in found.items() for score in _scores(context, result, name, labels)],
         items=items,
         missing=missing,

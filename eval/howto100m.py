@@ -12,14 +12,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from eval.benchmark import Benchmark, BenchmarkOutput, Context, main
 from eval.beside import read_beside
-from eval.classification import confusion, top_k
 from eval.embed import Embedded
+from eval.metrics.bootstrap import interval_of_mean
+from eval.metrics.classification import confusion, top_k
+from eval.metrics.similarity import cosine
 from eval.probe import Probe, fit_probe
 from eval.results import Confusion, Item, Missing, Option, Score
-from eval.run import Benchmark, Context, Found, main
-from eval.similarity import cosine
-from eval.uncertainty import interval_of_mean
 from shards.companions import HowToLabels, HowToVideo
 
 TRAIN = "train"
@@ -29,7 +29,7 @@ _TOPS = (1, 5)
 _CURVE = 20  # ranks
 
 
-def evaluate(context: Context) -> Found | None:
+def evaluate(context: Context) -> BenchmarkOutput | None:
     """Classify every video of the split in each way that the dataset allows."""
     labels = _labels(context, context.split)
     learnt = _labels(context, TRAIN) if TRAIN in context.source.dataset.sets[context.set_name] else None
@@ -72,7 +72,7 @@ def evaluate(context: Context) -> Found | None:
             (float(k), float(top_k(scores_NC, truth, k).mean())) for k in range(1, min(_CURVE, len(names)) + 1)
         ]
     counts = confusion(truth, scores_NC.argmax(axis=1), len(names))
-    return Found(
+    return BenchmarkOutput(
         scores=scores,
         items=items,
         missing=missing,

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from eval.mcq import dice_of
+from eval.metrics.mcq import rng_of
 from shards import schema
 from shards.companions import Question, Questions
 from shards.config import SourceConfig
@@ -134,7 +134,7 @@ def build(
         parts = (fingerprint, config.seed, kind)
         named = [candidate for candidate in pool if candidate.is_named]
         if config.questions is not None:  # which of them: those whose keys come first in an order of their own
-            named.sort(key=lambda candidate: int(dice_of("which", *parts, candidate.key).integers(2**63)))
+            named.sort(key=lambda candidate: int(rng_of("which", *parts, candidate.key).integers(2**63)))
         found: list[Question] = []
         relaxed, impossible = 0, len(pool) - len(named)
         for answer in named:
@@ -172,7 +172,7 @@ def _inter(
     answer: Candidate, pool: Sequence[Candidate], count: int, label: tuple[object, ...]
 ) -> list[Candidate] | None:
     """Return distractors of other videos, each as likely as the next; None where there are not enough."""
-    dice = dice_of("options", *label)
+    rng = rng_of("options", *label)
     chosen: dict[str, Candidate] = {}
 
     def may_stand(other: Candidate, *, strict: bool) -> bool:
@@ -183,13 +183,13 @@ def _inter(
             and not (strict and other.means_the_same(answer))
         )
 
-    for place in dice.integers(len(pool), size=_DRAWS * count).tolist():
+    for place in rng.integers(len(pool), size=_DRAWS * count).tolist():
         if len(chosen) < count and may_stand(pool[place], strict=True):
             chosen[pool[place].key] = pool[place]
     for strict in (True, False):
         if len(chosen) < count:
             rest = [other for other in pool if may_stand(other, strict=strict)]
-            for place in dice.permutation(len(rest))[: count - len(chosen)].tolist():
+            for place in rng.permutation(len(rest))[: count - len(chosen)].tolist():
                 chosen[rest[place].key] = rest[place]
     return list(chosen.values()) if len(chosen) == count else None
 
@@ -230,10 +230,10 @@ def _by_distance(answer: Candidate, video: Sequence[Candidate]) -> Iterator[Cand
 def _question(
     answer: Candidate, others: Sequence[Candidate], kind: QuestionType, label: tuple[object, ...]
 ) -> Question:
-    dice = dice_of("places", *label)
+    rng = rng_of("places", *label)
     choices = [other.key for other in others]
-    choices = [choices[place] for place in dice.permutation(len(choices)).tolist()]
-    place = int(dice.integers(len(choices) + 1))
+    choices = [choices[place] for place in rng.permutation(len(choices)).tolist()]
+    place = int(rng.integers(len(choices) + 1))
     choices.insert(place, answer.key)
     return Question(id=f"{kind}-{answer.key}", type=kind, text=answer.text, answer=place, choices=tuple(choices))
 

@@ -28,14 +28,14 @@ from rich.progress import Progress
 from rich.table import Table
 
 from configs.loading import ConfigError
-from eval import media
-from eval.checkpoints import Opened
+from eval.benchmark import OK, guarded, open_for, pool
 from eval.config import EvalConfig, load_eval
-from eval.document import document, place, player, text
 from eval.embed import EmbedSettings, embed_split, embed_texts
-from eval.media import Clip
-from eval.run import OK, guarded, open_for, pool
-from hiervl_train.distributed import Ranks
+from eval.report import media
+from eval.report.document import document, place, player, text
+from eval.report.media import Clip
+from hiervl_train.checkpoint.open import OpenedCheckpoint
+from hiervl_train.distributed import DistributedContext
 from shards.dataset import Dataset, read_rows
 from shards.files import write_bytes
 from shards.schema import set_spec
@@ -49,7 +49,7 @@ class SearchError(ConfigError):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Part:
+class EmbeddedSet:
     """A split that is searched: the embeddings of its samples, of length 1."""
 
     set_name: str
@@ -62,13 +62,13 @@ class Part:
 class Searcher:
     """A checkpoint and a dataset, ready to embed; its methods are called by all ranks at once."""
 
-    opened: Opened
+    opened: OpenedCheckpoint
     source: Source
     settings: EmbedSettings
-    ranks: Ranks
+    ranks: DistributedContext
     cache: Path | None
 
-    def part(self, set_name: str, split: str, *, keys: Sequence[str] | None = None) -> Part | None:
+    def part(self, set_name: str, split: str, *, keys: Sequence[str] | None = None) -> EmbeddedSet | None:
         """Return the embeddings of a split's samples, or of those with `keys`, on the first rank.
 
         Those of long samples are aggregated. What cannot be embedded is left out.
@@ -92,9 +92,9 @@ class Searcher:
         vectors_ND = found.vectors
         if set_spec(set_name).is_long:
             vectors_ND = pool(self.opened.model, vectors_ND, self.settings, self.ranks)
-        return Part(set_name=set_name, split=split, keys=found.keys, vectors_ND=_unit(vectors_ND))
+        return EmbeddedSet(set_name=set_name, split=split, keys=found.keys, vectors_ND=_unit(vectors_ND))
 
-    def vector(self, query: Query, parts: Mapping[tuple[str, str], Part | None]) -> np.ndarray | None:
+    def vector(self, query: Query, parts: Mapping[tuple[str, str], EmbeddedSet | None]) -> np.ndarray | None:
         """Return the embedding (D,) of what was asked for, on the first rank."""
         if query.text:
             texts = embed_texts(self.opened.model, self.opened.tokenizer, [query.text], self.settings, ranks=self.ranks)
@@ -126,7 +126,9 @@ class Query:
     key: str = ""
 
 
-def nearest(query_D: np.ndarray, parts: Sequence[Part], top: int, *, leave_out: str = "") -> dict[str, list[Hit]]:
+def nearest(
+    query_D: np.ndarray, parts: Sequence[EmbeddedSet], top: int, *, leave_out: str = ""
+) -> dict[str, list[Hit]]:
     """Return set → its `top` samples nearest to the query, nearest first; equal ones by key.
 
     The key `leave_out` is not among them. Splits of one set are ranked together. Parts without samples give nothing.
@@ -272,7 +274,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def search(options: argparse.Namespace, config: EvalConfig, here: Ranks) -> Path | None:
+def search(options: argparse.Namespace, config: EvalConfig, here: DistributedContext) -> Path | None:
     """Embed what is not embedded yet, rank, write the page and print the table; return its path on the first rank."""
     source = open_source(config.shards, config.source)
     splits = choose_splits(source.dataset, options.sets)
@@ -302,7 +304,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _arguments(arguments)
     named = [f"checkpoint={json.dumps(options.checkpoint)}", f"shards={json.dumps(options.root)}"]
 
-    def work(here: Ranks, _: Console) -> int:
+    def work(here: DistributedContext, _: Console) -> int:
         search(options, read(), here)
         return OK
 

@@ -18,13 +18,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from eval.benchmark import Benchmark, BenchmarkOutput, Context, main
 from eval.egomcq import questions_of
 from eval.embed import Texts
-from eval.mcq import Marks, ShuffleOptions, score_questions, shuffle_options
+from eval.metrics.bootstrap import interval_of_mean
+from eval.metrics.mcq import Marks, ShuffleOptions, score_questions, shuffle_options
+from eval.metrics.similarity import option_similarities
 from eval.results import Item, Missing, Option
-from eval.run import Benchmark, Context, Found, main
-from eval.similarity import option_similarities
-from eval.uncertainty import interval_of_mean
 from shards.companions import CompanionError
 from shards.schema import set_spec
 
@@ -50,7 +50,7 @@ class Shuffled:
     marks: Marks
 
 
-def evaluate(context: Context) -> Found | None:
+def evaluate(context: Context) -> BenchmarkOutput | None:
     """Score the orders of each summary's windows."""
     if not set_spec(context.set_name).is_long:
         raise CompanionError(f"--set {context.set_name}: shufflemcq needs a long set, whose samples have windows")
@@ -74,7 +74,7 @@ def evaluate(context: Context) -> Found | None:
         scores = [
             context.score(NAME, "accuracy", total.accuracy, interval, items=total.items, of=len(asked), tied=total.tied)
         ]
-    return Found(
+    return BenchmarkOutput(
         scores=scores,
         items=[_item(one, shuffled, row) for row, one in enumerate(known)],
         missing=[Missing(item=one.id, reason=f"{one.key}: {context.why(embedded, one.key)}") for one in lost],

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import sys
 
+from eval.benchmark import Benchmark, main
 from eval.egomcq import evaluate
-from eval.run import Benchmark, main
 
 BENCHMARK = Benchmark(
     name="summarymcq", set_name="summarymcq", split="test", evaluate=evaluate, title="SummaryMCQ, from shards"

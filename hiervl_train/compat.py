@@ -11,7 +11,7 @@ from hiervl_train.models.pixels import ChannelOrder
 
 @dataclass(frozen=True, kw_only=True)
 class CompatConfig:
-    """One key a fault; `optim.coast` is one more."""
+    """One key a fault; `optim.apply_zero_grads` is one more."""
 
     channel_order: ChannelOrder = "rgb"  # bgr: the released EPIC loader's swapped red and blue
     released_eps: bool = False  # optim.eps times the number of GPUs: the released gradients were 1/GPUs

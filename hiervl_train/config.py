@@ -12,7 +12,7 @@ from hiervl_train.models.config import InitConfig, ModelConfig
 from hiervl_train.objectives import ObjectiveConfig
 from hiervl_train.settings import RunSettings
 
-StepKind = Literal["child", "parent"]
+StepType = Literal["child", "parent"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +25,12 @@ class ScheduleConfig:
     clips: int = 512  # of a child step, all ranks together
     summaries: int = 32  # of a parent step, all ranks together
     # What a GPU encodes at once; a larger share of the batch is reached by cached gradients. null: all of it.
-    clips_per_pass: int | None = 32
-    summaries_per_pass: int | None = 2
+    clip_micro_batch: int | None = 32
+    summary_micro_batch: int | None = 2
 
     def __post_init__(self) -> None:
         names = ("epochs", "child_steps_per_parent_step", "clips", "summaries")
-        for name in (*names, "max_clips_per_epoch", "clips_per_pass", "summaries_per_pass"):
+        for name in (*names, "max_clips_per_epoch", "clip_micro_batch", "summary_micro_batch"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} = {value}: at least 1 is needed")
@@ -118,8 +118,8 @@ class PretrainConfig(RunSettings):
                 "negative and the parent loss is zero"
             )
 
-    def step_kind(self, step: int) -> StepKind:
-        """Return which kind of step number `step` (from 0) is: a parent step after every few child steps."""
+    def step_type(self, step: int) -> StepType:
+        """Return the type of step number `step` (from 0): a parent step after every few child steps."""
         if self.objective.parent is None:
             return "child"
         if self.objective.child is None:

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from shards.config import LoaderConfig, SourceConfig
-from shards.decode import DecoderName
 from shards.loader import Batch, Loader
+from shards.video.decode import DecoderName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class DataConfig:
     block_mib: int = 1024  # of a lane's shards, within which samples are shuffled
     crop_scale: tuple[float, float] = (0.5, 1.0)
     flip: float = 0.5  # 0 where narrations say left and right
-    max_failed_run: int = 32  # samples that cannot be decoded one after another, before the run ends
+    max_consecutive_failures: int = 32  # samples that cannot be decoded one after another, before the run ends
     worker_timeout_seconds: float = 1800.0
     source: SourceConfig = field(default_factory=SourceConfig)
 
@@ -48,7 +48,7 @@ class DataConfig:
             decoder=self.decoder,
             prefetch=self.prefetch,
             worker_timeout_seconds=self.worker_timeout_seconds,
-            max_failed_run=self.max_failed_run,
+            max_consecutive_failures=self.max_consecutive_failures,
             source=self.source,
             **sample,
         )

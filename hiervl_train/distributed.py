@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 class DistributedError(RuntimeError):
-    """Ranks that cannot be put together; the message names the variable, its value and what would be right."""
+    """The ranks cannot form a process group; the message names the variable, its value and the remedy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class DistributedConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ranks:
+class DistributedContext:
     """This process among the others."""
 
     rank: int = 0
@@ -71,7 +71,7 @@ class Ranks:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class LaunchInfo:
     """Where the launcher put this process."""
 
     rank: int = 0
@@ -83,7 +83,7 @@ class Place:
 
 
 @contextmanager
-def ranks(config: DistributedConfig | None = None) -> Iterator[Ranks]:
+def distributed_context(config: DistributedConfig | None = None) -> Iterator[DistributedContext]:
     """Join the other ranks; yield who this one is; part from them at the end.
 
     Reads torchrun's variables, or SLURM's inside an `srun` step; without either it is a run of one process, and there
@@ -93,33 +93,33 @@ def ranks(config: DistributedConfig | None = None) -> Iterator[Ranks]:
     the process ends, with `ExitCode.FAILED`, so that the launcher ends the rest. `SystemExit` keeps its code.
     """
     config = config or DistributedConfig()
-    place = find_place(os.environ)
-    device = choose_device(config.backend, place)
+    info = find_launch_info(os.environ)
+    device = choose_device(config.backend, info)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     elif not os.environ.get("OMP_NUM_THREADS"):
         torch.set_num_threads(1)
-    if place.world == 1:
-        yield Ranks(local_rank=place.local_rank, device=device)
+    if info.world == 1:
+        yield DistributedContext(local_rank=info.local_rank, device=device)
         return
     try:
-        yield _join(config, place, device)
+        yield _join(config, info, device)
     except SystemExit as request:
         _part(_code_of(request))
         raise
     except BaseException:  # noqa: BLE001  # nothing may keep a failed rank alive: others wait for it
-        _end_failed(place)
+        _end_failed(info)
     _part(ExitCode.OK)
 
 
-def find_place(environment: Mapping[str, str]) -> Place:
+def find_launch_info(environment: Mapping[str, str]) -> LaunchInfo:
     """Return where torchrun or `srun` put this process; the only rank where neither did.
 
     Of SLURM's variables those of a step count: the batch script itself also has a SLURM_PROCID, and is alone.
     """
     if "RANK" in environment or "WORLD_SIZE" in environment:
         return _checked(
-            Place(
+            LaunchInfo(
                 rank=_number(environment, "RANK"),
                 world=_number(environment, "WORLD_SIZE"),
                 local_rank=_number(environment, "LOCAL_RANK", "0"),
@@ -130,7 +130,7 @@ def find_place(environment: Mapping[str, str]) -> Place:
         tasks = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environment else "SLURM_NTASKS"
         job = _number(environment, "SLURM_JOB_ID", "0")
         return _checked(
-            Place(
+            LaunchInfo(
                 rank=_number(environment, "SLURM_PROCID"),
                 world=_number(environment, tasks),
                 local_rank=_number(environment, "SLURM_LOCALID", "0"),
@@ -139,7 +139,7 @@ def find_place(environment: Mapping[str, str]) -> Place:
                 port=_number(environment, "MASTER_PORT", str(20000 + job % 20000)),
             )
         )
-    return Place()
+    return LaunchInfo()
 
 
 def first_host(nodes: str) -> str:
@@ -150,7 +150,7 @@ def first_host(nodes: str) -> str:
     return re.sub(r"\[([^\]]*)\]", lambda brackets: re.split(r"[-,]", brackets.group(1))[0], first.group())
 
 
-def choose_device(backend: str, place: Place) -> torch.device:
+def choose_device(backend: str, info: LaunchInfo) -> torch.device:
     """Return the GPU of this rank's number on its node, or the CPU."""
     if backend == "gloo" or (backend == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
@@ -158,23 +158,23 @@ def choose_device(backend: str, place: Place) -> torch.device:
     if not count:
         raise DistributedError(f"backend = {backend}: torch sees no GPU here ({socket.gethostname()}); gloo needs none")
     # `srun --gpus-per-task=1` shows each rank its own GPU only, as number 0.
-    index = 0 if count == 1 and place.launcher == "slurm" else place.local_rank
+    index = 0 if count == 1 and info.launcher == "slurm" else info.local_rank
     if index >= count:
         raise DistributedError(
-            f"local rank {place.local_rank} on {socket.gethostname()} has no GPU: torch sees {count}; "
+            f"local rank {info.local_rank} on {socket.gethostname()} has no GPU: torch sees {count}; "
             "start as many ranks on a node as it has GPUs"
         )
     return torch.device("cuda", index)
 
 
-class Control:
+class FlagConsensus:
     """Lets all ranks agree on a few flags, one step late and without waiting: a flag is set if any rank sets it.
 
     Each step: `agreed()` reads what was begun a step ago, then `begin(flags)` starts the next. The all-reduce runs
     on the CPU beside the step. All ranks must begin the same flags.
     """
 
-    def __init__(self, ranks: Ranks) -> None:
+    def __init__(self, ranks: DistributedContext) -> None:
         self._group = ranks.control
         self._world = ranks.world
         self._names: tuple[str, ...] | None = None
@@ -236,21 +236,23 @@ def _device_for(group: dist.ProcessGroup | None) -> torch.device:
     return torch.device("cuda" if dist.get_backend(group) == "nccl" else "cpu")
 
 
-def _join(config: DistributedConfig, place: Place, device: torch.device) -> Ranks:
+def _join(config: DistributedConfig, info: LaunchInfo, device: torch.device) -> DistributedContext:
     """Make the process groups: the default one for gradients, and the control group."""
     timeout = timedelta(seconds=config.timeout_seconds)
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        init_method=f"tcp://{place.address}:{place.port}" if place.launcher == "slurm" else "env://",
-        rank=place.rank,
-        world_size=place.world,
+        init_method=f"tcp://{info.address}:{info.port}" if info.launcher == "slurm" else "env://",
+        rank=info.rank,
+        world_size=info.world,
         timeout=timeout,
         device_id=device if device.type == "cuda" else None,
     )
     control = dist.new_group(backend="gloo", timeout=timeout)
     assert isinstance(control, dist.ProcessGroup)
-    logger.info("rank %d of %d on %s, %s", place.rank, place.world, socket.gethostname(), device)
-    return Ranks(rank=place.rank, world=place.world, local_rank=place.local_rank, device=device, control=control)
+    logger.info("rank %d of %d on %s, %s", info.rank, info.world, socket.gethostname(), device)
+    return DistributedContext(
+        rank=info.rank, world=info.world, local_rank=info.local_rank, device=device, control=control
+    )
 
 
 def _part(code: int) -> None:
@@ -263,11 +265,11 @@ def _part(code: int) -> None:
     guard.cancel()
 
 
-def _end_failed(place: Place) -> None:
+def _end_failed(info: LaunchInfo) -> None:
     """Print the traceback of the exception in flight, named by rank, and end the process."""
     error = sys.exc_info()[1]
-    name = f"rank {place.rank} of {place.world} on {socket.gethostname()}"
-    lines = "".join(f"[rank {place.rank}] {line}\n" for line in traceback.format_exc().splitlines())
+    name = f"rank {info.rank} of {info.world} on {socket.gethostname()}"
+    lines = "".join(f"[rank {info.rank}] {line}\n" for line in traceback.format_exc().splitlines())
     sys.stderr.write(f"{lines}{name} failed and ends; the launcher ends the others\n")
     _end(ExitCode.INTERRUPTED if isinstance(error, KeyboardInterrupt) else ExitCode.FAILED)
 
@@ -306,7 +308,7 @@ def _number(environment: Mapping[str, str], name: str, otherwise: str | None = N
         raise DistributedError(f"{name} = {text!r}: a whole number is expected") from None
 
 
-def _checked(place: Place) -> Place:
-    if not 0 <= place.rank < place.world:
-        raise DistributedError(f"rank {place.rank} is not one of {place.world} ranks")
-    return place
+def _checked(info: LaunchInfo) -> LaunchInfo:
+    if not 0 <= info.rank < info.world:
+        raise DistributedError(f"rank {info.rank} is not one of {info.world} ranks")
+    return info

@@ -1,4 +1,4 @@
-"""When a run evaluates itself, and on how much; what it evaluates is `eval.periodic`, which the entry script joins."""
+"""When a run evaluates itself, and on how many questions; `eval.in_training` does it, joined in the entry script."""
 
 from __future__ import annotations
 

@@ -15,12 +15,12 @@ from pathlib import Path
 from rich.console import Console
 
 from configs.loading import load
-from hiervl_train.distributed import Ranks, broadcast_text
-from hiervl_train.finetuning.config import FinetuneConfig
-from hiervl_train.finetuning.task import finetuning_task
+from hiervl_train.distributed import DistributedContext, broadcast_text
 from hiervl_train.launch import launch
 from hiervl_train.models import HierVL
-from hiervl_train.tokens import Tokenizer
+from hiervl_train.tasks.config import FinetuneConfig
+from hiervl_train.tasks.finetuning import finetuning_task
+from hiervl_train.tokenizer import Tokenizer
 from hiervl_train.trainer import Evaluate, Task
 from shards.sources import open_source
 
@@ -50,7 +50,7 @@ def _spelled_out(override: str) -> str:
     return override
 
 
-def _task(config: FinetuneConfig, here: Ranks) -> Task:
+def _task(config: FinetuneConfig, here: DistributedContext) -> Task:
     """Return the fine-tuning task, with what evaluates it: the two rooms meet only here."""
     evaluate = _benchmark(config) if config.evaluation.is_on and config.task.name in _SCORES else None
     return finetuning_task(config, here, evaluate=evaluate)
@@ -62,10 +62,10 @@ def _benchmark(config: FinetuneConfig) -> Evaluate:
     Raises `ShardError` where the dataset has no such test. Nothing is kept, as the weights change.
     """
     from eval import charades_ego, epic_mir
-    from eval.checkpoints import Opened
+    from eval.benchmark import Context
     from eval.config import EvalConfig
     from eval.embed import EmbedSettings
-    from eval.run import Context
+    from hiervl_train.checkpoint.open import OpenedCheckpoint
 
     name, data = config.task.name, config.data
     benchmark = {"charades_ego": charades_ego.BENCHMARK, "epic_mir": epic_mir.BENCHMARK}[name]
@@ -74,21 +74,21 @@ def _benchmark(config: FinetuneConfig) -> Evaluate:
     settings = EmbedSettings(
         frames=config.sample.frames,
         channel_order=config.compat.channel_order,
-        batch=config.schedule.samples_per_pass or config.schedule.batch,
+        batch=config.schedule.micro_batch or config.schedule.batch,
         speed=config.speed,
         decoder=data.decoder,
         workers=data.workers,
         worker_timeout_seconds=data.worker_timeout_seconds,
-        max_failed_run=data.max_failed_run,
+        max_consecutive_failures=data.max_consecutive_failures,
         source=data.source,
     )
     asked = EvalConfig(shards=data.root, cache=None, compat=config.compat, resamples=1, source=data.source)
 
-    def evaluate(model: HierVL, tokenizer: Tokenizer, ranks: Ranks) -> dict[str, float]:
+    def evaluate(model: HierVL, tokenizer: Tokenizer, ranks: DistributedContext) -> dict[str, float]:
         context = Context(
             config=asked,
             settings=settings,
-            opened=Opened(model=model, tokenizer=tokenizer, digest="", path=config.run.folder),
+            opened=OpenedCheckpoint(model=model, tokenizer=tokenizer, digest="", path=config.run.folder),
             source=source,
             ranks=ranks,
             set_name=benchmark.set_name,

@@ -17,18 +17,18 @@ from rich.console import Console
 from rich.markup import escape
 
 from configs.loading import ConfigError
-from hiervl_train.distributed import DistributedError, Ranks, all_true, ranks
-from hiervl_train.housekeeping import Status, write_status
+from hiervl_train.distributed import DistributedContext, DistributedError, all_true, distributed_context
 from hiervl_train.levels import DataError
 from hiervl_train.models.released import CheckpointError
 from hiervl_train.models.text import MissingPretrained
+from hiervl_train.monitor.nonfinite import DivergedError
+from hiervl_train.monitor.page import write_page
+from hiervl_train.monitor.run_folder import RunFolder, RunFolderError
+from hiervl_train.monitor.run_logger import Status, write_status
 from hiervl_train.preemption import ExitCode, clear_stop_file
-from hiervl_train.run_folder import RunFolder, RunFolderError
-from hiervl_train.run_page import write_page
 from hiervl_train.settings import RunConfig, RunSettings
-from hiervl_train.tokens import TokenizerError
+from hiervl_train.tokenizer import TokenizerError
 from hiervl_train.trainer import Task, train
-from hiervl_train.watch import DivergedError
 from shards.loader import LoaderError
 from shards.order import OrderError
 from shards.sources import SourceError
@@ -49,7 +49,7 @@ _USAGE = (
 )
 
 
-def launch(read: Callable[[], Settings], make_task: Callable[[Settings, Ranks], Task]) -> int:
+def launch(read: Callable[[], Settings], make_task: Callable[[Settings, DistributedContext], Task]) -> int:
     """Run the configuration that `read` returns; return the exit code. See `ExitCode`."""
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
@@ -58,7 +58,7 @@ def launch(read: Callable[[], Settings], make_task: Callable[[Settings, Ranks], 
         errors.print(f"[red]cannot run:[/] {escape(str(error))}")
         return ExitCode.USAGE
     code: int = ExitCode.OK
-    with ranks(settings.distributed) as here:
+    with distributed_context(settings.distributed) as here:
         try:
             code = run(settings, here, make_task)
         except _USAGE as error:
@@ -75,7 +75,7 @@ def launch(read: Callable[[], Settings], make_task: Callable[[Settings, Ranks], 
     return code
 
 
-def run(settings: Settings, here: Ranks, make_task: Callable[[Settings, Ranks], Task]) -> int:
+def run(settings: Settings, here: DistributedContext, make_task: Callable[[Settings, DistributedContext], Task]) -> int:
     """Train in the configured folder; return 0 where the run is done and 85 where it was stopped before."""
     console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
     folder = RunFolder(settings.run.folder)

@@ -1,4 +1,4 @@
-"""The batches of each kind of step: which loaders they come from, and where each of these stands."""
+"""The batches of each step type: which loaders they come from, and where each of these stands."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from hiervl_train.config import PretrainConfig
 from hiervl_train.data import DataConfig, DeviceLoader
-from hiervl_train.distributed import Ranks
+from hiervl_train.distributed import DistributedContext
 from shards.loader import Batch, Loader
 
 
@@ -18,25 +18,25 @@ class DataError(ValueError):
     """A dataset that cannot be trained on as configured; the message says what is too small or missing."""
 
 
-class Levels:
-    """Endless batches by kind of step. A kind with several loaders gets their batches joined to one."""
+class StepLoaders:
+    """Endless batches by step type. A step_type with several loaders gets their batches joined to one."""
 
     def __init__(self, loaders: Mapping[str, Mapping[str, DeviceLoader]]) -> None:
-        """`loaders` is kind of step → name of a loader → the loader; names are those of the cursors."""
+        """`loaders` is step type → name of a loader → the loader; names are those of the cursors."""
         self._loaders = {name: loader for named in loaders.values() for name, loader in named.items()}
-        self._kinds = {kind: list(named) for kind, named in loaders.items()}
+        self._step_types = {step_type: list(named) for step_type, named in loaders.items()}
         self._batches: dict[str, Iterator[Batch]] = {}
 
-    def next(self, kind: str) -> Batch:
-        """Return this rank's part of the next global batch of a kind."""
-        for name in self._kinds[kind]:
+    def next(self, step_type: str) -> Batch:
+        """Return this rank's part of the next global batch of a step_type."""
+        for name in self._step_types[step_type]:
             if name not in self._batches:
                 self._batches[name] = self._loaders[name].endless()
-        return join([next(self._batches[name]) for name in self._kinds[kind]])
+        return join([next(self._batches[name]) for name in self._step_types[step_type]])
 
-    def steps_per_epoch(self, kind: str) -> int:
-        """Return the global batches in an epoch of the kind's first loader."""
-        return len(self._loaders[self._kinds[kind][0]])
+    def steps_per_epoch(self, step_type: str) -> int:
+        """Return the global batches in an epoch of the step_type's first loader."""
+        return len(self._loaders[self._step_types[step_type][0]])
 
     def cursors(self) -> dict[str, dict[str, int]]:
         """Return where each loader stands, by name."""
@@ -49,10 +49,10 @@ class Levels:
             loader.load_state_dict(cursors[name])
 
     def metrics(self) -> dict[str, dict[str, float]]:
-        """Return by kind what its loaders did since the last call, added up: samples, wait_seconds, failed/…"""
+        """Return by step_type what its loaders did since the last call, added up: samples, wait_seconds, failed/…"""
         found: dict[str, dict[str, float]] = {}
-        for kind, names in self._kinds.items():
-            total = found.setdefault(kind, {})
+        for step_type, names in self._step_types.items():
+            total = found.setdefault(step_type, {})
             for name in names:
                 for key, value in self._loaders[name].metrics().items():
                     total[key] = total.get(key, 0.0) + value
@@ -67,7 +67,7 @@ class Levels:
 
 def open_loader(
     data: DataConfig,
-    ranks: Ranks,
+    ranks: DistributedContext,
     set_name: str,
     *,
     global_batch: int,
@@ -92,7 +92,7 @@ def open_loader(
     return DeviceLoader(loader, ranks.device)
 
 
-def pretraining_levels(config: PretrainConfig, ranks: Ranks) -> Levels:
+def pretraining_loaders(config: PretrainConfig, ranks: DistributedContext) -> StepLoaders:
     """Open the loaders that a configuration's kinds of steps need."""
     schedule, sample, data = config.schedule, config.sample, config.data
     loaders: dict[str, dict[str, DeviceLoader]] = {}
@@ -132,7 +132,7 @@ def pretraining_levels(config: PretrainConfig, ranks: Ranks) -> Levels:
                 window_seconds=sample.window_seconds,
             )
         }
-    return Levels(loaders)
+    return StepLoaders(loaders)
 
 
 def join(batches: Sequence[Batch]) -> Batch:

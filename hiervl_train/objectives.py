@@ -14,7 +14,7 @@ from typing import Literal
 from torch import Tensor
 
 from hiervl_train import losses
-from hiervl_train.gather import all_gather
+from hiervl_train.collectives import all_gather
 from hiervl_train.losses import ParentObjective
 
 ChildObjective = Literal["egonce", "info_nce"]

@@ -33,7 +33,7 @@ class OptimConfig:
     ema: float | None = None  # keep an average of the weights that forgets at this rate, as 0.9999; evaluated, too
     # On child steps the aggregator has no gradient. false: it rests. true, as released: its gradient counts as
     # zero, so that Adam's momentum moves it on.
-    coast: bool = False
+    apply_zero_grads: bool = False
 
     def __post_init__(self) -> None:
         if self.lr <= 0 or self.eps <= 0 or self.weight_decay < 0:
@@ -61,18 +61,18 @@ def learning_rate(config: OptimConfig, step: int, *, total: int, epoch: int) -> 
 
 
 def build_optimizer(
-    parameters: Iterable[nn.Parameter], config: OptimConfig, *, released_eps_world: int = 1
+    parameters: Iterable[nn.Parameter], config: OptimConfig, *, eps_scale: int = 1
 ) -> torch.optim.AdamW:
     """Return fused AdamW over the parameters.
 
-    `released_eps_world` is the number of ranks where `compat.released_eps` is set: the released gradients were
+    `eps_scale` is the number of ranks where `compat.released_eps` is set: the released gradients were
     1/world of the true ones, against which an eps of 1e-6 weighs as much as world · 1e-6 does against ours.
     """
     return torch.optim.AdamW(
         list(parameters),
         lr=config.lr,
         betas=config.betas,
-        eps=config.eps * released_eps_world,
+        eps=config.eps * eps_scale,
         weight_decay=config.weight_decay,
         fused=True,
     )
@@ -96,14 +96,14 @@ def update(optimizer: torch.optim.AdamW, parameters: Iterable[nn.Parameter], con
     return norm
 
 
-def coast(parameters: Iterable[nn.Parameter]) -> None:
+def apply_zero_grads(parameters: Iterable[nn.Parameter]) -> None:
     """Give parameters without a gradient one of zeros, so that the optimiser's momentum moves them on."""
     for parameter in parameters:
         if parameter.grad is None and parameter.requires_grad:
             parameter.grad = torch.zeros_like(parameter)
 
 
-class Average:
+class EMA:
     """An exponential moving average of a model's weights."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:

@@ -1,7 +1,7 @@
 """Notices that a run is asked to stop (by a signal, a file or a time limit) and says so at the next step boundary.
 
 Nothing here stops anything: a handler only sets a flag, the trainer reads `StopRequest.reason` once a step, the ranks
-agree (`hiervl_train.distributed.Control`), save, and leave with `ExitCode.STOPPED`, upon which the batch script
+agree (`hiervl_train.distributed.FlagConsensus`), save, and leave with `ExitCode.STOPPED`, upon which the batch script
 requeues the job. torchrun passes none of SLURM's signals on to the ranks: the batch script leaves the stop file.
 """
 

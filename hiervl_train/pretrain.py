@@ -14,9 +14,9 @@ from pathlib import Path
 
 from configs.loading import load
 from hiervl_train.config import PretrainConfig
-from hiervl_train.distributed import Ranks
+from hiervl_train.distributed import DistributedContext
 from hiervl_train.launch import launch
-from hiervl_train.pretraining import pretraining_task
+from hiervl_train.tasks.pretraining import pretraining_task
 from hiervl_train.trainer import Task
 
 SMALL = Path(__file__).resolve().parent.parent / "configs" / "pretrain" / "small.yaml"
@@ -31,11 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return launch(lambda: load(PretrainConfig, arguments.config, arguments.overrides), _task)
 
 
-def _task(config: PretrainConfig, here: Ranks) -> Task:
+def _task(config: PretrainConfig, here: DistributedContext) -> Task:
     """Return the pretraining task, with what evaluates it: the two rooms meet only here."""
     if not config.evaluation.is_on:
         return pretraining_task(config, here)
-    from eval.periodic import periodic_mcq
+    from eval.in_training import periodic_mcq
 
     return pretraining_task(config, here, evaluate=periodic_mcq(config))
 

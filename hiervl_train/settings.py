@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hiervl_train.checkpoint import CheckpointConfig
+from hiervl_train.checkpoint.manager import CheckpointConfig
 from hiervl_train.distributed import DistributedConfig
 from hiervl_train.evaluation import EvaluationConfig
-from hiervl_train.metrics import MetricsConfig
 from hiervl_train.models.speed import SpeedConfig
+from hiervl_train.monitor.metrics import MetricsConfig
+from hiervl_train.monitor.profiler import ProfileConfig
 from hiervl_train.optim import OptimConfig
 from hiervl_train.preemption import PreemptionConfig
-from hiervl_train.profiling import ProfileConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,11 +24,11 @@ class RunConfig:
     max_steps: int | None = None  # stop after so many steps in all, before the schedule's end
     # Kernels whose sums have one order: the same losses bit for bit on one kind of GPU, and slower.
     deterministic: bool = False
-    max_skipped_run: int = 20  # steps in a row without a finite loss, before the run ends
+    max_consecutive_skips: int = 20  # steps in a row without a finite loss, before the run ends
     collect_garbage_every: int = 1000  # steps; at one moment on all ranks, as a pause of one is a pause of all
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "max_skipped_run", "collect_garbage_every"):
+        for name in ("max_steps", "max_consecutive_skips", "collect_garbage_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} = {value}: at least 1 is needed")

@@ -11,19 +11,18 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from hiervl_train import flops
-from hiervl_train.accumulate import cached_backward
 from hiervl_train.config import PretrainConfig
-from hiervl_train.models import HierVL
+from hiervl_train.grad_cache import cached_backward
+from hiervl_train.models import HierVL, flops
 from hiervl_train.models.pixels import ChannelOrder, normalise
 from hiervl_train.models.speed import SpeedConfig, autocast
 from hiervl_train.objectives import Tags, child_loss, parent_loss
-from hiervl_train.tokens import Tokenizer
+from hiervl_train.tokenizer import Tokenizer
 from shards.loader import Batch
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class StepResult:
     """What a step did on this rank: its loss, and how much work that was."""
 
     loss: Tensor  # of the global batch, without a graph, on the device
@@ -67,9 +66,9 @@ class PretrainSteps:
     def __init__(self, model: HierVL, tokenizer: Tokenizer, config: PretrainConfig) -> None:
         self._config = config
         self._encoder = Encoder(model, tokenizer, speed=config.speed, order=config.compat.channel_order)
-        self.backward: dict[str, Callable[[Batch], Work]] = {"child": self._child, "parent": self._parent}
+        self.backward: dict[str, Callable[[Batch], StepResult]] = {"child": self._child, "parent": self._parent}
 
-    def _child(self, batch: Batch) -> Work:
+    def _child(self, batch: Batch) -> StepResult:
         """Clips against their narrations."""
         config, tags = self._config, Tags(verbs_BV=batch.verbs_BV, nouns_BO=batch.nouns_BO)
         video = batch.video
@@ -79,14 +78,14 @@ class PretrainSteps:
             return self._encoder.video(video[part]), self._encoder.text(ids_BL[part], mask_BL[part])
 
         loss = backward(
-            parts(len(video), config.schedule.clips_per_pass),
+            micro_batches(len(video), config.schedule.clip_micro_batch),
             encode,
             lambda video_BD, text_BD: child_loss(video_BD, text_BD, tags, config.objective),
         )
         one = self._flops(lambda: flops.clip(config.model, frames=video.shape[1], text_tokens=ids_BL.shape[1]).train)
-        return Work(loss=loss, clips=len(video), flops=one and len(video) * one)
+        return StepResult(loss=loss, clips=len(video), flops=one and len(video) * one)
 
-    def _parent(self, batch: Batch) -> Work:
+    def _parent(self, batch: Batch) -> StepResult:
         """Aggregated windows and aggregated narrations against the summary, as the objective says."""
         config, tags = self._config, Tags(verbs_BV=batch.verbs_BV, nouns_BO=batch.nouns_BO)
         video, objective = batch.video, config.objective
@@ -112,7 +111,7 @@ class PretrainSteps:
             summary_BD = next(others) if has_summary else None
             return parent_loss(windows_BKD, narrations_BKD, summary_BD, tags, self._encoder.aggregate, objective)
 
-        value = backward(parts(count, config.schedule.summaries_per_pass), encode, loss)
+        value = backward(micro_batches(count, config.schedule.summary_micro_batch), encode, loss)
         one = self._flops(
             lambda: flops.summary_train(
                 config.model,
@@ -122,15 +121,15 @@ class PretrainSteps:
                 text_tokens=max(ids_BKL.shape[2], ids_BL.shape[1]),
             )
         )
-        return Work(loss=value, clips=count * windows, flops=one and count * one)
+        return StepResult(loss=value, clips=count * windows, flops=one and count * one)
 
     def _flops(self, count: Callable[[], int]) -> int | None:
         return count() if self._config.model.text.source is None else None
 
 
-def parts(count: int, at_once: int | None) -> list[slice]:
-    """Return 0 … count − 1 in slices of `at_once`, the last perhaps shorter; one slice where `at_once` is None."""
-    size = at_once or max(1, count)
+def micro_batches(count: int, micro_batch: int | None) -> list[slice]:
+    """Return slices of at most `micro_batch` that cover 0 … count − 1; one slice where `micro_batch` is None."""
+    size = micro_batch or max(1, count)
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 

@@ -21,19 +21,20 @@ from rich.markup import escape
 
 from configs.loading import ConfigError, load, to_yaml
 from configs.revision import code_revision
-from preprocessing import report, stages, toolchain
+from preprocessing import report, stages
 from preprocessing.annotations import AnnotationError, read_annotations
 from preprocessing.annotations.config import CharadesEgoFiles, EpicMirFiles, HowTo100mFiles
 from preprocessing.annotations.metadata import read_excluded
+from preprocessing.build_lock import build_lock
 from preprocessing.config import BuildConfig
 from preprocessing.demo import generate
 from preprocessing.demo.benchmarks import BenchmarkFiles
-from preprocessing.errors import ExitCode, PassingFaultError, TooManyFailuresError, UsageError
+from preprocessing.errors import ExitCode, TooManyFailuresError, TransientError, UsageError
 from preprocessing.estimate import dry_run
-from preprocessing.exclusive import exclusive
 from preprocessing.publish import close_account, publish, require_companions
 from preprocessing.selection import is_accounted_for, read_published, require_same_plan, select
-from preprocessing.sources import find_videos
+from preprocessing.toolchain import find_ffmpeg, versions
+from preprocessing.video.sources import find_videos
 from shards.files import remove_temporaries, write_bytes
 from shards.stats import ShardError
 
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         config = load(BuildConfig, arguments.config, arguments.overrides)
-        with nullcontext() if arguments.dry_run else exclusive(config.output, config.work_folder):
+        with nullcontext() if arguments.dry_run else build_lock(config.output, config.work_folder):
             build(with_embedded_dataset(config, console), console, is_dry_run=arguments.dry_run)
     except (ConfigError, UsageError, AnnotationError, ShardError) as error:
         errors.print(f"[red]cannot build:[/] {escape(str(error))}")
@@ -61,10 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TooManyFailuresError as error:
         errors.print(f"[red]too many failures:[/] {escape(str(error))}")
         return ExitCode.TOO_MANY_FAILURES
-    except PassingFaultError as error:
+    except TransientError as error:
         errors.print(f"[red]the machine failed:[/] {escape(str(error))}")
         errors.print("Nothing is lost: mend that and run the same command again.")
-        return ExitCode.PASSING_FAULT
+        return ExitCode.TRANSIENT
     except KeyboardInterrupt:
         errors.print("\nStopped. Run the same command again to go on.")
         return ExitCode.INTERRUPTED
@@ -76,11 +77,11 @@ def build(config: BuildConfig, console: Console, *, is_dry_run: bool = False) ->
     began = time.monotonic()
     if config.videos.root is None:
         raise UsageError("videos.root is not set: the folder that holds <video_uid>.<extension>")
-    ffmpeg = toolchain.find_ffmpeg(config.ffmpeg)
-    made_with = {**toolchain.versions(ffmpeg), **config.chunk.format()}
-    stages.require_same_format(config, made_with)
+    ffmpeg = find_ffmpeg(config.ffmpeg)
+    toolchain = {**versions(ffmpeg), **config.chunk.format()}
+    stages.require_same_format(config, toolchain)
 
-    console.print(f"reading annotations; ffmpeg {made_with['ffmpeg']}, x264 {made_with['x264']}")
+    console.print(f"reading annotations; ffmpeg {toolchain['ffmpeg']}, x264 {toolchain['x264']}")
     annotations = read_annotations(config.annotations)
     excluded = frozenset(read_excluded(config.annotations))
     found = find_videos(config.videos.root, config.videos.pattern)
@@ -88,7 +89,7 @@ def build(config: BuildConfig, console: Console, *, is_dry_run: bool = False) ->
     require_companions(config.output, annotations, published)
     selection = select(annotations, found, published, config)
     if is_dry_run:
-        dry_run(config, annotations, selection, found, ffmpeg=ffmpeg, made_with=made_with, console=console)
+        dry_run(config, annotations, selection, found, ffmpeg=ffmpeg, toolchain=toolchain, console=console)
         return
     done = require_same_plan(config.output, selection.plans, published)
     if not selection.plans and published.next_number and is_accounted_for(annotations, published, config.output):
@@ -98,14 +99,14 @@ def build(config: BuildConfig, console: Console, *, is_dry_run: bool = False) ->
     remove_temporaries(config.output)
     remove_temporaries(config.work_folder)
     write_bytes(config.work_folder / "config.yaml", f"# {code_revision()}\n{to_yaml(config)}".encode())
-    stages.remember_format(config, made_with)
-    with stages.Run(config, annotations, found, ffmpeg=ffmpeg, made_with=made_with, console=console) as run:
+    stages.remember_format(config, toolchain)
+    with stages.Run(config, annotations, found, ffmpeg=ffmpeg, toolchain=toolchain, console=console) as run:
         sources = run.probe(selection)
         run.chunk_and_pack(selection, sources, done)
     chunks = stages.chunk_records(config, sources)
     account, spans = close_account(config, annotations, selection, chunks, excluded)
     report.require_few_failures(config, account, annotations.sets)
-    dataset = publish(config, annotations, account, spans, excluded=excluded, made_with=made_with, published=published)
+    dataset = publish(config, annotations, account, spans, excluded=excluded, toolchain=toolchain, published=published)
     report.summary(dataset, account, chunks, seconds=time.monotonic() - began, console=console)
 
 

@@ -26,7 +26,7 @@ class ExitCode(IntEnum):
     OK = 0
     USAGE = 2
     TOO_MANY_FAILURES = 3
-    PASSING_FAULT = 4
+    TRANSIENT = 4
     INTERRUPTED = 130
 
 
@@ -38,7 +38,7 @@ class TooManyFailuresError(RuntimeError):
     """More inputs failed than `max_failed_fraction` allows."""
 
 
-class PassingFaultError(RuntimeError):
+class TransientError(RuntimeError):
     """The machine failed, not the input: a full disk, a lost mount. Nothing is recorded; the next run tries again."""
 
 

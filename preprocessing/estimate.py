@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.table import Table
 
 from preprocessing.annotations import Annotations
-from preprocessing.chunks import chunk_path
 from preprocessing.config import BuildConfig
 from preprocessing.plan import seconds_of
-from preprocessing.probe import Source
 from preprocessing.selection import Selection
-from preprocessing.sources import ProbeTask, look_into
-from preprocessing.transcode import ChunkTask, make_chunk
+from preprocessing.video.chunks import chunk_path
+from preprocessing.video.probe import ProbedVideo
+from preprocessing.video.sources import ProbeTask, look_into
+from preprocessing.video.transcode import ChunkTask, make_chunk
 from shards.schema import set_spec
 
 _SAMPLED_SECONDS = 60
@@ -37,7 +37,7 @@ class Rates:
 
 
 def measure(
-    source: Source, video_uid: str, config: BuildConfig, *, ffmpeg: str, is_stereo: bool, made_with: dict[str, str]
+    source: ProbedVideo, video_uid: str, config: BuildConfig, *, ffmpeg: str, is_stereo: bool, toolchain: dict[str, str]
 ) -> Rates:
     """Transcode up to a minute of a video into a folder that is thrown away, and return its rates."""
     chunk = dataclasses.replace(config.chunk, seconds=_SAMPLED_SECONDS)
@@ -50,7 +50,7 @@ def measure(
             config=chunk,
             ffmpeg=ffmpeg,
             work=Path(folder),
-            made_with=made_with,
+            toolchain=toolchain,
         )
         made = make_chunk(task)
         size = {
@@ -75,7 +75,7 @@ def dry_run(
     found: dict[str, Path],
     *,
     ffmpeg: str,
-    made_with: dict[str, str],
+    toolchain: dict[str, str],
     console: Console,
 ) -> None:
     """Print what a build would find, make and cost; nothing is written."""
@@ -95,7 +95,7 @@ def dry_run(
         plans = [plan for plan in selection.plans if plan.set_name == set_name]
         table.add_row(set_name, f"{sum(len(plan.items) for plan in plans):,} in {len(plans):,} shards")
     rates = _rates_of_first_sound(
-        config, present, found, stereo, annotations.frame_rates, ffmpeg=ffmpeg, made_with=made_with
+        config, present, found, stereo, annotations.frame_rates, ffmpeg=ffmpeg, toolchain=toolchain
     )
     if rates is not None:
         _add_costs(table, config, selection, rates, hours)
@@ -110,14 +110,14 @@ def _rates_of_first_sound(
     frame_rates: dict[str, float],
     *,
     ffmpeg: str,
-    made_with: dict[str, str],
+    toolchain: dict[str, str],
 ) -> Rates | None:
     assert config.videos.root is not None
     for uid in present:
         rate = config.videos.frames_fps or frame_rates.get(uid)
         source = look_into(ProbeTask(video_uid=uid, path=found[uid], root=config.videos.root, frames_fps=rate))
-        if isinstance(source, Source):
-            return measure(source, uid, config, ffmpeg=ffmpeg, is_stereo=bool(stereo.get(uid)), made_with=made_with)
+        if isinstance(source, ProbedVideo):
+            return measure(source, uid, config, ffmpeg=ffmpeg, is_stereo=bool(stereo.get(uid)), toolchain=toolchain)
     return None
 
 

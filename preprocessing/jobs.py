@@ -13,7 +13,7 @@ import dask
 from distributed import Client, KilledWorker, LocalCluster, as_completed
 
 from preprocessing.config import DaskConfig
-from preprocessing.errors import PassingFaultError, UsageError
+from preprocessing.errors import TransientError, UsageError
 
 _SETTINGS = {
     # A worker that the batch system takes away is no sign that the task is at fault.
@@ -28,7 +28,7 @@ _FFMPEG = {"ffmpeg": 1}  # the resource of which each worker has one: Dask canno
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class DaskJob:
     """A unit of work: `function(task)` on some worker once all jobs named in `needs` have ended."""
 
     name: str
@@ -41,10 +41,10 @@ class Job:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ended:
+class JobOutcome:
     """How a job ended: with a `value`, or with an `error` (a traceback)."""
 
-    job: Job
+    job: DaskJob
     value: Any = None
     error: str | None = None
 
@@ -77,14 +77,14 @@ def cluster(config: DaskConfig, *, scratch: str) -> Iterator[Client]:
                 yield client
 
 
-def run(client: Client, jobs: Sequence[Job]) -> Iterator[Ended]:
+def run(client: Client, jobs: Sequence[DaskJob]) -> Iterator[JobOutcome]:
     """Run `jobs` and yield how each ended, as they end. Jobs listed first start first.
 
     A job whose need ended in an error still runs: what a missing part means is for the job to say. Raises
-    `PassingFaultError` as soon as a job does, or where workers keep dying under a job.
+    `TransientError` as soon as a job does, or where workers keep dying under a job.
     """
     waiting = {job.name: set(job.needs) for job in jobs if job.needs}
-    dependents: dict[str, list[Job]] = {}
+    dependents: dict[str, list[DaskJob]] = {}
     for job in jobs:
         for need in job.needs:
             dependents.setdefault(need, []).append(job)
@@ -93,11 +93,11 @@ def run(client: Client, jobs: Sequence[Job]) -> Iterator[Ended]:
     if absent or len(known) != len(jobs):
         raise ValueError(f"jobs need what is not among them: {sorted(absent)[:3]}, or a name stands twice")
     limited = _has_ffmpeg_resource(client)
-    running: dict[str, Job] = {}
+    running: dict[str, DaskJob] = {}
     # Results are fetched as they come, many at a time: asking for each would cost a round trip a task.
     futures = as_completed(with_results=True, raise_errors=False)
 
-    def submit(job: Job, priority: int) -> None:
+    def submit(job: DaskJob, priority: int) -> None:
         future = client.submit(
             _guarded,
             job.function,
@@ -142,26 +142,26 @@ def _guarded(function: Callable[[Any], Any], task: Any) -> Any:
     """Call `function` on a worker; an exception comes back as a value, so that Dask never retries or hides it."""
     try:
         return function(task)
-    except PassingFaultError as error:
+    except TransientError as error:
         return _Fault(str(error))
     except Exception:  # noqa: BLE001  a record, which the caller must look at
         return _Error(traceback.format_exc())
 
 
-def _ended(job: Job, future: Any, result: Any) -> Ended:
+def _ended(job: DaskJob, future: Any, result: Any) -> JobOutcome:
     if future.status != "finished":  # Dask's own trouble: our functions return what they could raise
         error = future.exception()
         if isinstance(error, KilledWorker):
-            raise PassingFaultError(
+            raise TransientError(
                 f"{job.name}: {_SETTINGS['distributed.scheduler.allowed-failures']} workers died under it, "
                 "perhaps for want of memory; run again with fewer workers a machine"
             ) from error
-        raise PassingFaultError(f"{job.name}: Dask could not run it ({future.status}): {error}")
+        raise TransientError(f"{job.name}: Dask could not run it ({future.status}): {error}")
     if isinstance(result, _Fault):
-        raise PassingFaultError(result.message)
+        raise TransientError(result.message)
     if isinstance(result, _Error):
-        return Ended(job=job, error=result.trace)
-    return Ended(job=job, value=result)
+        return JobOutcome(job=job, error=result.trace)
+    return JobOutcome(job=job, value=result)
 
 
 def _has_ffmpeg_resource(client: Client) -> bool:

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from preprocessing.chunks import Chunk
 from preprocessing.pack import PAST_END
+from preprocessing.video.chunks import Chunk
 from shards.dataset import read_rows
 from shards.files import replacing
 from shards.stats import ShardStats, shard_number, shard_paths

@@ -12,11 +12,11 @@ from typing import Any
 import av
 import pyarrow.parquet as pq
 
-from preprocessing.chunks import Chunk, Damage, chunk_path, read_sidecar
-from preprocessing.clips import CutError, Cutter, read_stretch
 from preprocessing.config import ChunkConfig
-from preprocessing.errors import PassingFaultError, is_output_fault
+from preprocessing.errors import TransientError, is_output_fault
 from preprocessing.plan import plan_path
+from preprocessing.video.chunks import Chunk, Damage, chunk_path, read_sidecar
+from preprocessing.video.clips import CutError, Cutter, read_packet_span
 from shards import schema
 from shards.schema import Sample
 from shards.stats import FailedItem, ShardStats, is_done, shard_paths
@@ -38,7 +38,7 @@ class PackTask:
     videos: dict[str, int | str]
     chunk: ChunkConfig
     end_tolerance: float  # s
-    made_with: dict[str, str]
+    toolchain: dict[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class _Span:
 
 
 def pack_shard(task: PackTask) -> Packed:
-    """Write one shard. Raises `PassingFaultError` where the machine failed; a sample's own trouble is recorded.
+    """Write one shard. Raises `TransientError` where the machine failed; a sample's own trouble is recorded.
 
     A shard that is there already is left as it is: its worker died between writing it and saying so.
     """
@@ -79,7 +79,7 @@ def pack_shard(task: PackTask) -> Packed:
     rows = pq.read_table(plan_path(task.work, task.set_name, task.split, task.number)).to_pylist()
     failed: list[FailedItem] = []
     try:
-        with ShardWriter(task.root, task.set_name, task.split, task.number, toolchain=task.made_with) as writer:
+        with ShardWriter(task.root, task.set_name, task.split, task.number, toolchain=task.toolchain) as writer:
             for (_, segment), group in itertools.groupby(rows, key=lambda row: (row["video_uid"], row["segment"])):
                 for made in _pack_segment(task, segment, list(group)):
                     if isinstance(made, Sample):
@@ -89,7 +89,7 @@ def pack_shard(task: PackTask) -> Packed:
             stats = writer.finish(failed)
     except OSError as error:
         if is_output_fault(error):
-            raise PassingFaultError(f"{task.root}: {error.strerror or error}") from error
+            raise TransientError(f"{task.root}: {error.strerror or error}") from error
         raise
     return _packed(stats)
 
@@ -121,7 +121,7 @@ def _pack_segment(task: PackTask, segment: str, rows: list[dict[str, Any]]) -> I
         stretch = video.stretch(min(span.first for span in spans), max(span.stop for span in spans))
     except (CutError, av.FFmpegError) as error:
         if isinstance(error, OSError):  # the file is not there or cannot be read: no fault of what is in it
-            raise PassingFaultError(f"{task.work}: a chunk of {video_uid}: {error}; run again") from error
+            raise TransientError(f"{task.work}: a chunk of {video_uid}: {error}; run again") from error
         for span in spans:
             yield FailedItem(key=span.row["key"], reason="chunk unreadable", detail=_portable(error, task.work))
         return
@@ -145,7 +145,7 @@ def _chunks(task: PackTask, video_uid: str) -> list[Chunk]:
     chunks = [read_sidecar(task.work, video_uid, index) for index in range(known)]
     present = [chunk for chunk in chunks if chunk is not None]
     if len(present) != known:
-        raise PassingFaultError(f"{task.work}: chunks of {video_uid} vanished while shards were packed; run again")
+        raise TransientError(f"{task.work}: chunks of {video_uid} vanished while shards were packed; run again")
     return present
 
 
@@ -185,7 +185,7 @@ class _Video:
         ]
         if not files:
             raise CutError(f"no chunk holds frames {first}–{stop - 1}")
-        return read_stretch(files, fps=self._fps, first=first, stop=stop)
+        return read_packet_span(files, fps=self._fps, first=first, stop=stop)
 
     def sample(self, cutter: Cutter, span: _Span, segment: str) -> Sample:
         """Return the finished sample of a span."""

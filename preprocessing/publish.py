@@ -12,11 +12,11 @@ import pyarrow.compute as pc
 
 from preprocessing import ledger
 from preprocessing.annotations import Annotations
-from preprocessing.chunks import Chunk
 from preprocessing.config import BuildConfig
 from preprocessing.errors import UsageError
 from preprocessing.provenance import merged_config, merged_provenance
 from preprocessing.selection import Published, Selection
+from preprocessing.video.chunks import Chunk
 from shards.dataset import Dataset
 from shards.files import write_json
 from shards.index import done_shards, splits_of, write_dataset
@@ -66,7 +66,7 @@ def publish(
     spans: Sequence[ledger.Span],
     *,
     excluded: frozenset[str],
-    made_with: Mapping[str, str],
+    toolchain: Mapping[str, str],
     published: Published,
 ) -> Dataset:
     """Write questions and labels, the account, the indexes, the card and dataset.json; return the dataset.
@@ -83,7 +83,7 @@ def publish(
     return write_dataset(
         config.output,
         config=merged_config(config, published.config),
-        toolchain=made_with,
+        toolchain=toolchain,
         provenance=merged_provenance(config, annotations, published.provenance, excluded=len(excluded), counts=counts),
         companions=sorted({*annotations.companions, *_companions(published)}),
     )

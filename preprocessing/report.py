@@ -11,9 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from preprocessing import ledger
-from preprocessing.chunks import Chunk
 from preprocessing.config import BuildConfig
 from preprocessing.errors import TooManyFailuresError
+from preprocessing.video.chunks import Chunk
 from shards.dataset import Dataset
 
 

@@ -17,7 +17,7 @@ from preprocessing.config import BuildConfig
 from preprocessing.errors import UsageError
 from preprocessing.hierarchy import join
 from preprocessing.plan import ShardPlan, clip_items, plan_shards, summary_items
-from preprocessing.sources import subset
+from preprocessing.video.sources import subset
 from shards.dataset import MANIFEST, open_dataset, read_rows
 from shards.index import done_shards, splits_of
 from shards.schema import SetSpec, set_spec

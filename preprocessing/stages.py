@@ -13,40 +13,40 @@ from rich.console import Console
 
 from preprocessing import jobs
 from preprocessing.annotations import Annotations
-from preprocessing.chunks import Chunk, Damage, delete_media, has_media, is_current, read_sidecar, write_sidecar
 from preprocessing.config import BuildConfig
-from preprocessing.errors import PassingFaultError, TooManyFailuresError, UsageError, is_output_fault
+from preprocessing.errors import TooManyFailuresError, TransientError, UsageError, is_output_fault
 from preprocessing.pack import Packed, PackTask, pack_shard
 from preprocessing.plan import ShardPlan, write_plan
-from preprocessing.probe import Source
 from preprocessing.progress import Stages
 from preprocessing.selection import ABSENT, Selection
-from preprocessing.sources import ProbeTask, look_into
-from preprocessing.transcode import ChunkTask, make_chunk, stored_size
+from preprocessing.video.chunks import Chunk, Damage, delete_media, has_media, is_current, read_sidecar, write_sidecar
+from preprocessing.video.probe import ProbedVideo
+from preprocessing.video.sources import ProbeTask, look_into
+from preprocessing.video.transcode import ChunkTask, make_chunk, stored_size
 from shards.files import write_json
 from shards.index import require_toolchain
 
-Sources = dict[str, Source | str]  # video_uid → what it is, or why it cannot be used
+Sources = dict[str, ProbedVideo | str]  # video_uid → what it is, or why it cannot be used
 
 
-def require_same_format(config: BuildConfig, made_with: Mapping[str, str]) -> None:
+def require_same_format(config: BuildConfig, toolchain: Mapping[str, str]) -> None:
     """Raise where chunks or shards of another toolchain or format are there already, with both values."""
-    require_toolchain(config.output, made_with)
+    require_toolchain(config.output, toolchain)
     path = _format_path(config)
     if path.exists():
         before = json.loads(path.read_bytes())
-        changed = [name for name in {*before, *made_with} if before.get(name) != made_with.get(name)]
+        changed = [name for name in {*before, *toolchain} if before.get(name) != toolchain.get(name)]
         if changed:
-            values = ", ".join(f"{n}: {before.get(n)} before, {made_with.get(n)} now" for n in sorted(changed))
+            values = ", ".join(f"{n}: {before.get(n)} before, {toolchain.get(n)} now" for n in sorted(changed))
             raise UsageError(
                 f"{config.work_folder} holds chunks of another make ({values}); use another work folder and output, "
                 "or go back to what it was"
             )
 
 
-def remember_format(config: BuildConfig, made_with: Mapping[str, str]) -> None:
+def remember_format(config: BuildConfig, toolchain: Mapping[str, str]) -> None:
     """Write down what the chunks in the work folder are made with."""
-    write_json(_format_path(config), dict(made_with))
+    write_json(_format_path(config), dict(toolchain))
 
 
 def chunk_records(config: BuildConfig, sources: Sources) -> dict[str, list[Chunk] | str]:
@@ -59,7 +59,7 @@ def chunk_records(config: BuildConfig, sources: Sources) -> dict[str, list[Chunk
         found = [read_sidecar(config.work_folder, uid, index) for index in range(_count(source, config))]
         records[uid] = [chunk for chunk in found if chunk is not None]
         if len(records[uid]) != len(found):
-            raise PassingFaultError(f"{config.work_folder}: chunks of {uid} vanished; run again")
+            raise TransientError(f"{config.work_folder}: chunks of {uid} vanished; run again")
     return records
 
 
@@ -73,10 +73,10 @@ class Run:
         found: Mapping[str, Path],
         *,
         ffmpeg: str,
-        made_with: dict[str, str],
+        toolchain: dict[str, str],
         console: Console,
     ) -> None:
-        self._config, self._found, self._ffmpeg, self._made_with = config, found, ffmpeg, made_with
+        self._config, self._found, self._ffmpeg, self._toolchain = config, found, ffmpeg, toolchain
         columns = [annotations.videos[name].to_pylist() for name in ("video_uid", "is_stereo")]
         self._is_stereo = dict(zip(*columns, strict=True))
         self._frame_rates = annotations.frame_rates
@@ -105,7 +105,7 @@ class Run:
             for uid in sorted(selection.videos - self._found.keys())
         }
         work = [
-            jobs.Job(
+            jobs.DaskJob(
                 name=f"probe-{uid}",
                 stage="probe",
                 function=look_into,
@@ -136,7 +136,7 @@ class Run:
         chunking = [
             self._chunk_job(uid, source, index)
             for uid, source in sources.items()
-            if isinstance(source, Source)
+            if isinstance(source, ProbedVideo)
             for index in range(_count(source, self._config))
             if self._is_wanting(uid, source, index, in_demand)
         ]
@@ -169,7 +169,7 @@ class Run:
             if not self._config.chunk.keep:
                 self._release(ended.job.name, needed_by[ended.job.name], users, counts)
 
-    def _chunk_job(self, uid: str, source: Source, index: int) -> jobs.Job:
+    def _chunk_job(self, uid: str, source: ProbedVideo, index: int) -> jobs.DaskJob:
         task = ChunkTask(
             video_uid=uid,
             source=source,
@@ -178,9 +178,9 @@ class Run:
             config=self._config.chunk,
             ffmpeg=self._ffmpeg,
             work=self._config.work_folder,
-            made_with=self._made_with,
+            toolchain=self._toolchain,
         )
-        return jobs.Job(
+        return jobs.DaskJob(
             name=f"chunk-{uid}-{index}",
             stage="chunks",
             function=_make_chunk,
@@ -189,7 +189,7 @@ class Run:
             runs_ffmpeg=True,
         )
 
-    def _pack_job(self, plan: ShardPlan, videos: dict[str, int | str], needs: frozenset[str]) -> jobs.Job:
+    def _pack_job(self, plan: ShardPlan, videos: dict[str, int | str], needs: frozenset[str]) -> jobs.DaskJob:
         task = PackTask(
             root=self._config.output,
             work=self._config.work_folder,
@@ -199,22 +199,22 @@ class Run:
             videos=videos,
             chunk=self._config.chunk,
             end_tolerance=self._config.end_tolerance,
-            made_with=self._made_with,
+            toolchain=self._toolchain,
         )
-        return jobs.Job(
+        return jobs.DaskJob(
             name=plan.name, stage="shards", function=pack_shard, task=task, size=len(plan.items), needs=needs
         )
 
-    def _is_wanting(self, uid: str, source: Source, index: int, in_demand: set[str]) -> bool:
+    def _is_wanting(self, uid: str, source: ProbedVideo, index: int, in_demand: set[str]) -> bool:
         """Return whether a chunk is to be made: not there, of an older file, failed and to be retried, or deleted."""
         chunk = read_sidecar(self._config.work_folder, uid, index)
-        if chunk is None or not is_current(chunk, source) or chunk.made_with != self._made_with:
+        if chunk is None or not is_current(chunk, source) or chunk.toolchain != self._toolchain:
             return True
         if chunk.damage and self._config.retry == "failed":
             return True
         return uid in in_demand and not has_media(self._config.work_folder, chunk)
 
-    def _record_failed_chunk(self, ended: jobs.Ended) -> None:
+    def _record_failed_chunk(self, ended: jobs.JobOutcome) -> None:
         """Record a chunk at which our own code failed, so that the rest of the work goes on and the account closes."""
         task: ChunkTask = ended.job.task
         assert ended.error is not None
@@ -235,7 +235,7 @@ class Run:
             cpu_seconds=0.0,
             source_size=task.source.size,
             source_mtime_ns=task.source.mtime_ns,
-            made_with=task.made_with,
+            toolchain=task.toolchain,
         )
         write_sidecar(task.work, chunk)
 
@@ -265,11 +265,11 @@ def _make_chunk(task: ChunkTask) -> Chunk:
         return make_chunk(task)
     except OSError as error:
         if is_output_fault(error):
-            raise PassingFaultError(f"{task.work}: {error.strerror or error}") from error
+            raise TransientError(f"{task.work}: {error.strerror or error}") from error
         raise
 
 
-def _value(ended: jobs.Ended) -> Any:
+def _value(ended: jobs.JobOutcome) -> Any:
     if ended.error:
         raise RuntimeError(f"{ended.job.name} failed in our own code:\n{ended.error}")
     return ended.value
@@ -279,7 +279,7 @@ def _videos(plan: ShardPlan) -> set[str]:
     return set(plan.items["video_uid"].unique().to_pylist())
 
 
-def _count(source: Source, config: BuildConfig) -> int:
+def _count(source: ProbedVideo, config: BuildConfig) -> int:
     """Return how many chunks a source makes."""
     return -(-source.frames(config.chunk.fps) // (config.chunk.seconds * config.chunk.fps))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shards.decode import DecoderName
+from shards.video.decode import DecoderName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,14 +59,14 @@ class LoaderConfig:
     prefetch: int = 4  # batches that each worker makes ahead
     worker_timeout_seconds: float = 1800.0  # for one batch, before a worker counts as stuck
     max_substitutes: int = 8  # tries to replace a sample that fails to decode
-    max_failed_run: int = 32  # failed samples one after another, before the run stops
+    max_consecutive_failures: int = 32  # failed samples one after another, before the run stops
     source: SourceConfig = field(default_factory=SourceConfig)
 
     def __post_init__(self) -> None:
         for name in ("global_batch", "block_mib", "frames", "size", "windows", "narrations", "prefetch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: must be at least 1")
-        for name in ("seed", "workers", "max_substitutes", "max_failed_run"):
+        for name in ("seed", "workers", "max_substitutes", "max_consecutive_failures"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: must be at least 0")
         if self.lanes is not None and (self.lanes < 1 or self.global_batch % self.lanes):

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from shards.cache import Prefetcher
 from shards.config import LoaderConfig
 from shards.order import EvalOrder, OrderError, TrainOrder, default_lanes
-from shards.reading import Failure, Item, SampleReader, tags
+from shards.reading import DecodedSample, Failure, SampleReader, tags
 from shards.schema import set_spec
 from shards.sources import Source, open_source
 from shards.worker_signals import outlive_sigterm
@@ -110,7 +110,7 @@ class Loader:
         self._epoch = self._batch = 0
         self._iterator: Iterator[Batch] | None = None
         self._prefetcher: Prefetcher | None = None
-        self._failed_run: deque[Failure] = deque(maxlen=config.max_failed_run + 1)
+        self._failed_run: deque[Failure] = deque(maxlen=config.max_consecutive_failures + 1)
         self._counts: Counter[str] = Counter()
         self._waited = 0.0
 
@@ -247,11 +247,12 @@ class Loader:
                 self._counts[failure.reason] += 1
             if tried:
                 self._failed_run.append(tried[0])
-            if len(self._failed_run) > self._config.max_failed_run:
+            if len(self._failed_run) > self._config.max_consecutive_failures:
                 named = "; ".join(f"{failure.key}: {failure.detail}" for failure in self._failed_run)
                 self.close()
                 raise LoaderError(
-                    f"more than max_failed_run = {self._config.max_failed_run} samples failed in a row: {named}"
+                    f"more than max_consecutive_failures = {self._config.max_consecutive_failures} "
+                    f"samples failed in a row: {named}"
                 )
 
 
@@ -303,7 +304,7 @@ class _Batches(Dataset[Batch]):
             return self._order.batch(number, self._rank, self._world)
         return self._order.batch(epoch, number, self._lanes)
 
-    def _collate(self, epoch: int, number: int, items: list[Item], is_scene: list[bool]) -> Batch:
+    def _collate(self, epoch: int, number: int, items: list[DecodedSample], is_scene: list[bool]) -> Batch:
         config = self._config
         has_windows = set_spec(self._set_name).is_long and config.clip_seconds is None
         windows = (config.windows,) if has_windows else ()

@@ -18,13 +18,13 @@ from shards import sampling, schema
 from shards.cache import ShardCache
 from shards.config import LoaderConfig
 from shards.dataset import Split, read_rows
-from shards.decode import DecodeError, Decoder, open_decoder
 from shards.keys import is_key
-from shards.sampling import Crop, Dice
+from shards.sampling import Crop, KeyedRng
 from shards.schema import ClipRecord, MediaRecord, Narration, SchemaError, SummaryRecord
 from shards.sources import Source
 from shards.stats import ShardError
 from shards.tar import BLOCK
+from shards.video.decode import DecodeError, Decoder, open_decoder
 
 _OPEN_TABLES = 1024  # shards whose places of samples are kept in memory: 40 bytes a sample
 _COLUMNS = ("json_offset", "json_size", "mp4_offset", "mp4_size")
@@ -40,7 +40,7 @@ class Failure:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Item:
+class DecodedSample:
     """One sample of a batch."""
 
     key: str
@@ -109,7 +109,7 @@ class SampleReader:
                 found[number] = rows
         return found
 
-    def item(self, epoch: int, shard: int, row: int) -> Item:
+    def item(self, epoch: int, shard: int, row: int) -> DecodedSample:
         """Return a sample, or by rule the next of its shard that can be had; raise `SampleFailedError` at the end."""
         failures: list[Failure] = []
         table = self._table(shard)
@@ -135,12 +135,12 @@ class SampleReader:
         the clip itself.
         """
         table = self._table(shard)
-        dice = Dice(self._config.seed, epoch, self._split.shards[shard].sha256, row, "partner")
+        rng = KeyedRng(self._config.seed, epoch, self._split.shards[shard].sha256, row, "partner")
         kept = ~table.is_denied
         same = np.flatnonzero(kept & (table.segments == table.segments[row])).tolist()
-        if (found := sampling.partner(row, same, dice)) is not None:
+        if (found := sampling.partner(row, same, rng)) is not None:
             return found, True
-        other = sampling.partner(row, np.flatnonzero(kept).tolist(), dice)
+        other = sampling.partner(row, np.flatnonzero(kept).tolist(), rng)
         return (row if other is None else other), False
 
     def _read(self, shard: int, place: np.ndarray) -> tuple[str, MediaRecord, bytes]:
@@ -158,30 +158,32 @@ class SampleReader:
             raise SchemaError(f"{key}: not JSON: {error}") from None
         return key, schema.from_json(self._split.set_name, value), data[mp4_at - start :]
 
-    def _decode(self, epoch: int, key: str, record: MediaRecord, mp4: bytes, failures: tuple[Failure, ...]) -> Item:
+    def _decode(
+        self, epoch: int, key: str, record: MediaRecord, mp4: bytes, failures: tuple[Failure, ...]
+    ) -> DecodedSample:
         if self._decoder is None:  # opened in the process that uses it, after the fork
             self._decoder = open_decoder(self._config.decoder)
         config = self._config
         if record.clip_frames < 1 or record.first_frame < 0:
             raise SchemaError(f"{key}: first_frame {record.first_frame}, clip_frames {record.clip_frames}")
-        dice = Dice(config.seed, epoch, key) if self._is_training else None
+        rng = KeyedRng(config.seed, epoch, key) if self._is_training else None
         if not schema.set_spec(self._split.set_name).is_long or config.clip_seconds is not None:
             if config.clip_seconds is None:
-                numbers = sampling.clip_frames(record, frames=config.frames, dice=dice)
+                numbers = sampling.clip_frames(record, frames=config.frames, rng=rng)
             else:
-                numbers = sampling.part_frames(record, seconds=config.clip_seconds, frames=config.frames, dice=dice)
-            crops = [self._crop(record, dice)] * config.frames
+                numbers = sampling.part_frames(record, seconds=config.clip_seconds, frames=config.frames, rng=rng)
+            crops = [self._crop(record, rng)] * config.frames
             frames = self._decoder.decode(mp4, numbers, crops, config.size)
-            return Item(key=key, record=record, frames=frames, failures=failures)
+            return DecodedSample(key=key, record=record, frames=frames, failures=failures)
         numbers_KT = sampling.window_frames(
-            record, windows=config.windows, seconds=config.window_seconds, frames=config.frames, dice=dice
+            record, windows=config.windows, seconds=config.window_seconds, frames=config.frames, rng=rng
         )
-        crops = [crop for _ in numbers_KT for crop in [self._crop(record, dice)] * config.frames]
+        crops = [crop for _ in numbers_KT for crop in [self._crop(record, rng)] * config.frames]
         frames = self._decoder.decode(mp4, numbers_KT.reshape(-1), crops, config.size)
         chosen: list[Narration | None] = []
         if isinstance(record, SummaryRecord):
-            chosen = sampling.narrations_in_order(record, config.narrations, dice)
-        return Item(
+            chosen = sampling.narrations_in_order(record, config.narrations, rng)
+        return DecodedSample(
             key=key,
             record=record,
             frames=frames.reshape(config.windows, config.frames, config.size, config.size, 3),
@@ -189,11 +191,11 @@ class SampleReader:
             failures=failures,
         )
 
-    def _crop(self, record: MediaRecord, dice: Dice | None) -> Crop:
-        if dice is None:
+    def _crop(self, record: MediaRecord, rng: KeyedRng | None) -> Crop:
+        if rng is None:
             return sampling.centre_crop(record.width, record.height)
         config = self._config
-        return sampling.random_crop(record.width, record.height, scale=config.crop_scale, flip=config.flip, dice=dice)
+        return sampling.random_crop(record.width, record.height, scale=config.crop_scale, flip=config.flip, rng=rng)
 
     def _table(self, number: int) -> _Table:
         table = self._tables.get(number)

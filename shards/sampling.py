@@ -19,7 +19,7 @@ RATIO = (3 / 4, 4 / 3)  # width to height of a random crop, torchvision's defaul
 _TRIES = 10  # as torchvision's RandomResizedCrop, before it takes the centre
 
 
-class Dice:
+class KeyedRng:
     """Random numbers that follow from the parts of a name alone: the same on every machine, in every process.
 
     Made of BLAKE2b rather than of a library's generator, whose streams may change between versions.
@@ -58,10 +58,10 @@ class Crop:
     flip: bool = False
 
 
-def frame_numbers(count: int, frames: int, dice: Dice | None) -> np.ndarray:
+def frame_numbers(count: int, frames: int, rng: KeyedRng | None) -> np.ndarray:
     """Return (T,) frames of a stretch of `count` frames: one of each of T equal parts.
 
-    With `dice` a random one of each part (training), without the middle `(a + b − 1) // 2` (evaluation). A stretch of
+    With `rng` a random one of each part (training), without the middle `(a + b − 1) // 2` (evaluation). A stretch of
     fewer than T frames repeats some; one frame is enough.
     """
     if count < 1 or frames < 1:
@@ -69,7 +69,7 @@ def frame_numbers(count: int, frames: int, dice: Dice | None) -> np.ndarray:
     edges = np.linspace(0, count, frames + 1).astype(np.int64).tolist()
     chosen = []
     for a, b in itertools.pairwise(edges):
-        inside = a + dice.integer(b - a) if dice is not None and b > a else (a + max(a + 1, b) - 1) // 2
+        inside = a + rng.integer(b - a) if rng is not None and b > a else (a + max(a + 1, b) - 1) // 2
         chosen.append(min(inside, count - 1))
     return np.array(chosen, np.int64)
 
@@ -85,48 +85,50 @@ def window_starts(span: float, windows: int, seconds: float) -> tuple[np.ndarray
     return steps * room, length
 
 
-def window_frames(record: MediaRecord, *, windows: int, seconds: float, frames: int, dice: Dice | None) -> np.ndarray:
+def window_frames(
+    record: MediaRecord, *, windows: int, seconds: float, frames: int, rng: KeyedRng | None
+) -> np.ndarray:
     """Return (K, T) stored frames of a summary: T of each of K windows; see `window_starts` and `frame_numbers`."""
     starts, length = window_starts(record.clip_frames / record.fps, windows, seconds)
     count = max(1, round(length * record.fps))
     rows = []
     for start in starts.tolist():
         first = min(math.floor(start * record.fps), record.clip_frames - count)
-        rows.append(record.first_frame + first + frame_numbers(count, frames, dice))
+        rows.append(record.first_frame + first + frame_numbers(count, frames, rng))
     return np.stack(rows)
 
 
-def clip_frames(record: MediaRecord, *, frames: int, dice: Dice | None) -> np.ndarray:
+def clip_frames(record: MediaRecord, *, frames: int, rng: KeyedRng | None) -> np.ndarray:
     """Return (T,) stored frames of a clip."""
-    return record.first_frame + frame_numbers(record.clip_frames, frames, dice)
+    return record.first_frame + frame_numbers(record.clip_frames, frames, rng)
 
 
-def part_frames(record: MediaRecord, *, seconds: tuple[float, float], frames: int, dice: Dice | None) -> np.ndarray:
+def part_frames(record: MediaRecord, *, seconds: tuple[float, float], frames: int, rng: KeyedRng | None) -> np.ndarray:
     """Return (T,) stored frames of one part of a sample, of a length between `seconds`, at most the whole.
 
-    With `dice` length and place are random (training), without the middle one of the mean length.
+    With `rng` length and place are random (training), without the middle one of the mean length.
     """
-    length = dice.uniform(*seconds) if dice is not None else sum(seconds) / 2
+    length = rng.uniform(*seconds) if rng is not None else sum(seconds) / 2
     count = min(max(1, round(length * record.fps)), record.clip_frames)
     room = record.clip_frames - count
-    first = dice.integer(room + 1) if dice is not None else room // 2
-    return record.first_frame + first + frame_numbers(count, frames, dice)
+    first = rng.integer(room + 1) if rng is not None else room // 2
+    return record.first_frame + first + frame_numbers(count, frames, rng)
 
 
-def narrations_in_order(record: SummaryRecord, count: int, dice: Dice | None) -> list[Narration | None]:
+def narrations_in_order(record: SummaryRecord, count: int, rng: KeyedRng | None) -> list[Narration | None]:
     """Return K narrations of a summary by time; all of them in turn when fewer, None (the summary itself) when none."""
     found = sorted(record.narrations, key=lambda narration: narration.clip_start)
     if not found:
         return [None] * count
     if len(found) < count:
         return [found[i % len(found)] for i in range(count)]
-    return [found[i] for i in frame_numbers(len(found), count, dice).tolist()]
+    return [found[i] for i in frame_numbers(len(found), count, rng).tolist()]
 
 
-def partner(row: int, candidates: Sequence[int], dice: Dice) -> int | None:
+def partner(row: int, candidates: Sequence[int], rng: KeyedRng) -> int | None:
     """Return another of `candidates` than `row`, None where there is none."""
     others = [other for other in candidates if other != row]
-    return others[dice.integer(len(others))] if others else None
+    return others[rng.integer(len(others))] if others else None
 
 
 def centre_crop(width: int, height: int) -> Crop:
@@ -135,17 +137,17 @@ def centre_crop(width: int, height: int) -> Crop:
     return Crop(top=(height - side) // 4 * 2, left=(width - side) // 4 * 2, height=side, width=side)
 
 
-def random_crop(width: int, height: int, *, scale: tuple[float, float], flip: float, dice: Dice) -> Crop:
+def random_crop(width: int, height: int, *, scale: tuple[float, float], flip: float, rng: KeyedRng) -> Crop:
     """Return a random resized crop (torchvision's rule): a share of the area within `scale`, a ratio within `RATIO`."""
-    is_flipped = dice.uniform() < flip
+    is_flipped = rng.uniform() < flip
     for _ in range(_TRIES):
-        area = width * height * dice.uniform(*scale)
-        ratio = math.exp(dice.uniform(math.log(RATIO[0]), math.log(RATIO[1])))
+        area = width * height * rng.uniform(*scale)
+        ratio = math.exp(rng.uniform(math.log(RATIO[0]), math.log(RATIO[1])))
         w, h = _even(math.sqrt(area * ratio)), _even(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
             return Crop(
-                top=2 * dice.integer((height - h) // 2 + 1),
-                left=2 * dice.integer((width - w) // 2 + 1),
+                top=2 * rng.integer((height - h) // 2 + 1),
+                left=2 * rng.integer((width - w) // 2 + 1),
                 height=h,
                 width=w,
                 flip=is_flipped,

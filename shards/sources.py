@@ -30,7 +30,7 @@ class AbsentError(SourceError):
     """A file that the server says is not there."""
 
 
-class PassingError(SourceError):
+class TransientSourceError(SourceError):
     """A fault that may be gone in a moment."""
 
 
@@ -145,7 +145,7 @@ def fetch(url: str, sink: Sink, config: SourceConfig) -> None:
                 sink.write(data)
             sink.check()
             return
-        except (PassingError, WrongBytesError) as error:
+        except (TransientSourceError, WrongBytesError) as error:
             if attempt == config.attempts:
                 raise SourceError(f"{url}: {error}; given up after {attempt} attempts") from error
             time.sleep(config.first_wait_seconds * 2 ** (attempt - 1))
@@ -177,7 +177,7 @@ class _Memory(Sink):
 
 
 def _stream(url: str, timeout: float) -> Iterator[bytes]:
-    """Yield the bytes at `url`; raise `PassingError`, `AbsentError` or `SourceError`."""
+    """Yield the bytes at `url`; raise `TransientSourceError`, `AbsentError` or `SourceError`."""
     if url.startswith(("http://", "https://")):
         yield from _stream_http(url, timeout)
     else:
@@ -193,16 +193,16 @@ def _stream_http(url: str, timeout: float) -> Iterator[bytes]:
                 came += len(data)
                 yield data
             if expected is not None and came != int(expected):
-                raise PassingError(f"cut short: {came} of {expected} bytes came")
+                raise TransientSourceError(f"cut short: {came} of {expected} bytes came")
     except urllib.error.HTTPError as error:
         if error.code in _PASSING_STATUS:
-            raise PassingError(f"HTTP {error.code} {error.reason}") from error
+            raise TransientSourceError(f"HTTP {error.code} {error.reason}") from error
         kind = AbsentError if error.code in (404, 410) else SourceError
         raise kind(f"{url}: HTTP {error.code} {error.reason}") from error
     except SourceError:
         raise
     except (OSError, http.client.HTTPException) as error:
-        raise PassingError(str(error) or type(error).__name__) from error
+        raise TransientSourceError(str(error) or type(error).__name__) from error
 
 
 def _stream_fsspec(url: str) -> Iterator[bytes]:
@@ -224,7 +224,7 @@ def _stream_fsspec(url: str) -> Iterator[bytes]:
     except Exception as error:  # each filesystem has its own kinds; what is not known to be final may pass
         if type(error).__name__ in ("NoCredentialsError", "ProfileNotFound", "ParamValidationError"):
             raise SourceError(f"{url}: {error}") from error
-        raise PassingError(f"{type(error).__name__}: {error}") from error
+        raise TransientSourceError(f"{type(error).__name__}: {error}") from error
 
 
 def _hash(path: Path) -> str:

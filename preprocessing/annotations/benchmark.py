@@ -11,8 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from preprocessing.annotations.delimited import BadRow, read_header, read_rows
-from preprocessing.annotations.merge import Part, Rejects, show
+from preprocessing.annotations.csv_rows import BadRow, read_header, read_rows
+from preprocessing.annotations.merge import ReaderOutput, Rejects, show
 from preprocessing.annotations.tables import ITEMS, LONGEST, AnnotationError
 from shards.companions import Companion, companion_path, to_json
 from shards.keys import make_key
@@ -89,10 +89,10 @@ class Items:
         """Put questions or labels beside the shards of a split."""
         self.companions[companion_path(self.set_name, split)] = to_json(companion)
 
-    def part(self) -> Part:
+    def part(self) -> ReaderOutput:
         """Return all of it as what readers return."""
         table = pa.Table.from_pylist(list(self._rows.values()), schema=ITEMS[self.set_name])
-        return Part(
+        return ReaderOutput(
             rows={self.set_name: table},
             input_rows={self.set_name: self.input_rows},
             durations=self.durations,

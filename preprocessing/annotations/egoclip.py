@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from preprocessing.annotations.config import AnnotationsConfig
-from preprocessing.annotations.delimited import Rows, read_header, read_rows
-from preprocessing.annotations.merge import LETTERS, ROWS, Part, Rejects, deduplicate, is_uid, show
+from preprocessing.annotations.csv_rows import DelimitedRows, read_header, read_rows
+from preprocessing.annotations.merge import LETTERS, ROWS, ReaderOutput, Rejects, deduplicate, is_uid, show
 from preprocessing.annotations.tables import LONGEST, PASSES
 from shards.keys import make_key
 
@@ -33,7 +33,7 @@ _NEEDED = {
 }
 
 
-def read(config: AnnotationsConfig, durations: Mapping[str, float], rejects: Rejects) -> Part:
+def read(config: AnnotationsConfig, durations: Mapping[str, float], rejects: Rejects) -> ReaderOutput:
     """Read the configured pair of files; a row that cannot be used goes to `rejects`.
 
     `durations` is not needed: these clips are ready-made. Rows stay as published, `#unsure` included, because the
@@ -45,10 +45,10 @@ def read(config: AnnotationsConfig, durations: Mapping[str, float], rejects: Rej
     for set_name, path in (("clips", config.egoclip), ("summaries", config.egosummary)):
         tables[set_name], counts[set_name], places[set_name] = ROWS.empty_table(), 0, str
         if path is not None:
-            places[set_name] = place = Place(path.name)
+            places[set_name] = place = RowSource(path.name)
             rows, counts[set_name] = _read_file(path, set_name, rejects, seen)
             tables[set_name] = deduplicate(rows, set_name, place, rejects)
-    return Part(
+    return ReaderOutput(
         rows=tables,
         input_rows=counts,
         durations=seen,
@@ -57,7 +57,7 @@ def read(config: AnnotationsConfig, durations: Mapping[str, float], rejects: Rej
 
 
 @dataclass(frozen=True)
-class Place:
+class RowSource:
     """Names a line of a file."""
 
     file: str
@@ -70,7 +70,7 @@ def _read_file(path: Path, set_name: str, rejects: Rejects, durations: dict[str,
     """Return a file's usable rows and the count of all; note each video's duration, the longest that is stated."""
     header = read_header(path, "\t")
     columns = header.columns(COLUMNS, (_DURATION,))
-    place = Place(path.name)
+    place = RowSource(path.name)
     tables, count = [ROWS.empty_table()], 0
     for rows in read_rows(header, columns):
         count += len(rows.lines) + len(rows.bad)
@@ -93,7 +93,9 @@ class _Checks:
         self.code[bad & (self.code == 0)] = len(self.reasons)
 
 
-def _convert(rows: Rows, set_name: str, place: Place, rejects: Rejects, durations: dict[str, float]) -> pa.Table:
+def _convert(
+    rows: DelimitedRows, set_name: str, place: RowSource, rejects: Rejects, durations: dict[str, float]
+) -> pa.Table:
     """Return the good rows of a block as `ROWS`, and put the others into `rejects`."""
     cells = {name: rows.cells[name].combine_chunks() for name in rows.cells.column_names}
     checks = _Checks(len(rows.lines))
@@ -136,7 +138,7 @@ def _convert(rows: Rows, set_name: str, place: Place, rejects: Rejects, duration
 
 
 def _reject(
-    table: pa.Table, cells: dict[str, pa.Array], checks: _Checks, set_name: str, place: Place, rejects: Rejects
+    table: pa.Table, cells: dict[str, pa.Array], checks: _Checks, set_name: str, place: RowSource, rejects: Rejects
 ) -> None:
     identity = {"video_uid", "narration_source", "narration_ind"}
     for row in np.flatnonzero(checks.code).tolist():

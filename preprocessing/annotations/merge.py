@@ -88,7 +88,7 @@ class Rejects:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class ReaderOutput:
     """What one reader found: tables without duplicates, and the count of every row that it looked at."""
 
     rows: dict[str, pa.Table]  # set → its items (`tables.ITEMS`), with the column `line` in clips and summaries

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from preprocessing.annotations.config import EGO4D_SPLIT_FIELDS, AnnotationsConfig
-from preprocessing.annotations.delimited import BadRow, read_header, read_rows
-from preprocessing.annotations.json_text import JsonText
+from preprocessing.annotations.csv_rows import BadRow, read_header, read_rows
+from preprocessing.annotations.json_stream import JsonText
 from preprocessing.annotations.merge import Metadata, Rejects, Video, is_uid, show
 from preprocessing.annotations.tables import LONGEST, AnnotationError
 

@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from preprocessing.annotations.config import AnnotationsConfig
-from preprocessing.annotations.json_text import JsonText
+from preprocessing.annotations.json_stream import JsonText
 from preprocessing.annotations.merge import (
     LETTERS,
     ROWS,
-    Part,
+    ReaderOutput,
     Rejects,
     deduplicate,
     is_text,
@@ -41,7 +41,7 @@ _START, _END = ("start_sec", "start_time"), ("end_sec", "end_time")
 _TEXT = ("narration_text", "summary_text", "text")
 
 
-def read(config: AnnotationsConfig, durations: Mapping[str, float], rejects: Rejects) -> Part:
+def read(config: AnnotationsConfig, durations: Mapping[str, float], rejects: Rejects) -> ReaderOutput:
     """Read `config.narrations`, whose top level, or whose `videos`, maps video uids to passes or to bare lists.
 
     Lists directly under a video count as pass 1; their narrations are grouped by `annotation_uid`, so that two
@@ -65,7 +65,7 @@ def read(config: AnnotationsConfig, durations: Mapping[str, float], rejects: Rej
     summaries = deduplicate(found.table("summaries"), "summaries", found.place, rejects)
     if summaries.num_rows:
         summaries = _within_video(summaries, "summaries", found, durations)
-    return Part(
+    return ReaderOutput(
         rows={"clips": narrations, "summaries": summaries},
         input_rows=found.input_rows,
         durations=dict.fromkeys(sorted(found.videos), math.nan),
@@ -313,7 +313,7 @@ def _clips(
 def _within_video(rows: pa.Table, set_name: str, found: _Found, durations: Mapping[str, float]) -> pa.Table:
     """Return rows with their rank in the pass as `narration_ind` and their end clamped to the video's.
 
-    Rows that lie wholly past the end become rejects.
+    DelimitedRows that lie wholly past the end become rejects.
     """
     encoded = rows["video_uid"].combine_chunks().dictionary_encode()
     lasts = np.array([durations.get(uid, math.nan) for uid in encoded.dictionary.to_pylist()])

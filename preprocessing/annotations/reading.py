@@ -9,14 +9,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from preprocessing.annotations import charades, egoclip, epic, howto, narrations, questions
+from preprocessing.annotations import charades_ego as charades
+from preprocessing.annotations import egoclip, narrations
+from preprocessing.annotations import epic_mir as epic
+from preprocessing.annotations import howto100m as howto
+from preprocessing.annotations import mcq as questions
 from preprocessing.annotations.config import AnnotationsConfig
-from preprocessing.annotations.merge import PRETRAINING, Part, Rejects, exclude, finish, videos_table
+from preprocessing.annotations.merge import PRETRAINING, ReaderOutput, Rejects, exclude, finish, videos_table
 from preprocessing.annotations.metadata import read_excluded, read_metadata, read_val_list
 from preprocessing.annotations.tables import ITEMS, AnnotationError, Annotations
 from shards.schema import SETS
 
-Reader = Callable[[AnnotationsConfig, Mapping[str, float], Rejects], Part]
+Reader = Callable[[AnnotationsConfig, Mapping[str, float], Rejects], ReaderOutput]
 
 READERS: dict[str, Reader] = {
     "egoclip": egoclip.read,
@@ -83,7 +87,7 @@ def read_annotations(config: AnnotationsConfig) -> Annotations:
     )
 
 
-def _durations(parts: Sequence[Part]) -> dict[str, float]:
+def _durations(parts: Sequence[ReaderOutput]) -> dict[str, float]:
     """Return the duration of every video that a part mentions, in s; NaN where no part states it."""
     found: dict[str, float] = {}
     for part in parts:

@@ -17,8 +17,8 @@ from configs.loading import ConfigError
 from preprocessing.demo import tables
 from preprocessing.demo.benchmarks import BenchmarkFiles, write_benchmarks
 from preprocessing.demo.config import DemoConfig
-from preprocessing.demo.encode import make_video
 from preprocessing.demo.narrate import narrate
+from preprocessing.demo.render.encode import make_video
 from preprocessing.demo.script import VideoScript, make_scripts
 from shards import files
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hiervl_train.metrics import read_metrics
+from hiervl_train.monitor.metrics import read_metrics
 from tests.cluster.slurm import Slurm
 from tests.hiervl_train.runs import TINY, finished, losses
 from tests.paths import REPOSITORY

@@ -9,7 +9,7 @@ import torch
 
 from hiervl_train.models import AggregatorConfig, HierVL, ModelConfig, TextConfig
 from hiervl_train.models.storage import save
-from hiervl_train.tokens import Tokenizer
+from hiervl_train.tokenizer import Tokenizer
 from shards.dataset import open_dataset
 from tests.hiervl_train.tiny import tiny_model
 

@@ -10,7 +10,7 @@ import torch
 from eval.embed import EmbedSettings
 from hiervl_train.models import HierVL
 from hiervl_train.models.storage import save
-from hiervl_train.tokens import Tokenizer
+from hiervl_train.tokenizer import Tokenizer
 from shards.dataset import Dataset, open_dataset
 from tests.hiervl_train.tiny import tiny_config, tiny_model, tiny_text
 from tests.shards.coded import coded_dataset, coded_summary

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from eval.compare import main
-from eval.comparison import CompareError, compare
+from eval.metrics.bootstrap import compare_paired
+from eval.report.comparison import CompareError, compare
 from eval.results import Item, Result, Score
-from eval.uncertainty import compare_paired
 from tests.eval.browser import Browser, outside
 from tests.paths import REPOSITORY
 
@@ -45,9 +45,9 @@ def run(scores: dict[str, list[float]], *, named: dict[str, float] | None = None
 
 
 def test_each_score_has_the_paired_test_of_its_own_items() -> None:
-    dice = np.random.default_rng(0)
-    a = {g: (100.0 * (dice.random(80) < 0.5)).tolist() for g in ("inter", "intra")}
-    b = {g: (100.0 * (dice.random(80) < 0.8)).tolist() for g in ("inter", "intra")}
+    rng = np.random.default_rng(0)
+    a = {g: (100.0 * (rng.random(80) < 0.5)).tolist() for g in ("inter", "intra")}
+    b = {g: (100.0 * (rng.random(80) < 0.8)).tolist() for g in ("inter", "intra")}
     found = compare(run(a), run(b, checkpoint="runs/b", checkpoint_digest="bb"))
     for row, group in zip(found.rows, ("inter", "intra"), strict=True):
         assert row.paired == compare_paired(a[group], b[group]) and row.paired.test == "exact McNemar"

@@ -20,16 +20,16 @@ from safetensors.torch import load_file, save_file
 from configs.loading import ConfigError, load
 from eval import all as everything
 from eval import charades_ego, egomcq, shufflemcq, summarymcq
-from eval.checkpoints import OpenConfig, open_checkpoint
+from eval.benchmark import Benchmark, main
 from eval.config import BENCHMARKS, EvalConfig, load_eval
-from eval.published import published
+from eval.report.published import published
 from eval.results import Result
-from eval.run import Benchmark, main
-from hiervl_train import checkpoint_files
+from hiervl_train.checkpoint import files as checkpoint_files
+from hiervl_train.checkpoint.open import OpenConfig, open_checkpoint
 from hiervl_train.models import AggregatorConfig, HierVL, ModelConfig, TextConfig
 from hiervl_train.models.pixels import normalise
 from hiervl_train.models.released import CheckpointError
-from hiervl_train.tokens import Tokenizer
+from hiervl_train.tokenizer import Tokenizer
 from shards.companions import Question, read_questions, write_companion
 from shards.config import LoaderConfig
 from shards.dataset import hash_json, open_dataset

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from eval import charades_ego, epic_mir, howto100m
+from eval.benchmark import main
 from eval.beside import read_beside
-from eval.checkpoints import open_checkpoint
 from eval.embed import EmbedSettings, aggregate, embed_split
 from eval.probe import fit_probe
 from eval.results import Result
-from eval.run import main
+from hiervl_train.checkpoint.open import open_checkpoint
 from hiervl_train.compat import dual_softmax
 from hiervl_train.models.pixels import normalise
 from shards.companions import CompanionError, EpicLabels, HowToLabels, read_charades_labels, read_epic_labels
@@ -228,9 +228,9 @@ def test_long_videos_are_classified_by_name_and_by_a_probe_of_the_training_split
 
 
 def test_a_probe_is_at_its_optimum_whatever_the_order_of_the_videos() -> None:
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     labels = np.arange(60) % 3
-    x = dice.normal(size=(60, 5)) + 3 * np.eye(3, 5)[labels]
+    x = rng.normal(size=(60, 5)) + 3 * np.eye(3, 5)[labels]
     probe = fit_probe(x, labels, 3, penalty=1e-2, steps=300)
     assert (probe.scores(x).argmax(axis=1) == labels).mean() > 0.95
     weight = torch.tensor(probe.weight_CD, requires_grad=True)
@@ -239,7 +239,7 @@ def test_a_probe_is_at_its_optimum_whatever_the_order_of_the_videos() -> None:
     loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels)) + 5e-3 * weight.square().sum()
     loss.backward()
     assert weight.grad is not None and weight.grad.abs().max() < 1e-4
-    order = dice.permutation(60)
+    order = rng.permutation(60)
     shuffled = fit_probe(x[order], labels[order], 3, penalty=1e-2, steps=300)
     np.testing.assert_allclose(shuffled.weight_CD, probe.weight_CD, atol=1e-3)
     with pytest.raises(ValueError, match="video 2: class 3 of 3"):

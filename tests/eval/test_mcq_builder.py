@@ -20,17 +20,17 @@ from tests.paths import REPOSITORY
 from tests.shards.samples import TOOLCHAIN, clip, make_dataset, write_shard
 
 
-def candidates(dice: np.random.Generator, count: int, *, videos: int = 5, classes: int = 4) -> list[Candidate]:
+def candidates(rng: np.random.Generator, count: int, *, videos: int = 5, classes: int = 4) -> list[Candidate]:
     """Clips with few texts and classes, some overlapping, so that every rule has something to refuse."""
     return [
         Candidate(
             key=f"k{number:03d}",
             video_uid=f"video-{number % videos}",
-            clip_start=(start := float(dice.integers(0, 200))),
-            clip_end=start + float(dice.integers(1, 6)),
-            text=f"#C C  does {dice.integers(12)}",
-            verbs=frozenset(dice.integers(0, classes, 2).tolist()),
-            nouns=frozenset(dice.integers(0, classes, 2).tolist()),
+            clip_start=(start := float(rng.integers(0, 200))),
+            clip_end=start + float(rng.integers(1, 6)),
+            text=f"#C C  does {rng.integers(12)}",
+            verbs=frozenset(rng.integers(0, classes, 2).tolist()),
+            nouns=frozenset(rng.integers(0, classes, 2).tolist()),
         )
         for number in range(count)
     ]

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from eval.all import main
-from eval.checkpoints import open_checkpoint
 from eval.embed import embed_split
-from eval.periodic import PeriodicMcq
+from eval.in_training import PeriodicMcq
 from eval.results import Result
-from hiervl_train.distributed import ranks
+from hiervl_train.checkpoint.open import open_checkpoint
+from hiervl_train.distributed import distributed_context
 from hiervl_train.evaluation import EvaluationConfig
 from tests.eval.small import SETTINGS, save_small_checkpoint, small_dataset, small_model
 from tests.hiervl_train.runs import free_port
@@ -24,7 +24,7 @@ from tests.hiervl_train.runs import free_port
 BENCHMARKS = ("egomcq", "summarymcq", "shufflemcq", "epic_mir", "charades_ego", "howto100m")
 WORLDS = (1, 2, 3)
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["eval.all", "eval.periodic", "tests.eval.small"])
+_forks.set_forkserver_preload(["eval.all", "eval.in_training", "tests.eval.small"])
 
 
 def run_ranks(target: Callable[[list[str]], int], argv: Sequence[str], folder: Path, world: int) -> list[int | None]:
@@ -56,14 +56,14 @@ def _be_rank(target: Callable[[list[str]], int], argv: list[str], place: dict[st
 
 def _embed_clips(argv: list[str]) -> int:
     root, cache = argv
-    with ranks() as here:
+    with distributed_context() as here:
         embed_split(small_model(), root, "clips", "train", SETTINGS, ranks=here, cache=Path(cache), digest="a")
     return 0
 
 
 def _ask(argv: list[str]) -> int:
     root, checkpoint, answers = argv
-    with ranks() as here:
+    with distributed_context() as here:
         opened = open_checkpoint(checkpoint)
         config = EvaluationConfig(every_steps=1, questions=20)
         scores = PeriodicMcq(root, config, SETTINGS)(opened.model, opened.tokenizer, here)

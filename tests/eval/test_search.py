@@ -13,9 +13,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.search import Part, SearchError, choose_splits, find_split, likest, main, nearest
+from eval.search import EmbeddedSet, SearchError, choose_splits, find_split, likest, main, nearest
 from hiervl_train.models import AggregatorConfig, HierVL, storage
-from hiervl_train.tokens import Tokenizer
+from hiervl_train.tokenizer import Tokenizer
 from shards.config import SourceConfig
 from shards.dataset import Dataset
 from shards.sources import open_source
@@ -55,11 +55,11 @@ def run(dataset: Dataset, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.
     return search
 
 
-def part(set_name: str, vectors: list[list[float]], *, split: str = "train", first: int = 0) -> Part:
+def part(set_name: str, vectors: list[list[float]], *, split: str = "train", first: int = 0) -> EmbeddedSet:
     matrix = np.asarray(vectors, np.float32).reshape(len(vectors), 3)
     matrix = matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-12)
     keys = [f"{set_name}_{number + first:03d}" for number in range(len(matrix))]
-    return Part(set_name=set_name, split=split, keys=keys, vectors_ND=matrix)
+    return EmbeddedSet(set_name=set_name, split=split, keys=keys, vectors_ND=matrix)
 
 
 @given(st.integers(0, 30), st.integers(0, 30), st.integers(1, 12), st.integers(0, 2**32 - 1))

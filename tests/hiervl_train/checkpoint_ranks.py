@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from hiervl_train.checkpoint import CheckpointConfig, CheckpointError, Checkpoints, RandomStates
-from hiervl_train.checkpoint_files import read_manifest
+from hiervl_train.checkpoint.files import read_manifest
+from hiervl_train.checkpoint.manager import CheckpointConfig, CheckpointError, Checkpoints, RandomStates
 from tests.hiervl_train.run_states import tiny_state
 
 CONFIG = CheckpointConfig(timeout_seconds=20.0)

@@ -2,6 +2,6 @@
 
 import torch
 
-import hiervl_train.torchvision_ops  # noqa: F401
+import hiervl_train.models.torchvision_ops  # noqa: F401
 
 torch.set_num_threads(1)

@@ -15,13 +15,13 @@ import torch
 import torch.distributed as dist
 
 from hiervl_train.distributed import (
-    Control,
     DistributedConfig,
+    DistributedContext,
     DistributedError,
-    Ranks,
+    FlagConsensus,
     all_true,
     broadcast_text,
-    ranks,
+    distributed_context,
 )
 from hiervl_train.preemption import PreemptionConfig, StopRequest
 
@@ -31,9 +31,9 @@ def say(line: str) -> None:
     os.write(1, f"{line}\n".encode())
 
 
-def agree(mine: Ranks) -> None:
+def agree(mine: DistributedContext) -> None:
     """Print what the ranks agree on, one step late, and what happens where each begins other flags."""
-    control = Control(mine)
+    control = FlagConsensus(mine)
     assert control.agreed() == {}
     seen = []
     for step in range(4):
@@ -53,7 +53,7 @@ def agree(mine: Ranks) -> None:
     assert not all_true(mine.is_main, mine.control)
 
 
-def work(mine: Ranks) -> None:
+def work(mine: DistributedContext) -> None:
     """Say one's process id and reduce without end; the launcher's SIGTERM is a request only, as in a run."""
     gradient = torch.ones(1000)
     with StopRequest(PreemptionConfig(), Path("stop"), looks=False):
@@ -63,29 +63,29 @@ def work(mine: Ranks) -> None:
             gradient /= mine.world
 
 
-def fail(mine: Ranks) -> None:
+def fail(mine: DistributedContext) -> None:
     """Fail on rank 1 while rank 0 reduces."""
     if mine.rank == 1:
         raise ValueError("a bad batch")
     work(mine)
 
 
-def hang(mine: Ranks) -> None:
+def hang(mine: DistributedContext) -> None:
     """Stand still on rank 1 while rank 0 waits for it."""
     if mine.rank == 1:
         time.sleep(300)
     work(mine)
 
 
-def leave(mine: Ranks) -> None:
+def leave(mine: DistributedContext) -> None:
     """Leave with a code, from inside."""
     dist.barrier()
     sys.exit(85)
 
 
-SCENARIOS: dict[str, Callable[[Ranks], None]] = {f.__name__: f for f in (agree, work, fail, hang, leave)}
+SCENARIOS: dict[str, Callable[[DistributedContext], None]] = {f.__name__: f for f in (agree, work, fail, hang, leave)}
 
 
 if __name__ == "__main__":
-    with ranks(DistributedConfig(timeout_seconds=3 if sys.argv[1] == "hang" else 60)) as this_rank:
+    with distributed_context(DistributedConfig(timeout_seconds=3 if sys.argv[1] == "hang" else 60)) as this_rank:
         SCENARIOS[sys.argv[1]](this_rank)

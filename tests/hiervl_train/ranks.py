@@ -15,11 +15,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hiervl_train.accumulate import cached_backward
-from hiervl_train.finetuning.epic_mir import margin_loss
-from hiervl_train.gather import all_gather, average_gradients, world_size
+from hiervl_train.collectives import all_gather, average_gradients, world_size
+from hiervl_train.grad_cache import cached_backward
 from hiervl_train.models import HierVL
 from hiervl_train.objectives import ObjectiveConfig, Tags, child_loss, parent_loss
+from hiervl_train.tasks.epic_mir import margin_loss
 from tests.hiervl_train.tiny import random_tags, random_text, random_video, tiny_config, tiny_model
 
 CLIPS = 8  # of the global batch

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from hiervl_train.metrics import read_metrics
+from hiervl_train.monitor.metrics import read_metrics
 
 # Everything that decides numbers, whatever the default configuration is; no dropout, so that they do not hang on the
 # number of ranks.
@@ -29,7 +29,7 @@ TINY = (
     "dropout: 0.0, attention_dropout: 0.0}",
     "model.projection_dim=16",
     "model.aggregator={depth: 1, num_heads: 2, tokens: 4, drop_path: 0.0, position_std: 0.2}",
-    "schedule={epochs: 1000, clips: 16, summaries: 4, clips_per_pass: null, summaries_per_pass: null}",
+    "schedule={epochs: 1000, clips: 16, summaries: 4, clip_micro_batch: null, summary_micro_batch: null}",
     "sample={frames: 2, windows: 3, narrations: 3}",
     "init={video: null, text: null}",
     "optim={lr: 0.002}",

@@ -16,15 +16,15 @@ import pytest
 import torch
 
 from hiervl_train.distributed import (
-    Control,
     DistributedConfig,
+    DistributedContext,
     DistributedError,
-    Place,
-    Ranks,
+    FlagConsensus,
+    LaunchInfo,
     choose_device,
-    find_place,
+    distributed_context,
+    find_launch_info,
     first_host,
-    ranks,
 )
 from tests.paths import REPOSITORY
 
@@ -162,19 +162,19 @@ def test_one_process_needs_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if LAUNCHERS.fullmatch(name):
             monkeypatch.delenv(name)
-    with ranks(DistributedConfig(backend="gloo")) as mine:
+    with distributed_context(DistributedConfig(backend="gloo")) as mine:
         assert (mine.rank, mine.world, mine.device, mine.is_main) == (0, 1, torch.device("cpu"), True)
         assert not torch.distributed.is_initialized()
-        control = Control(mine)
+        control = FlagConsensus(mine)
         control.begin({"stop": True})
         assert control.agreed() == {"stop": True}
         assert control.agreed() == {}
-    with pytest.raises(ZeroDivisionError), ranks(DistributedConfig(backend="gloo")):
+    with pytest.raises(ZeroDivisionError), distributed_context(DistributedConfig(backend="gloo")):
         _ = 1 / 0
 
 
 def test_flags_must_be_read_before_the_next_are_begun() -> None:
-    control = Control(Ranks())
+    control = FlagConsensus(DistributedContext())
     control.begin({"stop": False})
     with pytest.raises(RuntimeError, match="begun and not read"):
         control.begin({"stop": False})
@@ -187,21 +187,21 @@ NODES = {"SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "gpu[07-08]"}
 @pytest.mark.parametrize(
     ("variables", "place"),
     [
-        ({}, Place()),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, Place()),  # a batch script: no step
+        ({}, LaunchInfo()),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, LaunchInfo()),  # a batch script: no step
         (
             {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", **STEP},
-            Place(rank=3, world=4, local_rank=1, launcher="torchrun"),
+            LaunchInfo(rank=3, world=4, local_rank=1, launcher="torchrun"),
         ),
-        (STEP | NODES, Place(rank=5, world=8, local_rank=1, launcher="slurm", address="gpu07", port=20123)),
+        (STEP | NODES, LaunchInfo(rank=5, world=8, local_rank=1, launcher="slurm", address="gpu07", port=20123)),
         (
             STEP | NODES | {"MASTER_ADDR": "head", "MASTER_PORT": "99", "SLURM_STEP_NUM_TASKS": "6"},
-            Place(rank=5, world=6, local_rank=1, launcher="slurm", address="head", port=99),
+            LaunchInfo(rank=5, world=6, local_rank=1, launcher="slurm", address="head", port=99),
         ),
     ],
 )
-def test_the_launcher_is_known_by_its_variables(variables: Mapping[str, str], place: Place) -> None:
-    assert find_place(variables) == place
+def test_the_launcher_is_known_by_its_variables(variables: Mapping[str, str], place: LaunchInfo) -> None:
+    assert find_launch_info(variables) == place
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_the_launcher_is_known_by_its_variables(variables: Mapping[str, str], pl
 )
 def test_variables_that_make_no_sense_are_errors_by_name(variables: Mapping[str, str], message: str) -> None:
     with pytest.raises(DistributedError, match=message):
-        find_place(variables)
+        find_launch_info(variables)
 
 
 @pytest.mark.parametrize(
@@ -234,11 +234,11 @@ def test_the_first_host_of_a_node_list(nodes: str, host: str) -> None:
 
 
 def test_gloo_computes_on_the_cpu_and_nccl_without_a_gpu_says_so() -> None:
-    assert choose_device("gloo", Place()) == torch.device("cpu")
+    assert choose_device("gloo", LaunchInfo()) == torch.device("cpu")
     if not torch.cuda.is_available():
-        assert choose_device("auto", Place()) == torch.device("cpu")
+        assert choose_device("auto", LaunchInfo()) == torch.device("cpu")
         with pytest.raises(DistributedError, match="backend = nccl: torch sees no GPU"):
-            choose_device("nccl", Place())
+            choose_device("nccl", LaunchInfo())
 
 
 def test_a_timeout_must_be_positive() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from preprocessing import toolchain
-from preprocessing.chunks import Chunk, chunk_path
 from preprocessing.config import ChunkConfig
-from preprocessing.probe import Source, probe
-from preprocessing.transcode import ChunkTask, make_chunk
+from preprocessing.video.chunks import Chunk, chunk_path
+from preprocessing.video.probe import ProbedVideo, probe
+from preprocessing.video.transcode import ChunkTask, make_chunk
 from tests.preprocessing.coded_video import numbers
 
 FFMPEG = toolchain.find_ffmpeg(None)
@@ -16,7 +16,13 @@ CONFIG = ChunkConfig(seconds=4, short_side=96)
 
 
 def task(
-    source: Source, work: Path, index: int, *, config: ChunkConfig = CONFIG, is_stereo: bool = False, uid: str = "video"
+    source: ProbedVideo,
+    work: Path,
+    index: int,
+    *,
+    config: ChunkConfig = CONFIG,
+    is_stereo: bool = False,
+    uid: str = "video",
 ) -> ChunkTask:
     """Return the task of one chunk."""
     return ChunkTask(
@@ -27,7 +33,7 @@ def task(
         config=config,
         ffmpeg=FFMPEG,
         work=work,
-        made_with={"test": "1"},
+        toolchain={"test": "1"},
     )
 
 

@@ -20,7 +20,7 @@ from shards import companions, schema
 from shards.config import LoaderConfig
 from shards.dataset import open_dataset, read_member
 from shards.loader import Loader
-from shards.verify import main as verify
+from shards.verify.__main__ import main as verify
 from tests.preprocessing.benchmark_world import (
     LATE,
     SECONDS,

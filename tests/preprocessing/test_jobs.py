@@ -13,8 +13,8 @@ from distributed import Client
 
 from preprocessing import jobs
 from preprocessing.config import DaskConfig, SlurmConfig
-from preprocessing.errors import PassingFaultError, UsageError
-from preprocessing.jobs import Job
+from preprocessing.errors import TransientError, UsageError
+from preprocessing.jobs import DaskJob
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def fail(_: object) -> None:
 
 
 def fault(_: object) -> None:
-    raise PassingFaultError("the disk is full")
+    raise TransientError("the disk is full")
 
 
 def die_once(path: Path) -> str:
@@ -49,9 +49,9 @@ def threads_and_slots(_: object) -> tuple[int, int]:
 
 
 def test_a_job_runs_after_all_that_it_needs(client: Client, tmp_path: Path) -> None:
-    first = [Job(name=f"a{i}", stage="a", function=stamp, task=tmp_path / f"a{i}") for i in range(6)]
+    first = [DaskJob(name=f"a{i}", stage="a", function=stamp, task=tmp_path / f"a{i}") for i in range(6)]
     needs = frozenset(job.name for job in first)
-    last = Job(name="b", stage="b", function=stamp, task=tmp_path / "b", needs=needs)
+    last = DaskJob(name="b", stage="b", function=stamp, task=tmp_path / "b", needs=needs)
     ended = {end.job.name: end for end in jobs.run(client, [last, *first])}
     assert ended.keys() == {*needs, "b"}
     assert all(ended["b"].value > ended[name].value for name in needs)
@@ -59,9 +59,9 @@ def test_a_job_runs_after_all_that_it_needs(client: Client, tmp_path: Path) -> N
 
 def test_an_error_is_a_record_and_the_rest_goes_on(client: Client, tmp_path: Path) -> None:
     work = [
-        Job(name="bad", stage="a", function=fail, task=None),
-        Job(name="good", stage="a", function=stamp, task=tmp_path / "good"),
-        Job(name="after", stage="b", function=stamp, task=tmp_path / "after", needs=frozenset({"bad"})),
+        DaskJob(name="bad", stage="a", function=fail, task=None),
+        DaskJob(name="good", stage="a", function=stamp, task=tmp_path / "good"),
+        DaskJob(name="after", stage="b", function=stamp, task=tmp_path / "after", needs=frozenset({"bad"})),
     ]
     ended = {end.job.name: end for end in jobs.run(client, work)}
     assert "ValueError: this one is broken" in ended["bad"].error and "in fail" in ended["bad"].error
@@ -69,20 +69,20 @@ def test_an_error_is_a_record_and_the_rest_goes_on(client: Client, tmp_path: Pat
 
 
 def test_a_fault_of_the_machine_stops_the_run(client: Client, tmp_path: Path) -> None:
-    work = [Job(name=f"s{i}", stage="a", function=stamp, task=tmp_path / f"s{i}") for i in range(60)]
-    with pytest.raises(PassingFaultError, match="the disk is full"):
-        list(jobs.run(client, [Job(name="f", stage="a", function=fault, task=None), *work]))
+    work = [DaskJob(name=f"s{i}", stage="a", function=stamp, task=tmp_path / f"s{i}") for i in range(60)]
+    with pytest.raises(TransientError, match="the disk is full"):
+        list(jobs.run(client, [DaskJob(name="f", stage="a", function=fault, task=None), *work]))
     assert len(list(tmp_path.iterdir())) < 60
 
 
 def test_a_worker_that_dies_does_not_take_its_job_along(client: Client, tmp_path: Path) -> None:
-    (ended,) = jobs.run(client, [Job(name="d", stage="a", function=die_once, task=tmp_path / "mark")])
+    (ended,) = jobs.run(client, [DaskJob(name="d", stage="a", function=die_once, task=tmp_path / "mark")])
     assert ended.value == "survived"
 
 
 def test_jobs_that_run_ffmpeg_are_limited_to_one_a_worker(client: Client) -> None:
     client.wait_for_workers(2, timeout=30)  # one may still be coming back
-    work = [Job(name=f"t{i}", stage="a", function=threads_and_slots, task=i, runs_ffmpeg=True) for i in range(8)]
+    work = [DaskJob(name=f"t{i}", stage="a", function=threads_and_slots, task=i, runs_ffmpeg=True) for i in range(8)]
     assert len({end.value[1] for end in jobs.run(client, work)}) <= 2
     declared = [w["resources"] for w in client.scheduler_info(n_workers=-1)["workers"].values()]
     assert declared == [{"ffmpeg": 1}] * 2
@@ -90,7 +90,7 @@ def test_jobs_that_run_ffmpeg_are_limited_to_one_a_worker(client: Client) -> Non
 
 def test_a_need_that_is_no_job_is_an_error(client: Client) -> None:
     with pytest.raises(ValueError, match="not among them"):
-        list(jobs.run(client, [Job(name="a", stage="a", function=str, task=0, needs=frozenset({"nothing"}))]))
+        list(jobs.run(client, [DaskJob(name="a", stage="a", function=str, task=0, needs=frozenset({"nothing"}))]))
 
 
 def test_a_slurm_job_asks_for_what_the_configuration_says(tmp_path: Path) -> None:

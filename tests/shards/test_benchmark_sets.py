@@ -10,14 +10,15 @@ from pathlib import Path
 import av
 import pytest
 
-from shards import page, schema
+from shards import schema
 from shards.companions import companion_path
 from shards.config import LoaderConfig
 from shards.dataset import Dataset
-from shards.inspect import tables
+from shards.inspect import page
+from shards.inspect.tables import tables
 from shards.loader import Loader
 from shards.stats import ShardError
-from shards.verify import verify
+from shards.verify.run import verify
 from tests.paths import REPOSITORY
 from tests.shards.benchmark_samples import key, make_benchmarks, sample
 

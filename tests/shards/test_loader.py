@@ -23,7 +23,7 @@ from shards.dataset import open_dataset
 from shards.loader import Batch, Loader, LoaderError
 from shards.order import OrderError
 from shards.reading import SampleFailedError
-from shards.sampling import Dice, part_frames
+from shards.sampling import KeyedRng, part_frames
 from tests.preprocessing.coded_video import read_number
 from tests.shards.coded import FRAMES_A_CLIP, coded_dataset, coded_summary, overwrite_member
 
@@ -245,8 +245,8 @@ def test_too_long_a_run_of_failures_stops_with_the_keys(own_root: Path) -> None:
     for row in range(4):
         overwrite_member(dataset, 0, row, b"\0" * 1500)
     with (
-        Loader(own_root, "clips", "train", config(max_failed_run=3), is_training=False) as loader,
-        pytest.raises(LoaderError, match=r"max_failed_run = 3 .*_000000.*_000003"),
+        Loader(own_root, "clips", "train", config(max_consecutive_failures=3), is_training=False) as loader,
+        pytest.raises(LoaderError, match=r"max_consecutive_failures = 3 .*_000000.*_000003"),
     ):
         list(loader)
     with (
@@ -360,7 +360,7 @@ def test_a_summary_can_be_read_as_a_clip_of_a_few_seconds_inside_its_span(root: 
 @given(st.integers(1, 200), st.integers(0, 50), st.floats(0.1, 20), st.floats(0, 20), st.integers(0, 9))
 def test_such_a_clip_lies_inside_the_summary(count: int, first: int, shortest: float, more: float, seed: int) -> None:
     record = SimpleNamespace(first_frame=first, clip_frames=count, fps=2.0)
-    for dice in (None, Dice(seed)):
-        found = part_frames(record, seconds=(shortest, shortest + more), frames=4, dice=dice)  # type: ignore[arg-type]
+    for rng in (None, KeyedRng(seed)):
+        found = part_frames(record, seconds=(shortest, shortest + more), frames=4, rng=rng)  # type: ignore[arg-type]
         assert list(found) == sorted(found) and first <= found[0] and found[-1] < first + count
         assert found[-1] - found[0] <= (shortest + more) * 2 + 1

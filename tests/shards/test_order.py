@@ -161,7 +161,7 @@ def test_default_lanes_divide_the_batch() -> None:
 
 def test_shards_needs_neither_torch_nor_anything_of_ours_for_order() -> None:
     code = (
-        "import sys, shards.order, shards.sampling, shards.cache, shards.sources, shards.verify;"
+        "import sys, shards.order, shards.sampling, shards.cache, shards.sources, shards.verify.run;"
         "bad = [m for m in ('torch', 'dask', 'preprocessing', 'hiervl_train', 'configs', 'eval') if m in sys.modules];"
         "sys.exit(', '.join(bad) or 0)"
     )

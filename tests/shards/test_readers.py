@@ -15,7 +15,7 @@ import av
 import pytest
 from PIL import Image
 
-import hiervl_train.torchvision_ops  # noqa: F401  open_clip imports torchvision, which this makes importable
+import hiervl_train.models.torchvision_ops  # noqa: F401  open_clip imports torchvision, which this makes importable
 from shards import schema, tar
 from shards.index import Dataset
 from tests.shards import samples

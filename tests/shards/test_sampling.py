@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shards.sampling import (
-    Dice,
+    KeyedRng,
     centre_crop,
     clip_frames,
     frame_numbers,
@@ -25,7 +25,7 @@ from tests.shards.coded import coded_clip, coded_summary
 @given(st.integers(1, 400), st.integers(1, 32), st.integers(0, 99))
 def test_one_frame_of_each_equal_part(count: int, frames: int, name: int) -> None:
     edges = np.linspace(0, count, frames + 1).astype(int)
-    for numbers in (frame_numbers(count, frames, Dice(name)), frame_numbers(count, frames, None)):
+    for numbers in (frame_numbers(count, frames, KeyedRng(name)), frame_numbers(count, frames, None)):
         assert len(numbers) == frames and (numbers >= 0).all() and (numbers < count).all()
         assert (np.diff(numbers) >= 0).all()
         if count >= frames:
@@ -36,7 +36,7 @@ def test_one_frame_of_each_equal_part(count: int, frames: int, name: int) -> Non
 
 
 def test_every_frame_of_a_part_is_taken_at_times() -> None:
-    seen = {int(n) for name in range(300) for n in frame_numbers(12, 3, Dice(name))}
+    seen = {int(n) for name in range(300) for n in frame_numbers(12, 3, KeyedRng(name))}
     assert seen == set(range(12))
 
 
@@ -57,8 +57,8 @@ def test_windows_are_where_the_published_method_puts_them() -> None:
 @settings(deadline=None)
 def test_a_summary_of_any_length_gives_all_windows(seconds: int, windows: int, frames: int, is_training: bool) -> None:
     record = coded_summary_record(seconds)
-    dice = Dice(1) if is_training else None
-    numbers_KT = window_frames(record, windows=windows, seconds=8.0, frames=frames, dice=dice)
+    rng = KeyedRng(1) if is_training else None
+    numbers_KT = window_frames(record, windows=windows, seconds=8.0, frames=frames, rng=rng)
     assert numbers_KT.shape == (windows, frames)
     assert numbers_KT.min() >= record.first_frame
     assert numbers_KT.max() < record.first_frame + record.clip_frames
@@ -66,14 +66,14 @@ def test_a_summary_of_any_length_gives_all_windows(seconds: int, windows: int, f
 
 def test_a_clip_of_one_frame_gives_that_frame() -> None:
     record = dataclasses.replace(coded_clip(0).record, first_frame=3, clip_frames=1)
-    assert clip_frames(record, frames=4, dice=Dice(0)).tolist() == [3, 3, 3, 3]
-    assert clip_frames(record, frames=4, dice=None).tolist() == [3, 3, 3, 3]
+    assert clip_frames(record, frames=4, rng=KeyedRng(0)).tolist() == [3, 3, 3, 3]
+    assert clip_frames(record, frames=4, rng=None).tolist() == [3, 3, 3, 3]
 
 
 def test_narrations_come_in_order_cycled_when_fewer_none_when_none() -> None:
     many, few, none = (coded_summary(0, seconds=4, narrations=n).record for n in (40, 3, 0))
-    for dice in (Dice(0), None):
-        starts = [n.clip_start for n in narrations_in_order(many, 16, dice)]
+    for rng in (KeyedRng(0), None):
+        starts = [n.clip_start for n in narrations_in_order(many, 16, rng)]
         assert starts == sorted(starts) and len(set(starts)) == 16
     assert [n.text for n in narrations_in_order(few, 7, None)] == [f"#C C part {i}" for i in (0, 1, 2, 0, 1, 2, 0)]
     assert narrations_in_order(none, 4, None) == [None] * 4
@@ -82,7 +82,7 @@ def test_narrations_come_in_order_cycled_when_fewer_none_when_none() -> None:
 @given(st.integers(4, 600), st.integers(4, 600), st.integers(0, 10**6))
 def test_crops_lie_inside_the_frame_on_even_pixels(width: int, height: int, name: int) -> None:
     for crop in (
-        random_crop(width, height, scale=(0.5, 1.0), flip=0.5, dice=Dice(name)),
+        random_crop(width, height, scale=(0.5, 1.0), flip=0.5, rng=KeyedRng(name)),
         centre_crop(width, height),
     ):
         assert crop.height > 0 and crop.width > 0
@@ -92,7 +92,7 @@ def test_crops_lie_inside_the_frame_on_even_pixels(width: int, height: int, name
 
 
 def test_random_crops_keep_the_share_and_the_ratio_that_are_asked_for() -> None:
-    crops = [random_crop(340, 256, scale=(0.5, 1.0), flip=0.5, dice=Dice(name)) for name in range(2000)]
+    crops = [random_crop(340, 256, scale=(0.5, 1.0), flip=0.5, rng=KeyedRng(name)) for name in range(2000)]
     shares = np.array([crop.width * crop.height / (340 * 256) for crop in crops])
     ratios = np.array([crop.width / crop.height for crop in crops])
     assert 0.48 < shares.min() < 0.53 and shares.max() > 0.97
@@ -102,20 +102,20 @@ def test_random_crops_keep_the_share_and_the_ratio_that_are_asked_for() -> None:
 
 
 def test_no_flip_where_narrations_say_left_and_right() -> None:
-    assert not any(random_crop(64, 48, scale=(0.5, 1), flip=0.0, dice=Dice(n)).flip for n in range(200))
+    assert not any(random_crop(64, 48, scale=(0.5, 1), flip=0.0, rng=KeyedRng(n)).flip for n in range(200))
 
 
 def test_dice_are_the_same_everywhere_and_even() -> None:
-    assert [Dice(0, 1, "key").integer(1000), Dice(0, 2, "key").integer(1000)] == GOLDEN
-    dice = Dice("even")
-    counts = np.bincount([dice.integer(6) for _ in range(6000)], minlength=6)
+    assert [KeyedRng(0, 1, "key").integer(1000), KeyedRng(0, 2, "key").integer(1000)] == GOLDEN
+    rng = KeyedRng("even")
+    counts = np.bincount([rng.integer(6) for _ in range(6000)], minlength=6)
     assert counts.min() > 850 and counts.max() < 1150
-    assert all(2.0 <= dice.uniform(2, 3) < 3.0 for _ in range(100))
+    assert all(2.0 <= rng.uniform(2, 3) < 3.0 for _ in range(100))
 
 
 def test_partners_are_others() -> None:
-    assert {partner(3, [1, 3, 5], Dice(n)) for n in range(50)} == {1, 5}
-    assert partner(3, [3], Dice(0)) is None
+    assert {partner(3, [1, 3, 5], KeyedRng(n)) for n in range(50)} == {1, 5}
+    assert partner(3, [3], KeyedRng(0)) is None
 
 
 def coded_summary_record(seconds: int):

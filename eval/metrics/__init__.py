@@ -1,0 +1,1 @@
+"""Metrics and their uncertainty, as pure functions of arrays."""

@@ -1,0 +1,169 @@
+"""HowTo100M: the class of a long video, by a linear head on the embedding that its windows become together.
+
+With `freeze: [video, video_projection]` this is a linear probe, without it the whole video side learns.
+
+Shapes in names: B this rank's videos, K windows, T frames, C colours, H and W pixels, D embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from configs.loading import ConfigError
+from hiervl_train.collectives import all_gather
+from hiervl_train.distributed import DistributedContext
+from hiervl_train.models import HierVL, flops
+from hiervl_train.models.finetuned import FineTuned
+from hiervl_train.monitor.run_logger import sum_over_ranks
+from hiervl_train.steps import Encoder, StepResult, micro_batches
+from hiervl_train.tasks.base import FinetuneTask, Step
+from hiervl_train.tasks.config import FinetuneConfig, ModelPart
+from hiervl_train.tasks.labels import read_labels, refuse, require_labels
+from hiervl_train.tasks.pairs import graph_if, has_known_flops, passes
+from hiervl_train.tokenizer import Tokenizer
+from hiervl_train.trainer import Evaluate
+from shards.companions import HowToLabels
+from shards.loader import Batch, Loader
+from shards.sources import Source
+
+TESTED = "val"  # the split that a run evaluates itself on
+_TOPS = (1, 5)
+
+
+class HowTo100M(FinetuneTask):
+    """Videos against the numbers of their classes."""
+
+    set_name = "howto100m"
+
+    def __init__(self, config: FinetuneConfig, source: Source) -> None:
+        self._config, self._source = config, source
+        split = config.data.split
+        source.dataset.split(self.set_name, split)  # that it is there is the first question
+        labels = read_labels(HowToLabels, source, self.set_name, config.data, split=split)
+        known = len(labels.classes) or 1 + max((video.label for video in labels.videos), default=0)
+        self._classes = config.task.classes or known
+        self._labels = self._checked(labels, split)
+        require_labels(source, self.set_name, split, self._labels.keys())
+
+    @property
+    def parts(self) -> tuple[ModelPart, ...]:
+        """See `FinetuneTask`."""
+        video: tuple[ModelPart, ...] = ("video", "video_projection")
+        return video if self._config.task.pooling == "mean" else (*video, "aggregator")
+
+    @property
+    def classes(self) -> int | None:
+        """See `FinetuneTask`."""
+        return self._classes
+
+    def loader(self) -> Mapping[str, object]:
+        """See `FinetuneTask`."""
+        sample = self._config.sample
+        windows = {"windows": sample.windows, "window_seconds": sample.window_seconds, "narrations": 1}
+        return {"frames": sample.frames, **windows}
+
+    def step(self, model: FineTuned, encoder: Encoder) -> Step:
+        """See `FinetuneTask`. The loss is a mean over videos, so parts of a batch simply add up."""
+        self._require_room(model)
+
+        def step(batch: Batch) -> StepResult:
+            video_BKTCHW = batch.video
+            count, windows, frames = video_BKTCHW.shape[:3]
+            labels_B = self._labels_of(batch, video_BKTCHW.device)
+            loss = torch.zeros(1, device=video_BKTCHW.device)
+            for part in micro_batches(count, self._config.schedule.micro_batch):
+                logits_BC = self._logits(model, encoder, video_BKTCHW[part])
+                value = F.cross_entropy(logits_BC, labels_B[part], reduction="sum") / count
+                value.backward()
+                loss += value.detach()
+            operations = None
+            if has_known_flops(model):
+                one = flops.clip(model.config, frames=frames)
+                operations = count * windows * one.video * passes(model.trains("video"))
+            return StepResult(loss=all_gather(loss).mean(), clips=count * windows, flops=operations)
+
+        return step
+
+    def evaluate(self, encoder: Encoder) -> Evaluate | None:
+        """Return what measures the head on the videos of `val`; raise `ShardError` where the dataset has none."""
+        self._source.dataset.split(self.set_name, TESTED)
+        labels = read_labels(HowToLabels, self._source, self.set_name, self._config.data, split=TESTED)
+        truth = self._checked(labels, TESTED)
+        require_labels(self._source, self.set_name, TESTED, truth.keys())
+
+        def evaluate(model: HierVL, _: Tokenizer, ranks: DistributedContext) -> dict[str, float]:
+            assert isinstance(model, FineTuned)
+            return self._accuracy(model, encoder, truth, ranks)
+
+        return evaluate
+
+    def _accuracy(
+        self, model: FineTuned, encoder: Encoder, truth: Mapping[str, int], ranks: DistributedContext
+    ) -> dict[str, float]:
+        """Return top-1 and top-5 accuracy in percent over the videos that can be decoded, each once on some rank."""
+        config, fields = self._config, dict(self.loader())
+        settings = config.data.loader(
+            global_batch=config.schedule.batch,
+            workers=config.data.summary_workers,
+            seed=config.run.seed,
+            size=model.config.image_hw[0],
+            **fields,
+        )
+        counts = {"videos": 0.0, **{f"top-{k}": 0.0 for k in _TOPS}}
+        with (
+            torch.no_grad(),
+            Loader(
+                self._source, self.set_name, TESTED, settings, is_training=False, rank=ranks.rank, world=ranks.world
+            ) as loader,
+        ):
+            for batch in loader:
+                rows = [row for row, failures in enumerate(batch.failures) if not failures]
+                if not rows:
+                    continue
+                video_BKTCHW = batch.video[rows].to(ranks.device)
+                slices = micro_batches(len(rows), config.schedule.micro_batch)
+                logits_BC = torch.cat([self._logits(model, encoder, video_BKTCHW[part]).cpu() for part in slices])
+                labels_B1 = torch.tensor([truth[batch.keys[row]] for row in rows])[:, None]
+                counts["videos"] += len(rows)
+                for k in _TOPS:
+                    best_BK = logits_BC.topk(min(k, self._classes), dim=1).indices
+                    counts[f"top-{k}"] += float((best_BK == labels_B1).any(dim=1).sum())
+        total = sum_over_ranks(counts, ranks)
+        if not total["videos"]:
+            return {}
+        return {f"{self.set_name}/head top-{k}": 100 * total[f"top-{k}"] / total["videos"] for k in _TOPS}
+
+    def _logits(self, model: FineTuned, encoder: Encoder, video_BKTCHW: Tensor) -> Tensor:
+        count, windows = video_BKTCHW.shape[:2]
+        with graph_if(model.trains("video", "video_projection")):
+            x_BKD = encoder.video(video_BKTCHW.flatten(0, 1)).unflatten(0, (count, windows))
+        pooled_BD = x_BKD.mean(dim=1) if self._config.task.pooling == "mean" else encoder.aggregate(x_BKD)
+        return model.classify(pooled_BD)
+
+    def _labels_of(self, batch: Batch, device: torch.device) -> Tensor:
+        return torch.tensor([self._labels[key] for key in batch.keys]).to(device, non_blocking=True)
+
+    def _checked(self, labels: HowToLabels, split: str) -> dict[str, int]:
+        found = {video.key: video.label for video in labels.videos}
+        refuse(
+            f"{self.set_name}/{split} has labels that are no class of {self._classes}",
+            {key: label for key, label in found.items() if label >= self._classes},
+            "raise task.classes, or build the shards with annotations.howto100m.num_classes",
+        )
+        return found
+
+    def _require_room(self, model: FineTuned) -> None:
+        """Raise `ConfigError` where the model's aggregator cannot do what is asked of it."""
+        settings, windows = model.config.aggregator, self._config.sample.windows
+        if self._config.task.pooling != "aggregator":
+            return
+        if settings is None:
+            raise ConfigError("task.pooling = aggregator: the checkpoint has none; set task.pooling=mean")
+        if settings.kind == "self_attention" and windows > settings.tokens:
+            raise ConfigError(
+                f"sample.windows = {windows} is more than the {settings.tokens} slots of the checkpoint's aggregator"
+            )

@@ -1,0 +1,249 @@
+"""Splits a delimited text file into rows, most of them vectorised, each with the physical line that it starts on."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+
+from preprocessing.annotations.tables import AnnotationError
+
+BLOCK = 32 << 20  # bytes read at a time
+_BOM = b"\xef\xbb\xbf"
+_LF, _CR, _QUOTE = 10, 13, 34
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """The column names of a delimited file, and where its rows begin."""
+
+    path: Path
+    delimiter: str
+    names: tuple[str, ...]
+    offset: int  # bytes
+    lines: int  # physical lines up to the first row
+
+    def columns(self, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, int]:
+        """Return name → position; raise `AnnotationError` where a required column is missing, or any is there twice."""
+        missing = [name for name in required if name not in self.names]
+        if missing:
+            raise AnnotationError(
+                f"{self.path}: missing columns {', '.join(missing)}; the first line has {', '.join(self.names)}; "
+                f"columns are separated by {self.delimiter!r}"
+            )
+        found = [name for name in required + optional if name in self.names]
+        twice = [name for name in found if self.names.count(name) > 1]
+        if twice:
+            raise AnnotationError(f"{self.path}: column {twice[0]} is there {self.names.count(twice[0])} times")
+        return {name: self.names.index(name) for name in found}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadRow:
+    """A row that cannot be split into the header's columns."""
+
+    line: int
+    reason: str
+    value: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DelimitedRows:
+    """Some rows of a file: the cells of the wanted columns as text, and each row's first physical line (from 1)."""
+
+    cells: pa.Table
+    lines: np.ndarray
+    bad: list[BadRow]
+
+
+def read_header(path: Path, delimiter: str) -> Header:
+    """Return the header of a file; raise `AnnotationError` where there is none."""
+    try:
+        with path.open("rb") as file:
+            start = len(_BOM) if file.read(len(_BOM)) == _BOM else 0
+            file.seek(start)
+            lines = _Lines(b"", 0, file)
+            names = next(csv.reader(lines, delimiter=delimiter, strict=True), [])
+            offset = file.tell()
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise AnnotationError(f"{path}: the first line is no header: {error}") from None
+    if not names:
+        raise AnnotationError(f"{path}: empty, a line of column names is expected first")
+    return Header(path=path, delimiter=delimiter, names=tuple(names), offset=offset, lines=lines.count)
+
+
+def read_rows(header: Header, columns: Mapping[str, int], *, block: int = BLOCK) -> Iterator[DelimitedRows]:
+    """Yield the rows of a file block by block, in no order within a block; blank lines are no rows.
+
+    A line without quotes and with the right number of columns is split vectorised; any other goes through Python's
+    csv module, strict: a quoted cell may hold delimiters, doubled quotes and line ends. A quote that opens a cell
+    and is not closed as it should be (or within 128 KiB) makes a bad row of its own line only, and the next
+    line starts afresh, so that one stray quote never swallows the rows after it.
+    """
+    line = header.lines + 1
+    with header.path.open("rb") as file:
+        file.seek(header.offset)
+        while data := file.read(block):
+            data += b"" if data.endswith(b"\n") else file.readline()
+            rows, taken = _split(data, file, header, columns, line)
+            line += taken
+            yield rows
+
+
+@dataclass
+class _Lines:
+    """Iterates over physical lines as text: those of `data` from `at` on, then those of `file`."""
+
+    data: bytes
+    at: int
+    file: BinaryIO
+    count: int = field(default=0)
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        if self.at < len(self.data):
+            end = self.data.find(b"\n", self.at) + 1 or len(self.data)
+            raw, self.at = self.data[self.at : end], end
+        else:
+            raw = self.file.readline()
+        if not raw:
+            raise StopIteration
+        self.count += 1
+        return raw.decode()
+
+
+@dataclass
+class _Slow:
+    """What the slow path found in a block."""
+
+    cells: list[list[str]] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+    bad: list[BadRow] = field(default_factory=list)
+
+
+def _split(
+    data: bytes, file: BinaryIO, header: Header, columns: Mapping[str, int], first: int
+) -> tuple[DelimitedRows, int]:
+    """Split `data`, whole physical lines of which the first is number `first`; return its rows and the lines taken.
+
+    A quoted cell at the end may go on in `file`, which is then left behind it.
+    """
+    buffer = np.frombuffer(data, np.uint8)
+    ends = np.flatnonzero(buffer == _LF)  # where each line's line feed is, or would be
+    if not len(ends) or ends[-1] != len(data) - 1:
+        ends = np.append(ends, len(data))
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    places = np.flatnonzero(buffer == ord(header.delimiter))
+    delimiters = np.diff(np.searchsorted(places, ends), prepend=0)
+    returns = np.flatnonzero(buffer == _CR)
+    closing = (returns + 1 == len(data)) | (buffer[np.minimum(returns + 1, len(data) - 1)] == _LF)
+    stops = ends.copy()  # where each line's content stops
+    stops[np.searchsorted(ends, returns[closing])] -= 1
+    odd = np.zeros(len(ends), bool)  # to be read by the csv module
+    odd[np.searchsorted(ends, np.flatnonzero(buffer == _QUOTE))] = True
+    odd[np.searchsorted(ends, returns[~closing])] = True
+    odd[_not_utf8(data, buffer, starts, ends)] = True
+    filled = stops > starts
+    plain = ~odd & filled & (delimiters == len(header.names) - 1)
+
+    slow = _Slow()
+    taken = len(ends)
+    done = 0  # lines before this one belong to an accepted row
+    for index in np.flatnonzero(~plain & filled).tolist():
+        if index < done:
+            continue
+        text = data[starts[index] : stops[index]]
+        if odd[index]:
+            here = file.tell()
+            lines = _Lines(data, int(starts[index]), file)
+            if _slow_row(lines, text, header, columns, first + index, slow):
+                done = index + lines.count
+                plain[index:done] = False
+                taken = max(taken, done)
+            else:
+                file.seek(here)
+        else:
+            slow.bad.append(_wrong_count(first + index, int(delimiters[index]) + 1, header, text))
+    cells = [_fast_cells(data, starts, ends, plain, header, columns)]
+    slow_columns = zip(*slow.cells, strict=True) if slow.cells else [[] for _ in columns]
+    cells.append(pa.table([pa.array(list(column), pa.string()) for column in slow_columns], names=list(columns)))
+    numbers = np.concatenate([first + np.flatnonzero(plain), np.array(slow.lines, np.int64)])
+    return DelimitedRows(cells=pa.concat_tables(cells), lines=numbers, bad=slow.bad), taken
+
+
+def _not_utf8(data: bytes, buffer: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> list[int]:
+    """Return the lines that are not UTF-8."""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        pass
+    else:
+        return []
+    found = []
+    for index in np.unique(np.searchsorted(ends, np.flatnonzero(buffer >= 0x80))).tolist():
+        try:
+            data[starts[index] : ends[index]].decode()
+        except UnicodeDecodeError:
+            found.append(index)
+    return found
+
+
+def _slow_row(lines: _Lines, text: bytes, header: Header, columns: Mapping[str, int], number: int, slow: _Slow) -> bool:
+    """Read one row with the csv module into `slow`; return whether it is accepted. `text` is its first line."""
+    reason, value = "", _show(text)
+    try:
+        cells = next(csv.reader(lines, delimiter=header.delimiter, strict=True))
+    except UnicodeDecodeError as error:
+        reason, value = "invalid UTF-8", f"{_show(error.object)} ({error.reason} at byte {error.start} of the line)"
+    except csv.Error as error:
+        reason = "stray carriage return" if "new-line" in str(error) else "malformed quoting"
+        value = f"{value} ({error})"
+    else:
+        if len(cells) == len(header.names):
+            slow.cells.append([cells[position] for position in columns.values()])
+            slow.lines.append(number)
+            return True
+        slow.bad.append(_wrong_count(number, len(cells), header, text))
+        return False
+    slow.bad.append(BadRow(line=number, reason=reason, value=value))
+    return False
+
+
+def _wrong_count(line: int, found: int, header: Header, text: bytes) -> BadRow:
+    value = f"{found} instead of {len(header.names)} in {_show(text)}"
+    return BadRow(line=line, reason="wrong number of columns", value=value)
+
+
+def _show(text: bytes) -> str:
+    """Return the beginning of a line for a message."""
+    return repr(text[:80].decode(errors="replace")) + ("…" if len(text) > 80 else "")
+
+
+def _fast_cells(
+    data: bytes, starts: np.ndarray, ends: np.ndarray, plain: np.ndarray, header: Header, columns: Mapping[str, int]
+) -> pa.Table:
+    """Return the wanted cells of the plain lines."""
+    names = [f"f{i}" for i in range(len(header.names))]
+    wanted = [names[position] for position in columns.values()]
+    if not plain.any():
+        return pa.table([pa.array([], pa.string()) for _ in wanted], names=list(columns))
+    if not plain.all():
+        edges = np.flatnonzero(np.diff(plain.astype(np.int8), prepend=0, append=0)).reshape(-1, 2)
+        data = b"".join(data[starts[a] : ends[b - 1] + 1] for a, b in edges.tolist())
+    table = pacsv.read_csv(
+        pa.BufferReader(data),
+        read_options=pacsv.ReadOptions(column_names=names, block_size=len(data) + 1, use_threads=False),
+        parse_options=pacsv.ParseOptions(delimiter=header.delimiter, quote_char=False, double_quote=False),
+        convert_options=pacsv.ConvertOptions(
+            include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string()), check_utf8=False
+        ),
+    )
+    return table.rename_columns(list(columns))

@@ -1,0 +1,1 @@
+"""Draws and encodes the frames of the embedded dataset's videos."""

@@ -1,0 +1,110 @@
+"""Verifies a dataset in parallel, a shard a task, and collects the findings of all checks."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+from shards.stats import shard_paths
+from shards.verify import dataset as whole
+from shards.verify.shard import RESTORE, Finding, ShardJob, ShardReport, check_shard
+
+Check = Callable[[ShardJob], ShardReport]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What verification found: nothing wrong where `findings` is empty."""
+
+    findings: tuple[Finding, ...]  # by file, in the order of the file
+    shards: int
+    samples: int
+    frames: int
+    bytes: int  # of the tars
+    seconds: float
+
+
+def verify(
+    root: Path, *, workers: int = 0, on_shard: Callable[[ShardReport], None] | None = None, check: Check = check_shard
+) -> Report:
+    """Return what is wrong with the dataset in `root`, all of it read and decoded.
+
+    `workers` processes share the shards; 0 works in this process. `on_shard` is called for each shard that is done.
+    """
+    begin = time.monotonic()
+    manifest, findings = whole.read_manifest(root)
+    shards, found = whole.find_shards(root, manifest.get("files", {}))
+    findings += found
+    jobs = _jobs(root, shards)
+    reports = []
+    for report in _run(jobs, workers, check):
+        reports.append(report)
+        if on_shard is not None:
+            on_shard(report)
+    reports.sort(key=lambda report: jobs.index(report.job))
+    findings += [finding for report in reports for finding in report.findings]
+    findings += whole.index_findings(root, manifest, shards)
+    findings += whole.file_findings(root, manifest)
+    findings += whole.companion_findings(root, manifest, shards)
+    findings += whole.key_findings(reports)
+    findings += whole.ledger_findings(root, reports)
+    findings += whole.spans_findings(root)
+    return Report(
+        findings=tuple(sorted(findings, key=lambda finding: finding.file)),
+        shards=len(jobs),
+        samples=sum(len(report.keys) for report in reports),
+        frames=sum(report.frames for report in reports),
+        bytes=sum(job.bytes for job in jobs),
+        seconds=time.monotonic() - begin,
+    )
+
+
+def _jobs(root: Path, shards: Sequence[tuple[str, str, int]]) -> list[ShardJob]:
+    jobs = []
+    for set_name, split, number in shards:
+        tar, _, _ = shard_paths(root, set_name, split, number)
+        size = tar.stat().st_size if tar.is_file() else 0
+        jobs.append(ShardJob(root=root, set_name=set_name, split=split, number=number, bytes=size))
+    return jobs
+
+
+def _run(jobs: Sequence[ShardJob], workers: int, check: Check) -> Iterator[ShardReport]:
+    """Yield the shards' reports as they are done; a shard that brings its process down is a finding, too."""
+    if workers == 0:
+        yield from map(check, jobs)
+        return
+    left = list(jobs)
+    with _pool(workers) as pool:
+        # Big ones first, so that none is left to the end alone.
+        futures = {pool.submit(check, job): job for job in sorted(jobs, key=lambda job: -job.bytes)}
+        for future in as_completed(futures):
+            report = _result(future)
+            if report is not None:
+                left.remove(report.job)
+                yield report
+    for job in left:  # they were in the pool when it broke: one by one, to see which of them breaks it
+        with _pool(1) as pool:
+            report = _result(pool.submit(check, job))
+        yield report if report is not None else _crashed(job)
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+
+
+def _result(future: Future[ShardReport]) -> ShardReport | None:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        return None
+
+
+def _crashed(job: ShardJob) -> ShardReport:
+    name = f"{job.set_name}/{job.split}/{job.number:05d}.tar"
+    what = "the process that checked it was killed: out of memory, or a file that crashes a decoder"
+    return ShardReport(job=job, findings=[Finding(file=name, what=what, mend=RESTORE)])

@@ -1,0 +1,137 @@
+"""A run asks itself the same few questions each time, scores them as the benchmarks do, and trains on unchanged."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from configs.loading import load
+from eval import egomcq, shufflemcq, summarymcq
+from eval.benchmark import main
+from eval.embed import EmbedSettings
+from eval.in_training import PeriodicMcq, periodic_mcq
+from eval.results import Result
+from hiervl_train.checkpoint.open import open_checkpoint
+from hiervl_train.config import PretrainConfig
+from hiervl_train.distributed import DistributedContext
+from hiervl_train.evaluation import EvaluationConfig
+from hiervl_train.launch import launch
+from hiervl_train.levels import DataError
+from hiervl_train.monitor.metrics import read_metrics
+from hiervl_train.tasks.pretraining import pretraining_task
+from shards.companions import read_questions, write_companion
+from shards.dataset import open_dataset
+from shards.index import finish_split, write_dataset
+from tests.eval.small import save_small_checkpoint
+from tests.hiervl_train.runs import DROPOUT, TINY
+from tests.shards.coded import coded_clip, coded_summary
+from tests.shards.samples import TOOLCHAIN, write_shard
+
+SETTINGS = EmbedSettings(frames=2, windows=3)
+CONFIG = EvaluationConfig(every_steps=1, questions=1000)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_small_checkpoint(tmp_path_factory.mktemp("checkpoint"), embedded)
+
+
+@pytest.fixture(scope="module")
+def unbuilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset without benchmarks: 24 clips and 4 summaries of 4 videos to validate on."""
+    root = tmp_path_factory.mktemp("unbuilt") / "shards"
+    write_shard(root, [coded_clip(n, video=f"video-{n // 6}") for n in range(24)], split="val")
+    summaries = [coded_summary(n, seconds=8, narrations=1, video=f"video-{n}") for n in range(4)]
+    write_shard(root, summaries, set_name="summaries", split="val")
+    for set_name in ("clips", "summaries"):
+        finish_split(root, set_name, "val")
+    about = {"code_revision": "0" * 40, "annotations": {}, "licence_notice": "", "counts": {}}
+    write_dataset(root, config={"chunk": {"fps": 30}}, toolchain=TOOLCHAIN, provenance=about)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("seed", range(4))  # few questions: that one model answers as many is little evidence
+def test_the_scores_are_those_of_the_benchmarks_own_entries(seed: int, embedded: Path, tmp_path: Path) -> None:
+    checkpoint = save_small_checkpoint(tmp_path / "checkpoint", embedded, seed=seed)
+    opened = open_checkpoint(checkpoint)
+    inside = PeriodicMcq(embedded, CONFIG, SETTINGS)(opened.model, opened.tokenizer, DistributedContext())
+    packed = set(open_dataset(embedded).rows("summarymcq", "test", ["key"])["key"].to_pylist())
+    every = read_questions(embedded / "summarymcq" / "test" / "questions.json")
+    whole = [question for question in every.questions if packed.issuperset(question.choices)]
+    write_companion(tmp_path / "whole.json", dataclasses.replace(every, questions=tuple(whole), rejected=()))
+    outside = {}
+    for entry in (egomcq, summarymcq, shufflemcq):
+        out = tmp_path / entry.__name__
+        sample = ["frames=2", "windows=3", "workers=0", "resamples=10", "report=false", "cache=null"]
+        argv = [f"--checkpoint={checkpoint}", f"--shards={embedded}", f"out={out}", "max_missing_fraction=1", *sample]
+        argv += [f"--questions={tmp_path}/whole.json"] if entry is shufflemcq else []
+        assert main(entry.BENCHMARK, argv) == 0
+        outside |= {f"{out.name} {score.name}": score.value for score in Result.load(out).scores}
+    assert inside["mcq/inter"] == pytest.approx(outside["eval.egomcq inter accuracy"])
+    assert inside["mcq/intra"] == pytest.approx(outside["eval.egomcq intra accuracy"])
+    assert inside["summary_mcq"] == pytest.approx(outside["eval.summarymcq summary accuracy"])
+    assert inside["shuffle_mcq"] == pytest.approx(outside["eval.shufflemcq accuracy"])
+    assert set(inside) == {"mcq/inter", "mcq/intra", "summary_mcq", "shuffle_mcq"}
+
+
+def test_without_benchmarks_questions_are_made_of_what_is_there_to_validate_on(checkpoint: Path, unbuilt: Path) -> None:
+    opened = open_checkpoint(checkpoint)
+    evaluate = PeriodicMcq(unbuilt, CONFIG, SETTINGS)
+    first = evaluate(opened.model, opened.tokenizer, DistributedContext())
+    assert set(first) == {"mcq/inter", "mcq/intra", "summary_mcq", "shuffle_mcq"}
+    assert all(0 <= score <= 100 for score in first.values())
+    assert evaluate(opened.model, opened.tokenizer, DistributedContext()) == first
+    assert PeriodicMcq(unbuilt, CONFIG, SETTINGS)(opened.model, opened.tokenizer, DistributedContext()) == first
+
+
+def test_no_more_questions_are_asked_than_wanted(checkpoint: Path, embedded: Path, unbuilt: Path) -> None:
+    opened = open_checkpoint(checkpoint)
+    few = EvaluationConfig(every_steps=1, questions=1)
+    for root in (embedded, unbuilt):
+        scores = PeriodicMcq(root, few, SETTINGS)(opened.model, opened.tokenizer, DistributedContext())
+        assert scores["mcq/inter"] in (0, 100, 50)
+        assert scores["mcq/intra"] in (0, 100, 50)
+
+
+def test_a_dataset_with_nothing_to_ask_about_is_refused_before_training(tmp_path: Path) -> None:
+    write_shard(tmp_path, [coded_clip(0)])
+    finish_split(tmp_path, "clips", "train")
+    about = {"code_revision": "0" * 40, "annotations": {}, "licence_notice": "", "counts": {}}
+    write_dataset(tmp_path, config={"chunk": {"fps": 30}}, toolchain=TOOLCHAIN, provenance=about)
+    with pytest.raises(DataError, match="none of egomcq/test, clips/val, summarymcq/test, summaries/val"):
+        PeriodicMcq(tmp_path, CONFIG, SETTINGS)
+
+
+def test_a_run_that_evaluates_itself_has_the_losses_of_one_that_does_not(embedded: Path, tmp_path: Path) -> None:
+    def losses(folder: Path, *overrides: str) -> list[float]:
+        values = [*TINY, DROPOUT, f"data.root={embedded}", f"run.folder={folder}", "run.max_steps=7", *overrides]
+        values += ["speed={bf16: false, compile: false}", "data.workers=0", "data.summary_workers=0"]
+        config = load(PretrainConfig, None, [*values, "init={video: null, text: null}"])
+        task = functools.partial(pretraining_task, evaluate=periodic_mcq(config))
+        assert launch(lambda: config, task) == 0
+        rows = read_metrics(folder)
+        return [value for row in rows for name, value in row.items() if name.startswith("loss/")]
+
+    silent = losses(tmp_path / "silent")
+    asked = losses(tmp_path / "asked", "evaluation={every_steps: 3, at_end: true, questions: 20}")
+    assert len(silent) == 7 and asked == silent
+    found = [row for row in read_metrics(tmp_path / "asked") if "eval/mcq/inter" in row]
+    assert [row["step"] for row in found] == [3, 6, 7]
+    assert {"eval/mcq/intra", "eval/summary_mcq", "eval/shuffle_mcq"} <= set(found[0])
+    best = json.loads((tmp_path / "asked" / "checkpoints" / "best.json").read_bytes())
+    assert best["step"] in (3, 6, 7)
+    assert open_checkpoint(tmp_path / "asked").path.name == best["folder"]
