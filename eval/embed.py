@@ -16,7 +16,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -50,6 +50,8 @@ Progress = Callable[[int, int], None]  # told how many of this rank's samples ar
 
 class EmbedError(RuntimeError):
     """Samples that could not be embedded, for a reason that is not theirs: storage, a worker, another rank."""
+
+    exit_code: ClassVar[int] = 1
 
 
 @dataclass(frozen=True, kw_only=True)

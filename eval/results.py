@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from configs.loading import ConfigError, from_dict
 from shards.files import write_bytes, write_json
@@ -19,6 +19,8 @@ VERSION = 1
 
 class ResultError(ValueError):
     """A folder that holds no result, or a damaged one; the message names the file."""
+
+    exit_code: ClassVar[int] = 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.distributed as dist
@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 class DistributedError(RuntimeError):
     """The ranks cannot form a process group; the message names the variable, its value and the remedy."""
+
+    exit_code: ClassVar[int] = 2
 
 
 @dataclass(frozen=True, kw_only=True)

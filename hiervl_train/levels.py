@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -16,6 +16,8 @@ from shards.loader import Batch, Loader
 
 class DataError(ValueError):
     """A dataset that cannot be trained on as configured; the message says what is too small or missing."""
+
+    exit_code: ClassVar[int] = 2
 
 
 class StepLoaders:

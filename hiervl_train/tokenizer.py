@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import tokenizers
@@ -24,6 +25,8 @@ _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
 class TokenizerError(ValueError):
     """A tokenizer that cannot be used; the message names the file and what is wrong."""
+
+    exit_code: ClassVar[int] = 2
 
 
 class Tokenizer:

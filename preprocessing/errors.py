@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from enum import IntEnum
+from typing import ClassVar
 
 _OUTPUT_FAULTS = {
     errno.ENOSPC,
@@ -33,13 +34,19 @@ class ExitCode(IntEnum):
 class UsageError(ValueError):
     """The request cannot be carried out as it stands: nothing was done, and the message says what to change."""
 
+    exit_code: ClassVar[int] = 2
+
 
 class TooManyFailuresError(RuntimeError):
     """More inputs failed than `max_failed_fraction` allows."""
 
+    exit_code: ClassVar[int] = 3
+
 
 class TransientError(RuntimeError):
     """The machine failed, not the input: a full disk, a lost mount. Nothing is recorded; the next run tries again."""
+
+    exit_code: ClassVar[int] = 4
 
 
 def is_output_fault(error: OSError) -> bool:

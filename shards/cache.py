@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
 
 _WAIT_SECONDS = 0.05  # between looks at a budget that others' fills take up
 _SPARED_SECONDS = 30.0  # prefetching does not push out what was used within this
@@ -27,6 +27,8 @@ _SPARED_SECONDS = 30.0  # prefetching does not push out what was used within thi
 
 class CacheError(OSError):
     """A cache that cannot hold what is asked of it; the message names the folder, the size and the budget."""
+
+    exit_code: ClassVar[int] = 1
 
 
 class WrongBytesError(OSError):

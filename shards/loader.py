@@ -13,7 +13,7 @@ from collections import Counter, deque
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -36,6 +36,8 @@ _CURSOR = ("epoch", "batch", "identity")
 
 class LoaderError(RuntimeError):
     """A loader that cannot go on: a worker that died, a run of failures, a cursor of other data."""
+
+    exit_code: ClassVar[int] = 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 
@@ -29,6 +30,8 @@ MAX_LANES = 256  # what `default_lanes` goes up to: more ranks than that need mo
 
 class OrderError(ValueError):
     """Sizes that cannot be reconciled: the message says which, and which would be right."""
+
+    exit_code: ClassVar[int] = 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -52,6 +53,8 @@ class DecodedSample:
 
 class SampleFailedError(ValueError):
     """A sample that could not be had, nor any of those that stand in for it; the message names them."""
+
+    exit_code: ClassVar[int] = 1
 
 
 @dataclass(frozen=True)

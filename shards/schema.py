@@ -18,7 +18,7 @@ import reprlib
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 SCHEMA_VERSION = 1
 MEMBERS = ("jpg", "json", "mp4", "txt")
@@ -27,6 +27,8 @@ QUESTIONS, LABELS = "questions.json", "labels.json"  # beside a benchmark's shar
 
 class SchemaError(ValueError):
     """A record that breaks the contract; the message names the field, the value and what would be right."""
+
+    exit_code: ClassVar[int] = 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,11 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from shards.cache import ShardCache, Sink, WrongBytesError
 from shards.config import SourceConfig
-from shards.dataset import DENYLIST, MANIFEST, Dataset, Shard, open_dataset, read_member
+from shards.dataset import DENYLIST, MANIFEST, Dataset, Shard, hash_file, open_dataset, read_member
 from shards.files import write_bytes
 
 _CHUNK = 1 << 20  # bytes read at a time
@@ -24,6 +24,8 @@ _EVICTED_TRIES = 8  # fetches of one shard for one read, before the cache counts
 
 class SourceError(OSError):
     """A file that cannot be fetched; the message names its URL, what happened and how often it was tried."""
+
+    exit_code: ClassVar[int] = 1
 
 
 class AbsentError(SourceError):
@@ -47,8 +49,12 @@ class Source(Protocol):
         """Return a local path of the shard's table."""
         ...
 
+    def file(self, name: str) -> Path:
+        """Return a local path of a file beside the shards: `name` is relative to the dataset's root."""
+        ...
+
     def prefetch(self, shard: Shard) -> None:
-        """Bring a shard's tar near, where it is not and there is room."""
+        """Fetch a shard's tar into the cache, unless it is local or there is no room."""
         ...
 
 
@@ -76,8 +82,12 @@ class LocalSource:
         """See `Source.parquet`."""
         return shard.parquet
 
+    def file(self, name: str) -> Path:
+        """See `Source.file`."""
+        return self.dataset.root / name
+
     def prefetch(self, shard: Shard) -> None:
-        """See `Source.prefetch`: there is nothing to do."""
+        """See `Source.prefetch`: local shards need no fetching."""
 
 
 class RemoteSource:
@@ -106,28 +116,34 @@ class RemoteSource:
             except FileNotFoundError:
                 continue  # evicted between finding and opening
         raise SourceError(
-            f"{self._name(shard)}: evicted {_EVICTED_TRIES} times before it could be read: source.cache_gib = "
+            f"{self._url_of(shard.path)}: evicted {_EVICTED_TRIES} times before it could be read: source.cache_gib = "
             f"{self._config.cache_gib} is less than the shards that are read at a time"
         )
 
     def parquet(self, shard: Shard) -> Path:
         """See `Source.parquet`: tables are small; they lie beside the manifest and are checked each time."""
-        path = shard.parquet
-        if not path.exists() or _hash(path) != shard.parquet_sha256:
-            data = fetch_bytes(self._name(shard).removesuffix(".tar") + ".parquet", self._config, shard.parquet_sha256)
-            write_bytes(path, data)
-        return path
+        return self._mirrored(shard.parquet, shard.parquet_sha256)
+
+    def file(self, name: str) -> Path:
+        """See `Source.file`: checked against the manifest's hash where it lists one, else fetched each time."""
+        return self._mirrored(self.dataset.root / name, self.dataset.files.get(name))
 
     def prefetch(self, shard: Shard) -> None:
         """See `Source.prefetch`."""
         self._ensure(shard, is_prefetch=True)
 
-    def _name(self, shard: Shard) -> str:
-        return f"{self._url}/{shard.path.relative_to(self.dataset.root).as_posix()}"
+    def _mirrored(self, path: Path, sha256: str | None) -> Path:
+        """Return `path`, a file beside the copy of the manifest, fetched unless it already has the hash."""
+        if sha256 is None or not path.exists() or hash_file(path) != sha256:
+            write_bytes(path, fetch_bytes(self._url_of(path), self._config, sha256))
+        return path
+
+    def _url_of(self, path: Path) -> str:
+        return f"{self._url}/{path.relative_to(self.dataset.root).as_posix()}"
 
     def _ensure(self, shard: Shard, *, is_prefetch: bool = False) -> Path | None:
         def fill(sink: Sink) -> None:
-            fetch(self._name(shard), sink, self._config)
+            fetch(self._url_of(shard.path), sink, self._config)
 
         return self.cache.ensure(shard.sha256, shard.bytes, fill, is_prefetch=is_prefetch)
 
@@ -225,8 +241,3 @@ def _stream_fsspec(url: str) -> Iterator[bytes]:
         if type(error).__name__ in ("NoCredentialsError", "ProfileNotFound", "ParamValidationError"):
             raise SourceError(f"{url}: {error}") from error
         raise TransientSourceError(f"{type(error).__name__}: {error}") from error
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from shards import schema
 from shards.keys import is_key
@@ -19,6 +19,8 @@ _TAR_NAME = re.compile(r"(\d{5,9})\.tar")
 
 class ShardError(ValueError):
     """Shards or index files that cannot be used as they are; the message names the file and what to do."""
+
+    exit_code: ClassVar[int] = 2
 
 
 @dataclass(frozen=True, kw_only=True)

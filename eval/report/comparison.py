@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -19,6 +19,8 @@ _SAME = 0.005  # percent: a score is the mean of items that comes as near
 
 class CompareError(ValueError):
     """Two results that are not of the same thing; the message names both values."""
+
+    exit_code: ClassVar[int] = 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import pickletools
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ SHOWN = 12  # problems that a message spells out
 
 class CheckpointError(RuntimeError):
     """A checkpoint that cannot be used; the message names the file and what is wrong in it."""
+
+    exit_code: ClassVar[int] = 2
 
     @classmethod
     def of(cls, where: object, problems: Sequence[str], hint: str = "") -> CheckpointError:

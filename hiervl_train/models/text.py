@@ -6,7 +6,7 @@ Shapes in names: B batch, L text tokens, D width.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, DistilBertConfig, PretrainedConfig
@@ -16,6 +16,8 @@ from hiervl_train.models.config import TextConfig
 
 class MissingPretrained(RuntimeError):
     """Something pretrained is neither on this disk nor to be had from a hub; the message names it."""
+
+    exit_code: ClassVar[int] = 2
 
 
 class TextTower(nn.Module):

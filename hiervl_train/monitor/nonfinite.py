@@ -11,6 +11,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 class DivergedError(RuntimeError):
     """Too many steps in a row without a finite gradient; the message says where the batches' keys are."""
+
+    exit_code: ClassVar[int] = 3
 
 
 @dataclass(frozen=True, kw_only=True)

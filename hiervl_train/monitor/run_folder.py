@@ -29,7 +29,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -64,6 +64,8 @@ _README = """\
 
 class RunFolderError(RuntimeError):
     """A run's folder that cannot be written to; the message names it and what to do."""
+
+    exit_code: ClassVar[int] = 2
 
 
 class RunFolder:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -79,6 +79,8 @@ _FACTS = "annotations.json"
 
 class AnnotationError(ValueError):
     """Annotation files that cannot be used at all; the message names the file, what is wrong and what to do."""
+
+    exit_code: ClassVar[int] = 2
 
 
 @dataclass(frozen=True, kw_only=True)
