@@ -12,21 +12,18 @@ import sys
 import numpy as np
 
 from eval.benchmark import Benchmark, BenchmarkOutput, Context, main
-from eval.beside import read_beside
 from eval.metrics.bootstrap import bootstrap
 from eval.metrics.classification import ClassAP, class_average_precision, mean_ap_of_counts, multi_hot
 from eval.metrics.similarity import cosine
 from eval.results import Item, Missing, Option
-from shards.companions import CharadesLabels, CharadesVideo
+from shards.companions import CharadesLabels, CharadesVideo, read_companion
 
 _SHOWN = 5  # videos of a class that the page shows, those ranked first
 
 
 def evaluate(context: Context) -> BenchmarkOutput | None:
     """Rank all videos for each class."""
-    labels = read_beside(
-        CharadesLabels, context.source, context.config.shards, context.set_name, context.split, context.config.source
-    )
+    labels = read_companion(context.source, context.set_name, context.split, CharadesLabels)
     embedded = context.embed(keys=[video.key for video in labels.videos])
     texts = context.texts(labels.classes)
     if embedded is None or texts is None:

@@ -16,13 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from eval.benchmark import Benchmark, BenchmarkOutput, Context, main
-from eval.beside import read_beside
 from eval.embed import Embedded, Texts
 from eval.metrics.bootstrap import interval_of_mean
 from eval.metrics.mcq import Marks, score_questions
 from eval.metrics.similarity import option_similarities
 from eval.results import Item, Missing, Option, Score
-from shards.companions import CompanionError, Question, Questions, read_questions
+from shards.companions import CompanionError, Question, Questions, read_companion, read_questions
 from shards.schema import set_spec
 
 _POINTS = 50  # of a curve
@@ -43,10 +42,10 @@ def evaluate(context: Context) -> BenchmarkOutput | None:
 
 def questions_of(context: Context) -> Questions:
     """Return the questions asked for; raise `CompanionError` where there are none, or they are of another set."""
-    config, file = context.config, context.config.questions
+    file = context.config.questions
     if file is None:
         where = f"{context.set_name}/{context.split}"
-        found = read_beside(Questions, context.source, config.shards, context.set_name, context.split, config.source)
+        found = read_companion(context.source, context.set_name, context.split, Questions)
     else:
         where, found = str(file), read_questions(file)
         if (found.set, found.split) != (context.set_name, context.split):

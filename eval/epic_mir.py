@@ -17,13 +17,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from eval.benchmark import Benchmark, BenchmarkOutput, Context, main
-from eval.beside import read_beside
 from eval.metrics.bootstrap import interval_of_average, interval_of_mean
 from eval.metrics.relevancy import Classes, Relevancy
 from eval.metrics.retrieval import Direction, Retrieval, score_retrieval
 from eval.metrics.similarity import cosine, dual_softmax
 from eval.results import Item, Missing, Option, Score
-from shards.companions import EpicLabels, EpicSentence, EpicVideo
+from shards.companions import EpicLabels, EpicSentence, EpicVideo, read_companion
 
 _SHOWN = 5  # items of a query that the page shows, those ranked first
 _BLOCK = 256  # queries at a time
@@ -33,9 +32,7 @@ DUAL = ", dual softmax"
 
 def evaluate(context: Context) -> BenchmarkOutput | None:
     """Rank sentences for each video and videos for each sentence."""
-    labels = read_beside(
-        EpicLabels, context.source, context.config.shards, context.set_name, context.split, context.config.source
-    )
+    labels = read_companion(context.source, context.set_name, context.split, EpicLabels)
     embedded = context.embed(keys=[video.key for video in labels.videos])
     texts = context.texts([*(row.text for row in labels.videos), *(row.text for row in labels.sentences)])
     if embedded is None or texts is None:

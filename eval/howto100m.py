@@ -13,14 +13,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from eval.benchmark import Benchmark, BenchmarkOutput, Context, main
-from eval.beside import read_beside
 from eval.embed import Embedded
 from eval.metrics.bootstrap import interval_of_mean
 from eval.metrics.classification import confusion, top_k
 from eval.metrics.similarity import cosine
 from eval.probe import Probe, fit_probe
 from eval.results import Confusion, Item, Missing, Option, Score
-from shards.companions import HowToLabels, HowToVideo
+from shards.companions import HowToLabels, HowToVideo, read_companion
 
 TRAIN = "train"
 ZERO_SHOT, PROBE = "zero-shot", "linear probe"
@@ -83,9 +82,7 @@ def evaluate(context: Context) -> BenchmarkOutput | None:
 
 
 def _labels(context: Context, split: str) -> HowToLabels:
-    return read_beside(
-        HowToLabels, context.source, context.config.shards, context.set_name, split, context.config.source
-    )
+    return read_companion(context.source, context.set_name, split, HowToLabels)
 
 
 def _class_names(labels: HowToLabels, learnt: HowToLabels | None) -> list[str]:

@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 
 from eval.benchmark import has_order, pool
-from eval.beside import read_beside
 from eval.egomcq import answer
 from eval.embed import EmbedSettings, embed_split, embed_texts
 from eval.mcq_builder import McqConfig, QuestionType, build, read_candidates
@@ -31,7 +30,7 @@ from hiervl_train.evaluation import EvaluationConfig
 from hiervl_train.levels import DataError
 from hiervl_train.models import HierVL
 from hiervl_train.tokenizer import Tokenizer
-from shards.companions import Question, Questions
+from shards.companions import Question, Questions, read_companion
 from shards.dataset import Dataset, read_rows
 from shards.schema import set_spec
 from shards.sources import Source, open_source
@@ -77,7 +76,7 @@ class PeriodicMcq:
 
     def __init__(self, root: str | Path, config: EvaluationConfig, settings: EmbedSettings) -> None:
         """Open the dataset; raise `DataError` where there is no set to ask about."""
-        self._root, self._config, self._settings = root, config, settings
+        self._config, self._settings = config, settings
         self._source = open_source(root, settings.source)
         found = [_first(self._source.dataset, sets) for sets in (CLIPS, SUMMARIES)]
         self._sets = [place for place in found if place is not None]
@@ -115,7 +114,7 @@ class PeriodicMcq:
     def _questions(self, set_name: str, split: str) -> tuple[Question, ...]:
         if split not in set_spec(set_name).companions:
             return _made(self._source, set_name, split, self._config)
-        found = read_beside(Questions, self._source, self._root, set_name, split, self._settings.source)
+        found = read_companion(self._source, set_name, split, Questions)
         packed: set[str] = set()
         for shard in self._source.dataset.split(set_name, split).shards:
             packed.update(read_rows(self._source.parquet(shard), ["key"])["key"].to_pylist())

@@ -13,10 +13,11 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, overload
 
 from shards import files, schema
 from shards.keys import is_key
+from shards.sources import Source
 from shards.stats import ShardError, read_json_object
 
 VERSION = 1
@@ -128,6 +129,7 @@ class HowToLabels:
 
 
 Companion = Questions | EpicLabels | CharadesLabels | HowToLabels
+C = TypeVar("C", bound=Companion)
 _KINDS: dict[str, type[Companion]] = {
     "egomcq": Questions,
     "summarymcq": Questions,
@@ -148,31 +150,29 @@ def companion_path(set_name: str, split: str) -> str:
     return f"{set_name}/{split}/{name}"
 
 
-def read_companion(root: Path | str, set_name: str, split: str) -> Companion:
-    """Return questions or labels of a benchmark's split below `root`, checked; raise `CompanionError`."""
-    return typing.cast(
-        Companion, _read(Path(root) / companion_path(set_name, split), typing.cast(Any, _KINDS[set_name]))
-    )
+@overload
+def read_companion(source: Source | Path | str, set_name: str, split: str) -> Companion: ...
+@overload
+def read_companion(source: Source | Path | str, set_name: str, split: str, kind: type[C]) -> C: ...
+def read_companion(source: Source | Path | str, set_name: str, split: str, kind: type[Any] | None = None) -> Companion:
+    """Return the checked questions or labels of a benchmark's split.
+
+    `source` is an opened dataset, local or remote, or the local folder of one. `kind` is the class that the caller
+    expects. Raises `CompanionError` if there is no such file, if it is malformed or if it is not of this kind, and
+    `SourceError` if it cannot be fetched.
+
+        questions = read_companion(open_source(url, config), "egomcq", "test", Questions)
+    """
+    name = companion_path(set_name, split)
+    known = _KINDS[set_name]
+    if kind is not None and not issubclass(known, kind):
+        raise CompanionError(f"{name} holds {known.__name__}, not {kind.__name__}")
+    return _read(Path(source) / name if isinstance(source, (str, Path)) else source.file(name), known)
 
 
 def read_questions(path: Path | str) -> Questions:
     """Return a file of questions, those of a benchmark or any of the same form; raise `CompanionError`."""
     return _read(Path(path), Questions)
-
-
-def read_epic_labels(root: Path | str, split: str) -> EpicLabels:
-    """Return the labels of `epic_mir/<split>` below `root`; raise `CompanionError`."""
-    return _read(Path(root) / companion_path("epic_mir", split), EpicLabels)
-
-
-def read_charades_labels(root: Path | str, split: str = "test") -> CharadesLabels:
-    """Return the labels of `charades_ego/<split>` below `root`; raise `CompanionError`."""
-    return _read(Path(root) / companion_path("charades_ego", split), CharadesLabels)
-
-
-def read_howto_labels(root: Path | str, split: str) -> HowToLabels:
-    """Return the labels of `howto100m/<split>` below `root`; raise `CompanionError`."""
-    return _read(Path(root) / companion_path("howto100m", split), HowToLabels)
 
 
 def to_json(companion: Companion) -> dict[str, Any]:
@@ -209,9 +209,6 @@ def keys_of(companion: Companion) -> list[str]:
     if isinstance(companion, Questions):
         return companion.keys()
     return list(dict.fromkeys(video.key for video in companion.videos))
-
-
-C = typing.TypeVar("C", Questions, EpicLabels, CharadesLabels, HowToLabels)
 
 
 def _read(path: Path, kind: type[C]) -> C:

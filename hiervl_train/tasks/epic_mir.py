@@ -21,9 +21,9 @@ from hiervl_train.models.finetuned import FineTuned
 from hiervl_train.steps import Encoder, StepResult
 from hiervl_train.tasks.base import FinetuneTask, Step
 from hiervl_train.tasks.config import FinetuneConfig
-from hiervl_train.tasks.labels import read_labels, require_labels
+from hiervl_train.tasks.labels import require_labels
 from hiervl_train.tasks.pairs import pair_step
-from shards.companions import EPIC_NOUNS, EpicLabels, EpicSentence, EpicVideo
+from shards.companions import EPIC_NOUNS, EpicLabels, EpicSentence, EpicVideo, read_companion
 from shards.loader import Batch
 from shards.sampling import KeyedRng
 from shards.sources import Source
@@ -93,7 +93,7 @@ class EpicMir(FinetuneTask):
         self._config = config
         split = config.data.split
         source.dataset.split(self.set_name, split)  # that it is there is the first question
-        labels = read_labels(EpicLabels, source, self.set_name, config.data, split=split)
+        labels = read_companion(source, self.set_name, split, EpicLabels)
         self.sentences = RelevantSentences(labels, above=config.task.relevancy_above, seed=config.run.seed)
         require_labels(source, self.set_name, split, self.sentences.keys)
 

@@ -22,11 +22,11 @@ from hiervl_train.monitor.run_logger import sum_over_ranks
 from hiervl_train.steps import Encoder, StepResult, micro_batches
 from hiervl_train.tasks.base import FinetuneTask, Step
 from hiervl_train.tasks.config import FinetuneConfig, ModelPart
-from hiervl_train.tasks.labels import read_labels, refuse, require_labels
+from hiervl_train.tasks.labels import refuse, require_labels
 from hiervl_train.tasks.pairs import graph_if, has_known_flops, passes
 from hiervl_train.tokenizer import Tokenizer
 from hiervl_train.trainer import Evaluate
-from shards.companions import HowToLabels
+from shards.companions import HowToLabels, read_companion
 from shards.loader import Batch, Loader
 from shards.sources import Source
 
@@ -43,7 +43,7 @@ class HowTo100M(FinetuneTask):
         self._config, self._source = config, source
         split = config.data.split
         source.dataset.split(self.set_name, split)  # that it is there is the first question
-        labels = read_labels(HowToLabels, source, self.set_name, config.data, split=split)
+        labels = read_companion(source, self.set_name, split, HowToLabels)
         known = len(labels.classes) or 1 + max((video.label for video in labels.videos), default=0)
         self._classes = config.task.classes or known
         self._labels = self._checked(labels, split)
@@ -91,7 +91,7 @@ class HowTo100M(FinetuneTask):
     def evaluate(self, encoder: Encoder) -> Evaluate | None:
         """Return what measures the head on the videos of `val`; raise `ShardError` where the dataset has none."""
         self._source.dataset.split(self.set_name, TESTED)
-        labels = read_labels(HowToLabels, self._source, self.set_name, self._config.data, split=TESTED)
+        labels = read_companion(self._source, self.set_name, TESTED, HowToLabels)
         truth = self._checked(labels, TESTED)
         require_labels(self._source, self.set_name, TESTED, truth.keys())
 

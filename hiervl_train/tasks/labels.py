@@ -1,35 +1,15 @@
-"""Reads the labels that lie beside a set's shards, and holds them against the samples that are there."""
+"""Compares the labels of a set with the samples in its shards."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import TypeVar
 
-from hiervl_train.data import DataConfig
 from hiervl_train.levels import DataError
-from shards.companions import Companion, CompanionError, companion_path, read_companion
+from shards.companions import companion_path
 from shards.dataset import read_rows
-from shards.files import write_bytes
-from shards.sources import Source, fetch_bytes
+from shards.sources import Source
 
-Kind = TypeVar("Kind", bound=Companion)
 _SHOWN = 5  # keys that a message spells out
-
-
-def read_labels(kind: type[Kind], source: Source, set_name: str, data: DataConfig, *, split: str) -> Kind:
-    """Return the labels of a split of the dataset that `source` has opened, wherever it is.
-
-    Raises `CompanionError` where there are none, or they are malformed.
-    """
-    folder = source.dataset.root  # of a URL it is the folder that its manifest was copied to
-    if "://" in data.root and not data.root.startswith("file://"):
-        path = companion_path(set_name, split)
-        url = f"{data.root.rstrip('/')}/{path}"
-        write_bytes(folder / path, fetch_bytes(url, data.source, source.dataset.files.get(path)))
-    found = read_companion(folder, set_name, split)
-    if not isinstance(found, kind):
-        raise CompanionError(f"{set_name}/{split} has {type(found).__name__} beside it, not {kind.__name__}")
-    return found
 
 
 def column(source: Source, set_name: str, split: str, name: str) -> Iterator[tuple[str, object]]:

@@ -13,21 +13,17 @@ import torch
 
 from eval import charades_ego, epic_mir, howto100m
 from eval.benchmark import main
-from eval.beside import read_beside
 from eval.embed import EmbedSettings, aggregate, embed_split
 from eval.probe import fit_probe
 from eval.results import Result
 from hiervl_train.checkpoint.open import open_checkpoint
 from hiervl_train.compat import dual_softmax
 from hiervl_train.models.pixels import normalise
-from shards.companions import CompanionError, EpicLabels, HowToLabels, read_charades_labels, read_epic_labels
-from shards.companions import read_howto_labels as howto_labels
-from shards.config import LoaderConfig, SourceConfig
+from shards.companions import CharadesLabels, EpicLabels, HowToLabels, read_companion
+from shards.config import LoaderConfig
 from shards.dataset import open_dataset
 from shards.loader import Loader
-from shards.sources import open_source
 from tests.eval.small import save_small_checkpoint
-from tests.shards.servers import faulty_server
 
 ENTRIES = {"epic_mir": epic_mir, "charades_ego": charades_ego, "howto100m": howto100m}
 SAMPLE = ("frames=2", "windows=3", "workers=0", "resamples=50", "report=false")
@@ -120,7 +116,7 @@ def test_retrieval_is_that_of_every_clip_and_sentence_embedded_alone(
     checkpoint: Path, embedded: Path, tmp_path: Path
 ) -> None:
     result = scored("epic_mir", checkpoint, embedded, tmp_path / "out")
-    labels = read_epic_labels(embedded, "test")
+    labels = read_companion(embedded, "epic_mir", "test", EpicLabels)
     video = by_hand(checkpoint, embedded, "epic_mir", "test", [v.key for v in labels.videos])
     text = texts_by_hand(checkpoint, [s.text for s in labels.sentences])
     sim, relevancy = unit(video) @ unit(text).T, relevancies(labels.videos, labels.sentences)
@@ -159,7 +155,7 @@ def test_the_released_input_is_another_one(checkpoint: Path, embedded: Path, tmp
 
 
 def test_a_broken_clip_is_named_and_the_others_are_scored(checkpoint: Path, own: Path, tmp_path: Path) -> None:
-    labels = read_epic_labels(own, "test")
+    labels = read_companion(own, "epic_mir", "test", EpicLabels)
     shard = open_dataset(own).split("epic_mir", "test").shards[0]
     row = shard.rows(["key", "mp4_offset", "mp4_size"]).to_pylist()[4]
     with shard.path.open("r+b") as file:
@@ -192,7 +188,7 @@ def test_the_map_of_charades_is_the_mean_over_classes_of_videos_ranked_by_class_
     checkpoint: Path, embedded: Path, tmp_path: Path
 ) -> None:
     result = scored("charades_ego", checkpoint, embedded, tmp_path / "out")
-    labels = read_charades_labels(embedded)
+    labels = read_companion(embedded, "charades_ego", "test", CharadesLabels)
     video = by_hand(checkpoint, embedded, "charades_ego", "test", [v.key for v in labels.videos])
     sim = unit(video) @ unit(texts_by_hand(checkpoint, labels.classes)).T
     found = {}
@@ -210,7 +206,8 @@ def test_long_videos_are_classified_by_name_and_by_a_probe_of_the_training_split
     checkpoint: Path, embedded: Path, tmp_path: Path
 ) -> None:
     result = scored("howto100m", checkpoint, embedded, tmp_path / "out")
-    labels, learnt = howto_labels(embedded, "val"), howto_labels(embedded, "train")
+    labels = read_companion(embedded, "howto100m", "val", HowToLabels)
+    learnt = read_companion(embedded, "howto100m", "train", HowToLabels)
     opened = open_checkpoint(checkpoint)
     settings = EmbedSettings(frames=2, windows=3)
     val, train = (embed_split(opened.model, embedded, "howto100m", split, settings) for split in ("val", "train"))
@@ -244,13 +241,3 @@ def test_a_probe_is_at_its_optimum_whatever_the_order_of_the_videos() -> None:
     np.testing.assert_allclose(shuffled.weight_CD, probe.weight_CD, atol=1e-3)
     with pytest.raises(ValueError, match="video 2: class 3 of 3"):
         fit_probe(x[:3], [0, 1, 3], 3, penalty=1e-2, steps=5)
-
-
-def test_labels_are_fetched_where_the_dataset_is_behind_a_url(embedded: Path, tmp_path: Path) -> None:
-    config = SourceConfig(cache=tmp_path)
-    with faulty_server(embedded) as server:
-        source = open_source(server.url, config)
-        found = read_beside(EpicLabels, source, server.url, "epic_mir", "test", config)
-        with pytest.raises(CompanionError, match="HowToLabels"):
-            read_beside(HowToLabels, source, server.url, "epic_mir", "test", config)
-    assert found == read_epic_labels(embedded, "test")

@@ -132,7 +132,7 @@ def test_every_row_of_every_file_is_accounted_for(built: Path) -> None:
 
 def test_labels_stand_beside_the_shards_in_the_order_of_their_file(built: Path) -> None:
     root = built / "shards"
-    epic = companions.read_epic_labels(root, "test")
+    epic = companions.read_companion(root, "epic_mir", "test", companions.EpicLabels)
     assert [video.narration_id for video in epic.videos] == [
         f"{uid}_{i}" for uid in ("v.2 ü", "absent", "nonsense") for i in range(len(TIMES))
     ]
@@ -144,7 +144,7 @@ def test_labels_stand_beside_the_shards_in_the_order_of_their_file(built: Path) 
             record = packed[video.key][0]
             assert (record["verb_class"], record["noun_classes"]) == (video.verb_class, list(video.noun_classes))
             assert (record["narration_id"], record["text"]) == (video.narration_id, video.text)
-    howto = companions.read_howto_labels(root, "val")
+    howto = companions.read_companion(root, "howto100m", "val", companions.HowToLabels)
     assert {video.label for video in howto.videos} == {0, 1} and howto.classes == ()
     assert {key: record["label"] for key, (record, _) in samples(built, "howto100m", "val").items()}.items() <= {
         video.key: video.label for video in howto.videos
@@ -157,7 +157,7 @@ def test_a_whole_video_ends_where_it_ends(built: Path) -> None:
     assert (record["clip_start"], record["clip_end"]) == (0.0, pytest.approx(SECONDS["v.2 ü"], abs=0.04))
     assert record["clip_frames"] == record["num_frames"] == len(numbers(io.BytesIO(mp4))) == 9 * 30
     assert record["action"] == -1
-    labels = companions.read_charades_labels(built / "shards")
+    labels = companions.read_companion(built / "shards", "charades_ego", "test", companions.CharadesLabels)
     assert {video.key: video.actions for video in labels.videos}[key] == (0, 1)
     assert len(labels.videos) == 3, "also those that could not be packed"
 

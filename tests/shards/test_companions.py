@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 from shards import companions, schema
-from tests.shards.benchmark_samples import ABSENT, companion, key
+from shards.config import SourceConfig
+from shards.sources import SourceError, open_source
+from tests.shards.benchmark_samples import ABSENT, companion, key, make_benchmarks
+from tests.shards.servers import faulty_server
 
 SPLITS = [(name, split) for name, spec in schema.SETS.items() for split in spec.companions]
 
@@ -33,16 +36,47 @@ def test_each_reader_gives_its_own_type(tmp_path: Path) -> None:
     questions = companions.read_questions(tmp_path / "egomcq/test/questions.json")
     assert questions.questions[1].choices == (key("egomcq", 1), key("egomcq", 0))
     assert questions.keys() == [*(key("egomcq", i) for i in range(3)), ABSENT]
-    assert companions.read_epic_labels(tmp_path, "train").videos[1].noun_classes == (1, 9)
-    assert companions.read_charades_labels(tmp_path).videos[0].actions == ()
-    assert [video.label for video in companions.read_howto_labels(tmp_path, "val").videos] == [0, 1, 2]
+    assert companions.read_companion(tmp_path, "epic_mir", "train", companions.EpicLabels).videos[1].noun_classes == (
+        1,
+        9,
+    )
+    assert (
+        companions.read_companion(tmp_path, "charades_ego", "test", companions.CharadesLabels).videos[0].actions == ()
+    )
+    assert [
+        video.label for video in companions.read_companion(tmp_path, "howto100m", "val", companions.HowToLabels).videos
+    ] == [0, 1, 2]
+
+
+def test_companions_of_a_dataset_behind_a_url_are_fetched_and_checked(tmp_path: Path) -> None:
+    root = make_benchmarks(tmp_path / "dataset").root
+    labels = companions.read_companion(root, "epic_mir", "test", companions.EpicLabels)
+    path = "/epic_mir/test/labels.json"
+    with faulty_server(root) as server:
+        source = open_source(server.url, SourceConfig(cache=tmp_path / "cache", first_wait_seconds=0.0))
+        server.faults[path].append("wrong")
+        for _ in range(2):
+            assert companions.read_companion(source, "epic_mir", "test", companions.EpicLabels) == labels
+        assert server.requests[path] == 2  # the altered reply and its repetition; the copy serves the second call
+        (source.file("epic_mir/test/labels.json")).write_text("{}")
+        assert companions.read_companion(source, "epic_mir", "test") == labels  # an altered copy is fetched again
+        server.faults["/howto100m/val/labels.json"].append("403")
+        with pytest.raises(SourceError, match=r"/howto100m/val/labels\.json: HTTP 403"):
+            companions.read_companion(source, "howto100m", "val")
+
+
+def test_a_companion_of_another_kind_than_expected_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        companions.CompanionError, match=r"epic_mir/test/labels\.json holds EpicLabels, not HowToLabels"
+    ):
+        companions.read_companion(tmp_path, "epic_mir", "test", companions.HowToLabels)
 
 
 def test_a_set_without_questions_or_labels_says_so(tmp_path: Path) -> None:
     with pytest.raises(companions.CompanionError, match="clips/val has no questions or labels"):
         companions.read_companion(tmp_path, "clips", "val")
     with pytest.raises(companions.CompanionError, match=r"no such file; it is written by .*build_shards"):
-        companions.read_charades_labels(tmp_path)
+        companions.read_companion(tmp_path, "charades_ego", "test", companions.CharadesLabels)
 
 
 def test_clips_that_are_in_no_shard_are_counted_and_named() -> None:

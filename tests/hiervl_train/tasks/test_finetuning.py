@@ -43,8 +43,8 @@ from shards.companions import (
     EpicLabels,
     EpicSentence,
     EpicVideo,
-    read_epic_labels,
-    read_howto_labels,
+    HowToLabels,
+    read_companion,
     write_companion,
 )
 from shards.config import LoaderConfig
@@ -176,7 +176,7 @@ def test_the_loss_of_a_step_is_its_formula_pair_by_pair(task: str, checkpoint: P
     with batch_of(task, checkpoint, embedded, "run.seed=3") as (made, name, batch):
         with torch.no_grad():
             video = made.model.encode_video(normalise(batch.video))
-            sentences = RelevantSentences(read_epic_labels(embedded, "train"), above=0.1, seed=3)
+            sentences = RelevantSentences(read_companion(embedded, "epic_mir", "train", EpicLabels), above=0.1, seed=3)
             chosen = [sentences.choose(key, batch.epoch) for key in batch.keys] if task == "epic_mir" else []
             texts = [one.text for one in chosen] or batch.texts
             sim = cosine_similarity(made.model.encode_text(*made.tokenizer(texts))[:, None], video[None], dim=2)
@@ -222,7 +222,7 @@ def test_its_own_scores_are_those_of_the_checkpoint(run: Path, embedded: Path, t
 def accuracy_by_hand(checkpoint: Path, root: Path) -> dict[str, float]:
     """Return the head's accuracy on the videos of val, one at a time."""
     model, head = HierVL.from_checkpoint(checkpoint), weights(checkpoint)
-    truth = {video.key: video.label for video in read_howto_labels(root, "val").videos}
+    truth = {video.key: video.label for video in read_companion(root, "howto100m", "val", HowToLabels).videos}
     reading = LoaderConfig(global_batch=1, workers=0, frames=2, windows=3, size=16)
     ranks = []
     with Loader(root, "howto100m", "val", reading, is_training=False) as loader, torch.no_grad():
@@ -483,7 +483,10 @@ def test_a_dataset_without_the_set_is_refused_by_name(
 def test_a_sample_without_a_label_is_named(
     checkpoint: Path, own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    epic, howto = read_epic_labels(own, "train"), read_howto_labels(own, "train")
+    epic, howto = (
+        read_companion(own, "epic_mir", "train", EpicLabels),
+        read_companion(own, "howto100m", "train", HowToLabels),
+    )
     write_companion(own / "epic_mir" / "train" / "labels.json", replace(epic, videos=epic.videos[1:]))
     write_companion(own / "howto100m" / "train" / "labels.json", replace(howto, videos=howto.videos[1:]))
     for task, key in (("epic_mir", epic.videos[0].key), ("howto100m_full", howto.videos[0].key)):
