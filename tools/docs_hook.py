@@ -23,6 +23,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages, and the reference to the navigation."""
     for source, page in _FROM_ROOT.items():
         text = (_REPOSITORY / source).read_text(encoding="utf-8").replace("](docs/", "](")
+        for name, other in _FROM_ROOT.items():
+            text = text.replace(f"]({name}", f"]({other}")
         files.append(File.generated(config, page, content=text))
     entries: Any = [_add_package(files, config, _REPOSITORY / name) for name in _PACKAGES]
     (config.nav or []).append({"API reference": entries})
@@ -53,8 +55,10 @@ def _add_package(files: Files, config: MkDocsConfig, folder: Path) -> dict[str, 
         elif (path / "__init__.py").exists():
             entries.append(_add_package(files, config, path))
             rows.append(f"| [`{path.name}/`]({module}.md) | {_first_sentence(path / '__init__.py')} |")
-        elif (path / "__main__.py").exists():  # a namespace package: a command, and no API
+        elif (path / "__main__.py").exists():  # a namespace package, which the reference leaves out
             rows.append(f"| `python -m {module}` | {_first_sentence(path / '__main__.py')} |")
+        elif any(path.glob("*.py")):
+            rows += [f"| `{path.name}/{file.name}` | {_first_sentence(file)} |" for file in sorted(path.glob("*.py"))]
     own = f"::: {name}\n\n" if (folder / "__init__.py").read_text(encoding="utf-8").strip() else ""
     table = "\n".join(["| module | what it is for |", "|---|---|", *rows])
     content = f"# {folder.name}\n\n`{name}`\n\n{own}## Modules\n\n{table}\n"
