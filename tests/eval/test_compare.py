@@ -15,7 +15,7 @@ from eval.compare import main
 from eval.metrics.bootstrap import compare_paired
 from eval.report.comparison import CompareError, compare
 from eval.results import Item, Result, Score
-from tests.eval.browser import Browser, outside
+from tests.browser import Browser, outside
 from tests.paths import REPOSITORY
 
 HOSTILE = "</script><script>document.title='owned'</script>[bold]\x00"

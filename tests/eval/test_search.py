@@ -19,7 +19,7 @@ from hiervl_train.tokenizer import Tokenizer
 from shards.config import SourceConfig
 from shards.dataset import Dataset
 from shards.sources import open_source
-from tests.eval.browser import Browser, outside, serve
+from tests.browser import Browser, outside, serve
 from tests.hiervl_train.tiny import tiny_config, tiny_text
 from tests.paths import REPOSITORY
 from tests.shards.coded import coded_clip, coded_dataset, coded_summary

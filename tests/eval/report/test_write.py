@@ -14,7 +14,7 @@ from eval.report.write import markdown, write_overview, write_report
 from eval.results import Confusion, Item, Missing, Option, Result, Score
 from shards.config import SourceConfig
 from shards.dataset import Dataset
-from tests.eval.browser import Browser, PageReport, outside, serve
+from tests.browser import Browser, PageReport, outside, serve
 from tests.shards.coded import coded_clip, coded_dataset, coded_summary
 
 HOSTILE = (

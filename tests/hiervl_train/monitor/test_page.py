@@ -20,7 +20,7 @@ from hiervl_train.monitor.metrics import METRICS, MetricsConfig, MetricsWriter, 
 from hiervl_train.monitor.page import write_page
 from hiervl_train.monitor.run_folder import RunFolder
 from shards import files
-from tests.eval.browser import Browser
+from tests.browser import Browser
 
 MOVE = """(() => {{
   const plot = [...document.querySelectorAll("figure")].find(f => f.textContent.startsWith("{title}"))

@@ -188,20 +188,22 @@ class Browser:
         is_dark: bool = False,
         play_seconds: float = 3.0,
         max_videos: int = 200,
+        pointer: str | None = None,
         ask: Mapping[str, str] | None = None,
         screenshot: Path | None = None,
     ) -> PageReport:
         """Return what became of the page at `url`, in a window of its own of `width` × `height` pixels.
 
-        Each of the first `max_videos` videos is played until it has come 0.15 s far, `play_seconds` at most; 0 videos
-        leaves them alone. `ask` are JavaScript expressions by name, answered last, promises awaited; `screenshot` a
-        PNG of the whole page, taken before anything is played.
+        Each of the first `max_videos` videos is played until it has advanced by 0.15 s, for `play_seconds` at most.
+        `pointer` is a JavaScript expression for the [x, y] to which the mouse then moves. `ask` are expressions by
+        name, evaluated last, promises awaited; `screenshot` is the file of a PNG of the whole page, taken first.
         """
         opening = self._open_page(
             url,
             metrics={"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
             is_dark=is_dark,
             play=_PLAY % (play_seconds, max_videos),
+            pointer=pointer,
             ask=ask or {},
             screenshot=screenshot,
         )
@@ -214,6 +216,7 @@ class Browser:
         metrics: dict[str, Any],
         is_dark: bool,
         play: str,
+        pointer: str | None,
         ask: Mapping[str, str],
         screenshot: Path | None,
     ) -> PageReport:
@@ -246,6 +249,10 @@ class Browser:
                 shot = await page("Page.captureScreenshot", {"captureBeyondViewport": True})
                 screenshot.write_bytes(base64.b64decode(shot["data"]))
             videos = await evaluate(play)
+            if pointer is not None:
+                x, y = await evaluate(pointer)
+                for place in (x - 3, x):
+                    await page("Input.dispatchMouseEvent", {"type": "mouseMoved", "x": place, "y": y})
             return PageReport(
                 url=url,
                 title=await evaluate("document.title"),
