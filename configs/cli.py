@@ -68,15 +68,24 @@ def exit_code_of(error: BaseException) -> int | None:
     return int(code) if isinstance(code, int) else None
 
 
-def print_error(error: BaseException, *, where: str = "") -> int:
-    """Print one of our exceptions to stderr as one line; return its exit code. `where` names a rank."""
+def report(error: BaseException, *, where: str = "", is_debug: bool = False) -> int:
+    """Say on stderr what went wrong, and return the exit code; `where` names a rank or a part of the work.
+
+    One of our exceptions is one line. Of any other exception the traceback is logged, and printed with `is_debug` or
+    where stderr is no terminal and therefore a log itself; without any log it goes to a file that the line names.
+    """
     code = exit_code_of(error)
-    assert code is not None, "an unexpected exception is to be raised, not printed"
-    console = _stderr()
-    label = _LABELS.get(code, "failed")
-    console.print(f"[red]{label}:[/] {escape(f'{where}: ' if where else '')}{escape(str(error))}")
+    place = f"{where}: " if where else ""
+    if code is None:
+        name = _log_traceback(error, is_debug=is_debug)
+        hint = f" (traceback: {name}; --debug prints it)" if name else ""
+        _stderr().print(f"[red]unexpected error:[/] {escape(f'{place}{type(error).__name__}: {error}{hint}')}")
+        return ExitCode.FAILED
+    if is_debug:
+        sys.stderr.write("".join(traceback.format_exception(error)))
+    _stderr().print(f"[red]{_LABELS.get(code, 'failed')}:[/] {escape(f'{place}{error}')}")
     if code in _ADVICE:
-        console.print(_ADVICE[code])
+        _stderr().print(_ADVICE[code])
     return code
 
 
@@ -182,11 +191,7 @@ class Command(Generic[C]):
             return ExitCode.INTERRUPTED
         except Exception as error:  # noqa: BLE001  # reported with its traceback, never passed over
             logging.getLogger().removeHandler(log)
-            if exit_code_of(error) is None:
-                return _report_unexpected(error, self._parser.prog, is_debug=arguments.debug)
-            if arguments.debug:
-                sys.stderr.write("".join(traceback.format_exception(error)))
-            return print_error(error)
+            return report(error, is_debug=arguments.debug)
         finally:
             logging.getLogger().removeHandler(log)
 
@@ -251,7 +256,7 @@ class Command(Generic[C]):
         try:
             defaults = load(self._cls, file)
         except ConfigError as error:
-            return print_error(error)
+            return report(error)
         source = f" (defaults: {_relative(file)})" if file is not None else ""
         console.print(f"\nkeys, given as key=value{source}:", markup=False, soft_wrap=True)
         key_help.print_keys(self._cls, console, defaults)
@@ -323,32 +328,28 @@ def _log_to_stderr(*, is_debug: bool) -> logging.Handler:
     return handler
 
 
-def _report_unexpected(error: Exception, prog: str, *, is_debug: bool) -> int:
-    """Log a bug's traceback and print one line; with `--debug`, or where stderr is a log, print the traceback, too."""
-    is_printed = is_debug or not sys.stderr.isatty()
-    root, crash, where = logging.getLogger(), None, ""
-    if not is_printed:
-        try:
-            crash = logging.FileHandler(_crash_file(prog), encoding="utf-8")
-            crash.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-            root.addHandler(crash)
-            where = f" (traceback: {crash.baseFilename}; --debug prints it)"
-        except OSError:
-            is_printed = True
+def _log_traceback(error: BaseException, *, is_debug: bool) -> str:
+    """Log a traceback; return the name of the file that was made for it, empty where it was printed or logged."""
+    root = logging.getLogger()
+    is_logged = any(isinstance(handler, logging.FileHandler) for handler in root.handlers)
     if root.handlers:  # without one, logging would print the traceback by itself
-        logger.critical("%s failed unexpectedly", prog, exc_info=error)
-    if crash is not None:
-        root.removeHandler(crash)
-        crash.close()
-    if is_printed:
-        sys.stderr.write("".join(traceback.format_exception(error)))
-    _stderr().print(f"[red]unexpected error:[/] {escape(f'{type(error).__name__}: {error}{where}')}")
-    return ExitCode.FAILED
+        logger.critical("unexpected error", exc_info=error)
+    lines = "".join(traceback.format_exception(error))
+    if not is_debug and sys.stderr.isatty():
+        if is_logged:
+            return ""
+        try:
+            file = _crash_file()
+            file.write_text(lines, encoding="utf-8")
+            return str(file)
+        except OSError:
+            pass  # no room for a file: better on the terminal than nowhere
+    sys.stderr.write(lines)
+    return ""
 
 
-def _crash_file(prog: str) -> Path:
-    """Return where a bug's traceback goes that no other log has: a new file in this user's temporary folder."""
+def _crash_file() -> Path:
+    """Return a new file for a traceback in this user's temporary folder."""
     folder = Path(tempfile.gettempdir()) / f"hiervl-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    name = re.sub(r"\W+", "-", prog).strip("-")
-    return folder / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    return folder / f"{Path(sys.argv[0]).stem}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"

@@ -25,13 +25,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NoReturn
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hiervl_train.preemption import ExitCode
+from configs.cli import ExitCode, exit_code_of, report
 
 GOODBYE_SECONDS = 30.0  # that process groups are given to end by themselves
 logger = logging.getLogger(__name__)
@@ -91,8 +91,9 @@ def distributed_context(config: DistributedConfig | None = None) -> Iterator[Dis
     Reads torchrun's variables, or SLURM's inside an `srun` step; without either it is a run of one process, and there
     is no process group. On the CPU each rank computes with one thread, unless OMP_NUM_THREADS says otherwise.
 
-    An exception on a rank of several does not wait for the others: its traceback is printed with the rank's name and
-    the process ends, with `ExitCode.FAILED`, so that the launcher ends the rest. `SystemExit` keeps its code.
+    An exception on a rank of several does not wait for the others: the process ends, so that the launcher ends the
+    rest. One of ours (see `configs.cli`) is printed as one line with the rank's name and its exit code becomes that of
+    the process; of any other the traceback is printed, and the code is `ExitCode.FAILED`. `SystemExit` keeps its code.
     """
     config = config or DistributedConfig()
     info = find_launch_info(os.environ)
@@ -109,8 +110,12 @@ def distributed_context(config: DistributedConfig | None = None) -> Iterator[Dis
     except SystemExit as request:
         _part(_code_of(request))
         raise
-    except BaseException:  # noqa: BLE001  # nothing may keep a failed rank alive: others wait for it
-        _end_failed(info)
+    except BaseException as error:  # nothing may keep a failed rank alive: others wait for it
+        if exit_code_of(error) is None:
+            _end_failed(info)
+        code = report(error, where=f"rank {info.rank}")
+        _part(code)
+        raise SystemExit(code) from error
     _part(ExitCode.OK)
 
 
@@ -267,7 +272,7 @@ def _part(code: int) -> None:
     guard.cancel()
 
 
-def _end_failed(info: LaunchInfo) -> None:
+def _end_failed(info: LaunchInfo) -> NoReturn:
     """Print the traceback of the exception in flight, named by rank, and end the process."""
     error = sys.exc_info()[1]
     name = f"rank {info.rank} of {info.world} on {socket.gethostname()}"
@@ -276,7 +281,7 @@ def _end_failed(info: LaunchInfo) -> None:
     _end(ExitCode.INTERRUPTED if isinstance(error, KeyboardInterrupt) else ExitCode.FAILED)
 
 
-def _end(code: int) -> None:
+def _end(code: int) -> NoReturn:
     """End this process now, and the loader's workers with it: no exit handler may wait for a rank that is gone."""
     for child in multiprocessing.active_children():
         child.terminate()

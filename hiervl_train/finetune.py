@@ -1,20 +1,19 @@
+# PYTHON_ARGCOMPLETE_OK
 """Fine-tunes a checkpoint from shards: `torchrun … hiervl_train/finetune.py --config F --checkpoint C [key=value …]`.
 
-The same command goes on with a run that was stopped, by whatever. Exit codes: 0 done, 1 failed, 2 usage, 3 the losses
-are not finite any more, 85 stopped before the end and saved (run again), 130 interrupted.
+Runs are resumable: rerun the same command. Exit codes: `configs.cli.ExitCode`.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 
-from configs.loading import load
+from configs.cli import Command, Request
+from configs.loading import ConfigError
 from hiervl_train.distributed import DistributedContext, broadcast_text
 from hiervl_train.launch import launch
 from hiervl_train.models import HierVL
@@ -31,23 +30,16 @@ _SCORES = {"charades_ego": ("mAP",), "epic_mir": ("mAP", "nDCG")}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what the command line asks for; return the exit code."""
-    parser = argparse.ArgumentParser(prog="finetune.py", description=__doc__.split("\n")[0])
-    parser.add_argument("--config", type=Path, required=True, help="as configs/finetune/charades_ego.yaml")
-    parser.add_argument("--checkpoint", metavar="PATH", help="to start from: a run, a checkpoint's folder, a .pth")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as data.root=ROOT or run.folder=runs/mine")
-    arguments = parser.parse_intermixed_args(argv)
-    overrides = [_spelled_out(word) for word in arguments.overrides]
-    if arguments.checkpoint is not None:
-        overrides.append(f"init_from={json.dumps(arguments.checkpoint)}")
-    return launch(lambda: load(FinetuneConfig, arguments.config, overrides), _task)
+    command = Command("torchrun … hiervl_train/finetune.py", __doc__, FinetuneConfig)
+    command.flag("--checkpoint", key="init_from", metavar="PATH", help="start from this run, checkpoint or .pth")
+    command.resumes("Rerun the same command to resume from the last checkpoint.")
+    return command.run(lambda request: launch(_configuration(request), _task), argv)
 
 
-def _spelled_out(override: str) -> str:
-    """Return `checkpoint=PATH`, as evaluation's programs take it, by its key; the section `checkpoint` is a mapping."""
-    key, _, value = override.partition("=")
-    if key == "checkpoint" and not value.lstrip().startswith("{"):
-        return f"init_from={json.dumps(value)}"
-    return override
+def _configuration(request: Request[FinetuneConfig]) -> FinetuneConfig:
+    if request.file is None:
+        raise ConfigError("--config is missing: name a task's, as configs/finetune/charades_ego.yaml")
+    return request.config
 
 
 def _task(config: FinetuneConfig, here: DistributedContext) -> Task:

@@ -14,62 +14,24 @@ from typing import TypeVar
 
 import torch
 from rich.console import Console
-from rich.markup import escape
 
-from configs.loading import ConfigError
-from hiervl_train.distributed import DistributedContext, DistributedError, all_true, distributed_context
-from hiervl_train.levels import DataError
-from hiervl_train.models.released import CheckpointError
-from hiervl_train.models.text import MissingPretrained
-from hiervl_train.monitor.nonfinite import DivergedError
+from configs.cli import ExitCode
+from hiervl_train.distributed import DistributedContext, all_true, distributed_context
 from hiervl_train.monitor.page import write_page
-from hiervl_train.monitor.run_folder import RunFolder, RunFolderError
+from hiervl_train.monitor.run_folder import RunFolder
 from hiervl_train.monitor.run_logger import Status, write_status
-from hiervl_train.preemption import ExitCode, clear_stop_file
+from hiervl_train.preemption import clear_stop_file
 from hiervl_train.settings import RunConfig, RunSettings
-from hiervl_train.tokenizer import TokenizerError
 from hiervl_train.trainer import Task, train
-from shards.loader import LoaderError
-from shards.order import OrderError
-from shards.sources import SourceError
-from shards.stats import ShardError
 
 logger = logging.getLogger(__name__)
 Settings = TypeVar("Settings", bound=RunSettings)
-_USAGE = (
-    ConfigError,
-    CheckpointError,
-    DataError,
-    DistributedError,
-    MissingPretrained,
-    OrderError,
-    RunFolderError,
-    ShardError,
-    TokenizerError,
-)
 
 
-def launch(read: Callable[[], Settings], make_task: Callable[[Settings, DistributedContext], Task]) -> int:
-    """Run the configuration that `read` returns; return the exit code. See `ExitCode`."""
-    errors = Console(stderr=True, highlight=False, soft_wrap=True)
-    try:
-        settings = read()
-    except ConfigError as error:
-        errors.print(f"[red]cannot run:[/] {escape(str(error))}")
-        return ExitCode.USAGE
-    code: int = ExitCode.OK
+def launch(settings: Settings, make_task: Callable[[Settings, DistributedContext], Task]) -> int:
+    """Run a configuration on this rank; return the exit code."""
     with distributed_context(settings.distributed) as here:
-        try:
-            code = run(settings, here, make_task)
-        except _USAGE as error:
-            errors.print(f"[red]cannot run:[/] rank {here.rank}: {escape(str(error))}")
-            code = ExitCode.USAGE
-        except (LoaderError, SourceError) as error:  # a worker that died, a storage that is gone: run again
-            errors.print(f"[red]failed:[/] rank {here.rank}: {escape(str(error))}")
-            code = ExitCode.FAILED
-        except DivergedError as error:
-            errors.print(f"[red]diverged:[/] rank {here.rank}: {escape(str(error))}")
-            code = ExitCode.DIVERGED
+        code = run(settings, here, make_task)
         if code != ExitCode.OK and here.world > 1:
             sys.exit(code)  # the other ranks do the same, or are ended by the launcher
     return code

@@ -7,7 +7,6 @@ requeues the job. torchrun passes none of SLURM's signals on to the ranks: the b
 
 from __future__ import annotations
 
-import enum
 import logging
 import os
 import signal
@@ -20,17 +19,6 @@ from typing import Any
 LOOK_SECONDS = 1.0  # between two looks at the stop file, which may lie on a shared file system
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 logger = logging.getLogger(__name__)
-
-
-class ExitCode(enum.IntEnum):
-    """What a run's process leaves with. torchrun turns every code but 0 into 1; srun passes them on."""
-
-    OK = 0
-    FAILED = 1
-    USAGE = 2  # the request cannot be carried out: a key, a path, a checkpoint that does not fit
-    DIVERGED = 3  # too many losses that are not finite
-    STOPPED = 85  # asked to stop before the end, and saved: run the same command again
-    INTERRUPTED = 130
 
 
 @dataclass(frozen=True, kw_only=True)

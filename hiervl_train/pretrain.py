@@ -1,18 +1,17 @@
+# PYTHON_ARGCOMPLETE_OK
 """Pretrains HierVL from shards: `torchrun … hiervl_train/pretrain.py [--config F] [key=value …]`.
 
-Without arguments: a small model on the embedded dataset. The same command goes on with a run that was stopped, by
-whatever. Exit codes: 0 done, 1 failed, 2 usage, 3 the losses are not finite any more, 85 stopped before the end and
-saved (run again), 130 interrupted.
+Without arguments it trains a small model on the embedded dataset. Runs are resumable: rerun the same command.
+Exit codes: `configs.cli.ExitCode`.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from configs.loading import load
+from configs.cli import Command
 from hiervl_train.config import PretrainConfig
 from hiervl_train.distributed import DistributedContext
 from hiervl_train.launch import launch
@@ -24,11 +23,9 @@ SMALL = Path(__file__).resolve().parent.parent / "configs" / "pretrain" / "small
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what the command line asks for; return the exit code."""
-    parser = argparse.ArgumentParser(prog="pretrain.py", description=__doc__.split("\n")[0])
-    parser.add_argument("--config", type=Path, default=SMALL, help="YAML of PretrainConfig (default: the small model)")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as run.folder=runs/mine")
-    arguments = parser.parse_args(argv)
-    return launch(lambda: load(PretrainConfig, arguments.config, arguments.overrides), _task)
+    command = Command("torchrun … hiervl_train/pretrain.py", __doc__, PretrainConfig, default=SMALL)
+    command.resumes("Rerun the same command to resume from the last checkpoint.")
+    return command.run(lambda request: launch(request.config, _task), argv)
 
 
 def _task(config: PretrainConfig, here: DistributedContext) -> Task:

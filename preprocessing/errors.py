@@ -1,9 +1,8 @@
-"""The three ways in which preprocessing stops: a wrong request, too many bad inputs, a fault that will pass."""
+"""Errors that stop a build (bad request, too many failed inputs, transient machine fault) and their exit codes."""
 
 from __future__ import annotations
 
 import errno
-from enum import IntEnum
 from typing import ClassVar
 
 _OUTPUT_FAULTS = {
@@ -18,21 +17,11 @@ _OUTPUT_FAULTS = {
     errno.EMFILE,
     errno.ENOMEM,
 }
-_FAULT_WORDS = ("no space left on device", "disk quota exceeded", "read-only file system", "stale file handle")
-
-
-class ExitCode(IntEnum):
-    """What `build_shards.py` exits with; documented in the README."""
-
-    OK = 0
-    USAGE = 2
-    TOO_MANY_FAILURES = 3
-    TRANSIENT = 4
-    INTERRUPTED = 130
+_FAULT_MESSAGES = ("no space left on device", "disk quota exceeded", "read-only file system", "stale file handle")
 
 
 class UsageError(ValueError):
-    """The request cannot be carried out as it stands: nothing was done, and the message says what to change."""
+    """The request cannot be carried out as given; nothing was changed, and the message says what to correct."""
 
     exit_code: ClassVar[int] = 2
 
@@ -44,16 +33,16 @@ class TooManyFailuresError(RuntimeError):
 
 
 class TransientError(RuntimeError):
-    """The machine failed, not the input: a full disk, a lost mount. Nothing is recorded; the next run tries again."""
+    """The machine failed, not the input: a full disk, a lost mount. Nothing is recorded; the next run retries."""
 
     exit_code: ClassVar[int] = 4
 
 
 def is_output_fault(error: OSError) -> bool:
-    """Return whether an error in writing is the machine's and not the sample's."""
+    """Return whether a write error is caused by the machine (disk full, no permission) rather than by the sample."""
     return error.errno in _OUTPUT_FAULTS
 
 
 def fault_message(text: str) -> str:
-    """Return the line of ffmpeg's messages that tells of the machine's fault; empty where all are about the video."""
-    return next((line for line in text.splitlines() if any(word in line.lower() for word in _FAULT_WORDS)), "")
+    """Return the first line of ffmpeg's output that reports a machine fault; empty if none does."""
+    return next((line for line in text.splitlines() if any(m in line.lower() for m in _FAULT_MESSAGES)), "")

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Converts a checkpoint between our layout and the released one, from which the original code loads it.
 
     python -m hiervl_train.models.convert released.pth FOLDER [--config sizes.yaml]
@@ -8,8 +9,6 @@ The target's name decides: `.pth` is the released layout, anything else a folder
 
 from __future__ import annotations
 
-import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,11 +16,11 @@ from typing import Any
 
 import torch
 
-from configs import loading
+from configs.cli import Command, Request
 from hiervl_train.models import released
 from hiervl_train.models.config import ModelConfig
 from hiervl_train.models.hiervl import HierVL
-from hiervl_train.models.storage import load_checkpoint, save
+from hiervl_train.models.storage import save
 from shards.files import replacing
 
 
@@ -46,7 +45,7 @@ def to_released(model: HierVL) -> dict[str, Any]:
 
 def convert(source: Path, target: Path, config: ModelConfig | None = None) -> list[str]:
     """Write the checkpoint at `source` to `target` in the layout that its name says; return the load's report."""
-    model, report = load_checkpoint(source, config)
+    model, report = HierVL.load(source, config)
     if target.suffix == ".pth":
         with replacing(target) as temporary:
             torch.save(to_released(model), temporary)
@@ -55,25 +54,20 @@ def convert(source: Path, target: Path, config: ModelConfig | None = None) -> li
     return report.lines()
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return its exit code."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
-    parser.add_argument("source", type=Path, help="released .pth, or a folder of ours")
-    parser.add_argument("target", type=Path, help="a .pth for the released layout, else a folder")
-    parser.add_argument("--config", type=Path, help="sizes of a released checkpoint that are not the published ones")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO)
-    try:
-        config = loading.load(ModelConfig, options.config) if options.config else None
-        lines = convert(options.source, options.target, config)
-    except (released.CheckpointError, loading.ConfigError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    for line in lines:
-        print(line)
-    print(f"wrote {options.target}")
-    return 0
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what the command line asks for; return the exit code."""
+    command = Command("python -m hiervl_train.models.convert", __doc__, ModelConfig)
+    command.positional("source", type=Path, help="released .pth, or a folder of ours")
+    command.positional("target", type=Path, help="a .pth for the released layout, else a folder")
+
+    def work(request: Request[ModelConfig]) -> None:
+        is_given = request.file is not None or request.overrides
+        for line in convert(request.flags.source, request.flags.target, request.config if is_given else None):
+            print(line)
+        print(f"wrote {request.flags.target}")
+
+    return command.run(work, argv)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

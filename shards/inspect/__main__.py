@@ -1,16 +1,17 @@
+# PYTHON_ARGCOMPLETE_OK
 """Shows what is in a dataset: tables in the terminal, one sample's record, or a page of pictures."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from rich.console import Console
-from rich.markup import escape
 
+from configs.cli import Command, Request
 from shards import files, schema
 from shards.dataset import open_dataset
 from shards.inspect import page
@@ -28,33 +29,43 @@ def _show_sample(found: Located, console: Console) -> None:
     console.print_json(json.dumps(found.record, ensure_ascii=False))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code: 0, 1 where there is no such dataset or key, 2 for wrong usage."""
-    parser = argparse.ArgumentParser(prog="python -m shards.inspect", description=__doc__)
-    parser.add_argument("root", type=Path, help="the dataset's folder")
-    parser.add_argument("--key", help="show this sample's place and record")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a self-contained page of pictures there")
-    parser.add_argument(
-        "--samples", type=int, default=48, metavar="N", help="pictures per split (default: %(default)s)"
-    )
-    options = parser.parse_args(arguments)
-    if options.samples < 1:
-        parser.error(f"--samples {options.samples}: 1 or more is expected")
+class InspectError(RuntimeError):
+    """A dataset that cannot be read, or a key that it does not have."""
+
+    exit_code: ClassVar[int] = 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what the command line asks for; return the exit code: 1 where there is no such dataset or key."""
+    command = Command("python -m shards.inspect", __doc__)
+    command.positional("root", type=Path, help="the dataset's folder")
+    command.flag("--key", help="show this sample's place and record")
+    command.flag("--html", type=Path, metavar="FILE", help="write a self-contained page of images there")
+    command.flag("--samples", type=int, default=48, metavar="N", help="images per split (default: %(default)s)")
+
+    def work(request: Request[None]) -> None:
+        flags = request.flags
+        if flags.samples < 1:
+            command.error(f"--samples {flags.samples}: must be at least 1")
+        try:
+            _inspect(flags.root, key=flags.key, html=flags.html, samples=flags.samples)
+        except ShardError as error:
+            raise InspectError(str(error)) from error
+
+    return command.run(work, argv)
+
+
+def _inspect(root: Path, *, key: str | None, html: Path | None, samples: int) -> None:
     console = Console()
-    try:
-        dataset = open_dataset(options.root)
-        if options.key is not None:
-            _show_sample(find_sample(dataset, options.key), console)
-        if options.html is not None:
-            files.write_bytes(options.html, page.render(dataset, samples=options.samples).encode())
-            console.print(f"wrote {options.html}", highlight=False, soft_wrap=True)
-        if options.key is None and options.html is None:
-            for table in tables(dataset):
-                console.print(table, "")
-    except ShardError as error:
-        Console(stderr=True).print(f"[bold red]✗[/] {escape(str(error))}", soft_wrap=True, highlight=False)
-        return 1
-    return 0
+    dataset = open_dataset(root)
+    if key is not None:
+        _show_sample(find_sample(dataset, key), console)
+    if html is not None:
+        files.write_bytes(html, page.render(dataset, samples=samples).encode())
+        console.print(f"wrote {html}", highlight=False, soft_wrap=True)
+    if key is None and html is None:
+        for table in tables(dataset):
+            console.print(table, "")
 
 
 if __name__ == "__main__":

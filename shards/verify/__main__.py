@@ -1,8 +1,8 @@
-"""Verifies a dataset: every byte against its hash, every sample decoded; exit 0 sound, 1 problems, 2 usage."""
+# PYTHON_ARGCOMPLETE_OK
+"""Verifies a dataset, `python -m shards.verify ROOT`: every byte against its hash, every sample decoded."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -15,26 +15,36 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from configs.cli import Command, ExitCode, Request
 from shards.summary import human_bytes
 from shards.verify.run import Report, verify
 from shards.verify.shard import ShardReport
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m shards.verify", description=__doc__)
-    parser.add_argument("root", type=Path, help="the dataset's folder")
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: cores)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there as JSON, too")
-    options = parser.parse_args(arguments)
-    if not options.root.is_dir():
-        parser.error(f"{options.root}: there is no such folder")
-    if options.workers < 0:
-        parser.error(f"--workers {options.workers}: 0 (in this process) or more is expected")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what the command line asks for; return the exit code: 0 for a sound dataset, 1 for one with problems."""
+    command = Command("python -m shards.verify", __doc__)
+    command.positional("root", type=Path, help="the dataset's folder")
+    command.flag("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: one per core)")
+    command.flag("--json", type=Path, metavar="FILE", help="also write the report there as JSON")
+
+    def work(request: Request[None]) -> int:
+        flags = request.flags
+        if not flags.root.is_dir():
+            command.error(f"{flags.root}: there is no such folder")
+        if flags.workers < 0:
+            command.error(f"--workers {flags.workers}: must be at least 0 (0: in this process)")
+        return _verify(flags.root, workers=flags.workers, json_file=flags.json)
+
+    return command.run(work, argv)
+
+
+def _verify(root: Path, *, workers: int, json_file: Path | None) -> int:
+    """Verify with a progress bar and print what was found; return the exit code."""
     console = Console(stderr=True)
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TextColumn("left"), TimeRemainingColumn())
     with Progress(TextColumn("{task.description}"), *columns, console=console, transient=True) as progress:
-        total = sum(path.stat().st_size for path in options.root.glob("*/*/*.tar"))
+        total = sum(path.stat().st_size for path in root.glob("*/*/*.tar"))
         task = progress.add_task("verifying", total=total)
         done = [0, 0]  # samples, problems
 
@@ -44,11 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             text = f"verifying: {done[0]:,} samples, {done[1]:,} problems"
             progress.update(task, advance=report.job.bytes, description=text)
 
-        report = verify(options.root, workers=options.workers, on_shard=advance)
-    if options.json is not None:
-        options.json.write_text(json.dumps(asdict(report), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        report = verify(root, workers=workers, on_shard=advance)
+    if json_file is not None:
+        json_file.write_text(json.dumps(asdict(report), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     _print(report, Console())
-    return 1 if report.findings else 0
+    return ExitCode.FAILED if report.findings else ExitCode.OK
 
 
 def _print(report: Report, console: Console) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from hiervl_train.preemption import ExitCode, PreemptionConfig, StopRequest, clear_stop_file
+from configs.cli import ExitCode
+from hiervl_train.preemption import PreemptionConfig, StopRequest, clear_stop_file
 
 NEVER = PreemptionConfig(time_limit_minutes=None)
 
