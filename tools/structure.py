@@ -57,7 +57,7 @@ class PackageReport:
     longest_name: str
     largest_module: int  # lines
     largest_name: str
-    modules_per_folder: int  # in the fullest folder; empty __init__.py files do not count
+    modules_per_folder: int  # in the fullest folder, __init__.py not counted
     fullest_folder: str
     public: int
     undocumented: int
@@ -229,6 +229,14 @@ def arrows(graph: Mapping[str, Iterable[str]]) -> Counter[tuple[str, str]]:
     return Counter(pair for pair in pairs if pair[0] != pair[1] and set(pair) <= set(PACKAGES))
 
 
+def folder_sizes(modules: Iterable[Module]) -> Counter[str]:
+    """Return folder → number of its modules; `__init__.py` does not count."""
+    paths = [PurePosixPath(module.path) for module in modules]
+    found = Counter({str(path.parent): 0 for path in paths})
+    found.update(str(path.parent) for path in paths if path.name != "__init__.py")
+    return found
+
+
 def report(modules: Mapping[str, Module], package: str) -> PackageReport | None:
     """Return the figures of a package, or None where it has no modules."""
     own = [module for module in modules.values() if module.path.split("/")[0] == package]
@@ -237,8 +245,7 @@ def report(modules: Mapping[str, Module], package: str) -> PackageReport | None:
     functions = [(f"{module.path}:{name}", lines) for module in own for name, lines in module.functions.items()]
     longest = max(functions, key=lambda item: item[1], default=("-", 0))
     largest = max(own, key=lambda module: module.lines)
-    folders = Counter(str(PurePosixPath(module.path).parent) for module in own if module.lines)
-    folder, fullest = folders.most_common(1)[0] if folders else (package, 0)
+    folder, fullest = folder_sizes(own).most_common(1)[0]
     return PackageReport(
         modules=len(own),
         lines=sum(module.lines for module in own),
