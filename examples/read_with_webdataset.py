@@ -22,7 +22,7 @@ def main(root: Path) -> None:
     for number, (key, image, record, mp4, caption) in enumerate(samples):
         if number == 5:
             break
-        with av.open(io.BytesIO(mp4)) as container:
+        with av.open(io.BytesIO(mp4), "r") as container:
             frames = sum(1 for _ in container.decode(video=0))
         print(f"{key}: {caption!r}, key frame {image.size}, {frames} frames at {record['fps']:g} frames/s")
 
