@@ -1,10 +1,12 @@
-"""Everything that a build of shards can be told, typed and checked; `configs/preprocess/*.yaml` fill it."""
+"""Typed configuration of a build of shards, filled from `configs/preprocess/*.yaml`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from preprocessing.annotations.config import AnnotationsConfig
 from preprocessing.demo.config import DemoConfig
@@ -14,50 +16,42 @@ from preprocessing.demo.config import DemoConfig
 class VideosConfig:
     """Where the source videos are and how many of them to take."""
 
-    root: Path | None = None  # holds <video_uid>.<any container's extension>, or folders <video_uid> of numbered JPEGs
-    pattern: str = "*"  # where below root they lie, as */rgb_frames/*
-    frames_fps: float | None = None  # pictures a second of such folders; null: as the annotations number frames
-    limit: int | None = None  # the first N videos by a seeded shuffle: a small subset to try
-    allow_missing: bool = False  # absent videos are recorded, but do not count against max_failed_fraction
+    root: Path | None = None  # folder of <video_uid>.<any container's extension>, or of folders <video_uid> of JPEGs
+    pattern: str = "*"  # glob below root that finds them, as */rgb_frames/*
+    # Frame rate of folders of JPEGs, frames per second; null: as the annotations number frames.
+    frames_fps: Annotated[float, Field(gt=0, le=1000)] | None = None
+    limit: PositiveInt | None = None  # take the first N videos of a seeded shuffle; null: all
+    allow_missing: bool = False  # record absent videos without counting them against max_failed_fraction
 
     def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"videos.limit = {self.limit}: at least 1, or null for all")
-        if self.frames_fps is not None and not 0 < self.frames_fps <= 1000:
-            raise ValueError(f"videos.frames_fps = {self.frames_fps}: above 0 and at most 1000, or null")
         if not self.pattern or self.pattern.startswith("/") or ".." in Path(self.pattern).parts:
             raise ValueError(f"videos.pattern = {self.pattern!r}: a pattern below videos.root, as */rgb_frames/*")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChunkConfig:
-    """How a source video becomes chunks. Everything here but `keep` and the limits decides bytes."""
+    """How a source video becomes chunks. Every key but `keep` and the limits affects their bytes."""
 
-    seconds: int = 600
-    short_side: int = 256  # pixels; a smaller source is not enlarged
-    fps: int = 30
-    gop_seconds: float = 0.5334  # 16 frames at 30 fps: clips are cut at key frames, so this is the slack around them
-    b_frames: int = 7  # non-reference frames between anchors: a reader of few frames skips most of them
-    crf: int = 23
-    summary_fps: int = 2
-    summary_gop_seconds: float = 4.0
-    max_gap_seconds: float = 0.5  # a source that shows no new frame for longer is frozen there
-    keep: bool = True  # false: a chunk is deleted once every shard that needs it is written
-    timeout_seconds: int = 7200  # an ffmpeg that runs longer is ended and its chunk failed
-    memory_gib: int = 8  # address space that one ffmpeg may take
+    seconds: PositiveInt = 600  # length of a chunk, s
+    short_side: Annotated[int, Field(ge=1, multiple_of=2)] = 256  # pixels, even; a smaller source is not enlarged
+    fps: PositiveInt = 30  # frames per second
+    # Seconds between key frames (0.5334: 16 frames at 30 fps). Clips are cut at key frames: the slack around a clip.
+    gop_seconds: PositiveFloat = 0.5334
+    # Non-reference frames between anchor frames, which a reader of few frames skips.
+    b_frames: Annotated[int, Field(ge=0, le=16)] = 7
+    crf: Annotated[int, Field(ge=0, le=51)] = 23  # x264's constant rate factor: lower is better and larger
+    summary_fps: PositiveInt = 2  # frames per second of the low-rate rendition; must divide fps
+    summary_gop_seconds: float = 4.0  # seconds between key frames of the low-rate rendition
+    max_gap_seconds: float = 0.5  # s without a new frame after which a source counts as frozen there
+    keep: bool = True  # false: delete a chunk once every shard that needs it is written
+    timeout_seconds: PositiveInt = 7200  # s after which ffmpeg is stopped and its chunk counts as failed
+    memory_gib: PositiveInt = 8  # GiB of address space for one ffmpeg
 
     def __post_init__(self) -> None:
-        for name in ("seconds", "short_side", "fps", "summary_fps", "timeout_seconds", "memory_gib"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"chunk.{name} = {getattr(self, name)}: must be at least 1")
-        if self.short_side % 2:
-            raise ValueError(f"chunk.short_side = {self.short_side}: must be even, as 4:2:0 video is")
         if self.fps % self.summary_fps:
             raise ValueError(f"chunk.fps = {self.fps}: must be a multiple of chunk.summary_fps = {self.summary_fps}")
-        if not 0 < self.gop_seconds <= self.seconds:
-            raise ValueError(f"chunk.gop_seconds = {self.gop_seconds}: must be above 0 and at most chunk.seconds")
-        if not 0 <= self.b_frames <= 16 or not 0 <= self.crf <= 51:
-            raise ValueError(f"chunk.b_frames = {self.b_frames} (0 to 16), chunk.crf = {self.crf} (0 to 51)")
+        if self.gop_seconds > self.seconds:
+            raise ValueError(f"chunk.gop_seconds = {self.gop_seconds}: must be at most chunk.seconds = {self.seconds}")
 
     @property
     def gop(self) -> int:
@@ -84,73 +78,64 @@ class ChunkConfig:
 class ShardConfig:
     """How samples are dealt to shards."""
 
-    max_samples: int = 4096
-    max_bytes: int = 256 * 2**20  # by nominal rate, so that the plan depends on annotations alone
-    nominal_kbps: int = 300  # of clips; the figure for the byte bound and for --dry-run
-    nominal_summary_kbps: int = 60
-    nominal_seconds: float = 30.0  # of a video that is taken whole, however long it is
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("max_samples", "max_bytes", "nominal_kbps", "nominal_summary_kbps", "nominal_seconds"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"shard.{name} = {getattr(self, name)}: must be at least 1")
+    max_samples: PositiveInt = 4096  # samples per shard
+    max_bytes: PositiveInt = (
+        256 * 2**20
+    )  # bytes per shard at the nominal rate, so that annotations alone decide the plan
+    nominal_kbps: PositiveInt = 300  # assumed bit rate of clips, kbit/s, for `max_bytes` and --dry-run
+    nominal_summary_kbps: PositiveInt = 60  # assumed bit rate of the low-rate rendition, kbit/s
+    nominal_seconds: Annotated[float, Field(ge=1)] = 30.0  # assumed length of a video that is taken whole, s
+    seed: int = 0  # of the order of samples
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmConfig:
     """What one SLURM job of Dask workers asks for (`dask.cluster: slurm`)."""
 
-    queue: str | None = None
-    account: str | None = None
-    cores: int = 16
-    memory: str = "64GB"
-    walltime: str = "12:00:00"
-    jobs: int = 4  # kept running until the build is done: one that ends early is submitted anew
-    interface: str | None = None  # by which workers and scheduler find each other, as ib0; null: the host's own address
-    extra_directives: tuple[str, ...] = ()
-    prologue: tuple[str, ...] = ()  # lines before the worker starts, as `source .venv/bin/activate`
+    queue: str | None = None  # partition
+    account: str | None = None  # account that is charged
+    cores: int = 16  # cores per job
+    memory: str = "64GB"  # memory per job
+    walltime: str = "12:00:00"  # time limit of a job
+    jobs: int = 4  # jobs kept running until the build is done; one that ends early is submitted again
+    interface: str | None = None  # network interface between workers and scheduler, as ib0; null: the host's address
+    extra_directives: tuple[str, ...] = ()  # further #SBATCH lines
+    prologue: tuple[str, ...] = ()  # shell lines before the worker starts, as `source .venv/bin/activate`
 
 
 @dataclass(frozen=True, kw_only=True)
 class DaskConfig:
-    """Where the work runs: `local`, `slurm`, or the address of a running scheduler (tcp://host:port)."""
+    """Where the work runs."""
 
-    cluster: str = "local"
-    workers: int | None = None  # local processes; null: one a core
-    dashboard: str = ":0"  # address of the dashboard; port 0 takes any free one
+    cluster: str = "local"  # local, slurm, or the address of a running scheduler (tcp://host:port)
+    workers: PositiveInt | None = None  # local processes; null: one per core
+    dashboard: str = ":0"  # address of the dashboard; port 0: any free port
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
 
     def __post_init__(self) -> None:
         if self.cluster not in ("local", "slurm") and "://" not in self.cluster:
             raise ValueError(f"dask.cluster = {self.cluster!r}: local, slurm or an address such as tcp://host:8786")
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"dask.workers = {self.workers}: at least 1, or null for one a core")
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildConfig:
     """One build of one dataset."""
 
-    output: Path = Path("data/embedded/shards")
-    work: Path | None = None  # chunks and plans, on scratch; null: `work` beside `output`
-    ffmpeg: Path | None = None  # null: the one on PATH, else imageio-ffmpeg's
-    licence: str = "The source videos' licence applies; state it here (`licence`)."
+    output: Path = Path("data/embedded/shards")  # folder of the dataset
+    work: Path | None = None  # folder of chunks and plans, on scratch; null: `work` next to `output`
+    ffmpeg: Path | None = None  # executable; null: the one on PATH, else imageio-ffmpeg's
+    licence: str = "The source videos' licence applies; state it here (`licence`)."  # written into the dataset's card
     videos: VideosConfig = field(default_factory=VideosConfig)
     annotations: AnnotationsConfig = field(default_factory=AnnotationsConfig)
     chunk: ChunkConfig = field(default_factory=ChunkConfig)
     shard: ShardConfig = field(default_factory=ShardConfig)
     dask: DaskConfig = field(default_factory=DaskConfig)
-    demo: DemoConfig | None = None  # render the embedded dataset first and build from that
-    demo_root: Path = Path("data/embedded/source")
+    demo: DemoConfig | None = None  # render the embedded dataset first and build from it
+    demo_root: Path = Path("data/embedded/source")  # where the embedded dataset's videos are rendered
     demo_benchmarks: bool = False  # also make the benchmarks over its videos, each in its published format
-    max_failed_fraction: float = 0.05
-    end_tolerance: float = 0.5  # s; a clip that ends later than the video by at most this ends with the video
-    retry: Literal["none", "failed"] = "none"
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.max_failed_fraction <= 1:
-            raise ValueError(f"max_failed_fraction = {self.max_failed_fraction}: a share between 0 and 1")
+    max_failed_fraction: Annotated[float, Field(ge=0, le=1)] = 0.05  # failed samples above which the exit code is 3
+    end_tolerance: float = 0.5  # s by which a clip may end after its video, and is then cut at the video's end
+    retry: Literal["none", "failed"] = "none"  # failed: try recorded failures again
 
     @property
     def work_folder(self) -> Path:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, PositiveInt
 
 EGO4D_SPLIT_FIELDS = ("split_em", "split_av", "split_fho")
 
@@ -48,15 +50,13 @@ class HowTo100mFiles:
     """HowTo100M's long videos and their classes."""
 
     train: Path | None = None  # tab-separated: video_uid, clip_start, clip_end, fps, label
-    val: Path | None = None
+    val: Path | None = None  # the same for validation
     classes: Path | None = None  # names, one a line, class 0 first; null: the classes have numbers only
-    num_classes: int = 100  # videos of later classes are left out, as in HierVL's probe
+    num_classes: PositiveInt = 100  # videos of later classes are left out, as in HierVL's probe
 
     def __post_init__(self) -> None:
         if self.train is None and self.val is None:
             raise ValueError("annotations.howto100m: give train or val; or set howto100m to null")
-        if self.num_classes < 1:
-            raise ValueError(f"annotations.howto100m.num_classes = {self.num_classes}: at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,19 +68,19 @@ class AnnotationsConfig:
 
     egoclip: Path | None = None  # egoclip.csv: clips, tab-separated
     egosummary: Path | None = None  # egosummary_full.csv: summaries, tab-separated
-    narrations: Path | None = (
-        None  # Ego4D's narration.json: narrations, made into clips by EgoClip's rule, and summaries
-    )
+    # Ego4D's narration.json: narrations, made into clips by EgoClip's rule, and summaries.
+    narrations: Path | None = None
     egomcq: Path | None = None  # egomcq.json: questions over clips
     summarymcq: Path | None = None  # summarymcq_full.json: questions over spans of minutes
-    epic_mir: EpicMirFiles | None = None
-    charades_ego: CharadesEgoFiles | None = None
-    howto100m: HowTo100mFiles | None = None
+    epic_mir: EpicMirFiles | None = None  # EPIC-KITCHENS-100 multi-instance retrieval
+    charades_ego: CharadesEgoFiles | None = None  # Charades-Ego action recognition
+    howto100m: HowTo100mFiles | None = None  # HowTo100M classification of long videos
     metadata: Path | None = None  # ego4d.json or manifest.csv: durations, stereo, splits
     split_fields: tuple[str, ...] = EGO4D_SPLIT_FIELDS  # metadata fields that name a video's split; others must exist
     val_list: Path | None = None  # video uids of the val split, one a line
     exclude: tuple[Path, ...] = ()  # files naming videos that evaluation uses: never pretrained on
-    alpha: float | None = None  # s, EgoClip's α; None: measured over the data (EgoClip measured 4.9)
+    # EgoClip's α, s; null: measured over the data (EgoClip measured 4.9).
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     match_pass: bool = False  # a summary gets the narrations of its own annotator pass only
 
     def __post_init__(self) -> None:
@@ -93,8 +93,6 @@ class AnnotationsConfig:
             raise ValueError(
                 f"annotations.egosummary = {self.egosummary} goes with annotations.egoclip, which is not given"
             )
-        if self.alpha is not None and not (math.isfinite(self.alpha) and self.alpha > 0):
-            raise ValueError(f"annotations.alpha = {self.alpha}: a positive number of seconds is needed, as 4.9")
         if self.alpha is not None and self.egoclip is not None:
             raise ValueError(
                 "annotations.alpha has no effect on egoclip.csv, whose clips are ready-made; set it to null"

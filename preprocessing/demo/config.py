@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeInt
 
 MIN_VIDEOS = 7  # the five special ones (see script.py), and at least two more to validate on
 MIN_SECONDS = 20.0  # two activities and a chunk boundary fit
@@ -21,44 +23,29 @@ _PRESETS: dict[str, dict[str, Any]] = {
 class DemoConfig:
     """The embedded dataset's size and looks. Fields left at None take the value of the preset `size`."""
 
-    size: Literal["tiny", "small", "large"] = "small"  # tests | `make demo` | experiments
-    seed: int = 0  # everything follows from it: the same config gives the same bytes
-    videos: int | None = None  # how many, the missing and the damaged ones included
-    seconds: float | None = None  # mean length of a video, s
-    activity_pairs: int | None = None  # pairs of activities that are each other's actions in reverse, 2 to 8
-    width: int = 320  # px, even
-    height: int = 240  # px, even
-    fps: int = 30  # frames/s of all videos but one, which has fps·1000/1001
-    chunk_seconds: float = 10.0  # s; clips are laid across the first multiple of it
+    size: Literal["tiny", "small", "large"] = "small"  # preset: for tests, for `make demo`, for experiments
+    seed: NonNegativeInt = 0  # decides everything: the same configuration gives the same bytes
+    videos: Annotated[int, Field(ge=MIN_VIDEOS)] | None = None  # number of videos, missing and damaged ones included
+    seconds: Annotated[float, Field(ge=MIN_SECONDS, le=300)] | None = None  # mean length of a video, s
+    # Pairs of activities that are each other's actions in reverse.
+    activity_pairs: Annotated[int, Field(ge=2, le=8)] | None = None
+    width: Annotated[int, Field(ge=96, le=1280, multiple_of=2)] = 320  # pixels, even
+    height: Annotated[int, Field(ge=96, le=1280, multiple_of=2)] = 240  # pixels, even
+    fps: Annotated[int, Field(ge=10, le=60)] = 30  # frames per second of all videos but one, which has fps·1000/1001
+    chunk_seconds: Annotated[float, Field(ge=4)] = 10.0  # s; clips are laid across the first multiple of it
     frame_code: bool = False  # draw frame and video number as a strip of blocks: for tests, a shortcut for a learner
 
     def __post_init__(self) -> None:
-        if self.size not in _PRESETS:
-            raise ValueError(f"size = {self.size!r}: one of {', '.join(_PRESETS)} is expected")
         for name, value in _PRESETS[self.size].items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        if self.n_videos < MIN_VIDEOS:
-            raise ValueError(f"videos = {self.videos!r}: at least {MIN_VIDEOS}, or the special ones do not fit")
-        if not MIN_SECONDS <= self.mean_seconds <= 300:
-            raise ValueError(f"seconds = {self.seconds!r}: {MIN_SECONDS:g} to 300 is expected")
-        if self.activity_pairs is None or not 2 <= self.activity_pairs <= 8:
-            raise ValueError(f"activity_pairs = {self.activity_pairs!r}: 2 to 8 is expected")
-        for name in ("width", "height"):
-            value = getattr(self, name)
-            if value % 2 or not 96 <= value <= 1280:
-                raise ValueError(f"{name} = {value!r}: an even number of pixels from 96 to 1280 is expected")
         if self.width < self.height:
             raise ValueError(f"width = {self.width!r}: less than height = {self.height!r}; the table is drawn wide")
-        if not 10 <= self.fps <= 60:
-            raise ValueError(f"fps = {self.fps!r}: 10 to 60 is expected")
-        if not 4 <= self.chunk_seconds <= self.mean_seconds * 0.7:
+        if self.chunk_seconds > self.mean_seconds * 0.7:
             raise ValueError(
-                f"chunk_seconds = {self.chunk_seconds!r}: 4 s to 0.7 · seconds ({0.7 * self.mean_seconds:g} s) is "
-                "expected, so that clips lie across a boundary"
+                f"chunk_seconds = {self.chunk_seconds!r}: at most 0.7 · seconds ({0.7 * self.mean_seconds:g} s), so that "
+                "clips lie across a boundary"
             )
-        if self.seed < 0:
-            raise ValueError(f"seed = {self.seed!r}: zero or more is expected")
 
     @property
     def n_videos(self) -> int:
