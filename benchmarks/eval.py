@@ -152,7 +152,7 @@ def _every_option(
     predicted, encoded = [], 0
     for start in range(0, len(asked), QUESTIONS_A_PASS):
         part = asked[start : start + QUESTIONS_A_PASS]
-        frames = [reader.item(0, *where[key]).frames for question in part for key in question.choices]
+        frames = [reader.read(0, *where[key]).frames for question in part for key in question.choices]
         video_BTCHW = torch.from_numpy(np.stack(frames)).to(ranks.device).movedim(-1, -3)
         ids_BL, mask_BL = tokenizer([question.text for question in part])
         with torch.inference_mode():

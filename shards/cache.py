@@ -1,11 +1,11 @@
-"""A node's cache of fetched files, shared by all its processes: named by hash, bounded in bytes, safe to kill.
+"""A node's cache of fetched files: shared by all its processes, addressed by hash, bounded in bytes, safe to kill.
 
-    FOLDER/objects/<sha256>    whole files, checked; the time of last use is the file's own
-    FOLDER/filling/<sha256>    files on their way, each locked by the process that fills it; of full size from the start
-    FOLDER/budget.lock         held while room is made
+    FOLDER/objects/<sha256>    complete, checked files; the mtime is the time of last use
+    FOLDER/filling/<sha256>    partial files of full size, each locked by the process that fills it
+    FOLDER/budget.lock         held while files are evicted
 
-Locks are the kernel's (`flock`): a process that dies lets go of them, and what it left is removed by the next that
-looks. Readers open, read and close; a file that was evicted meanwhile is fetched again.
+Locks are the kernel's (`flock`): those of a process that dies are released, and the next process removes its partial
+files. Readers open, read and close; a file that was evicted in between is fetched again.
 """
 
 from __future__ import annotations
@@ -21,61 +21,59 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, ClassVar
 
-_WAIT_SECONDS = 0.05  # between looks at a budget that others' fills take up
-_SPARED_SECONDS = 30.0  # prefetching does not push out what was used within this
+_WAIT_SECONDS = 0.05  # between attempts to reserve room that other processes' fills occupy
+_SPARED_SECONDS = 30.0  # prefetching does not evict files that were used within this time
 
 
 class CacheError(OSError):
-    """A cache that cannot hold what is asked of it; the message names the folder, the size and the budget."""
+    """A file larger than the cache; the message has the folder, the file's size and the budget."""
 
     exit_code: ClassVar[int] = 1
 
 
 class WrongBytesError(OSError):
-    """A file that came with another size or hash than the manifest says."""
+    """A fetched file whose size or hash differs from the manifest."""
 
 
 @dataclass
 class CacheCounts:
-    """What this process did with the cache."""
+    """Events of this process since it opened the cache."""
 
     hits: int = 0
-    fills: int = 0
-    filled_bytes: int = 0
-    evictions: int = 0
+    fills: int = 0  # files fetched into the cache
 
 
 class Sink:
-    """Where a fill writes to; counts and hashes as it goes, and can start again."""
+    """The target of a fetch: counts and hashes the bytes written to a file, and can start over."""
 
     def __init__(self, handle: BinaryIO, *, sha256: str, size: int) -> None:
         self._handle, self._sha256, self._size = handle, sha256, size
         self.restart()
 
     def restart(self) -> None:
-        """Forget what was written so far."""
+        """Discard what was written so far."""
         self._handle.seek(0)
         self._digest = hashlib.sha256()
         self._written = 0
 
     def write(self, data: bytes) -> None:
-        """Write the next bytes; raise `WrongBytesError` where they are more than the file has."""
+        """Write the next bytes; raise `WrongBytesError` if they exceed the file's size."""
         self._written += len(data)
         if self._written > self._size:
-            raise WrongBytesError(f"more than the expected {self._size} bytes came")
+            raise WrongBytesError(f"received more than the expected {self._size} bytes")
         self._digest.update(data)
         self._handle.write(data)
 
     def check(self) -> None:
-        """Raise `WrongBytesError` unless exactly the expected bytes were written."""
+        """Raise `WrongBytesError` unless the expected bytes were written."""
         if self._written != self._size:
-            raise WrongBytesError(f"{self._written} of {self._size} bytes came")
+            raise WrongBytesError(f"received {self._written} of {self._size} bytes")
         if self._digest.hexdigest() != self._sha256:
-            raise WrongBytesError(f"the bytes hash to {self._digest.hexdigest()}, the manifest says {self._sha256}")
+            raise WrongBytesError(f"the sha256 is {self._digest.hexdigest()}, expected {self._sha256}")
 
 
 class ShardCache:
-    """Files by sha256 in a folder of this node, at most `budget` bytes of them."""
+    """A folder of files named by sha256, at most `budget` bytes in total."""
 
     def __init__(self, folder: Path, *, budget: int) -> None:
         self.folder, self.budget = folder, budget
@@ -85,7 +83,7 @@ class ShardCache:
             path.mkdir(parents=True, exist_ok=True)
 
     def find(self, sha256: str) -> Path | None:
-        """Return a file that is here, and count it as used now; None where it is not here."""
+        """Return the path of a cached file and mark it as used now; None if it is not cached."""
         path = self._objects / sha256
         try:
             os.utime(path)
@@ -94,16 +92,17 @@ class ShardCache:
         return path
 
     def ensure(self, sha256: str, size: int, fill: Callable[[Sink], None], *, is_prefetch: bool = False) -> Path | None:
-        """Return the file with this hash, filled by `fill` where it is not here yet; one process fills, others wait.
+        """Return the path of the file with this hash and `size` in bytes, filling it first if it is not cached.
 
-        `fill` writes to the sink and checks it; what it raises is passed on and leaves nothing behind. A prefetch gives
-        up (None) rather than push out what was used moments ago. Raises `CacheError` for a file above the budget.
+        One process calls `fill`, which writes to a `Sink`; others wait for it. Exceptions of `fill` propagate and leave
+        no file. A prefetch returns None rather than evict recently used files. Raises `CacheError` for a file larger
+        than the budget, and `WrongBytesError` if `fill` wrote other bytes.
         """
         if (path := self.find(sha256)) is not None:
             self.counts.hits += 1
             return path
         if size > self.budget:
-            raise CacheError(f"{self.folder}: a file of {size} bytes, and the cache may hold {self.budget}")
+            raise CacheError(f"{self.folder}: a file of {size} bytes exceeds the cache's budget of {self.budget}")
         with self._locked_filling(sha256) as handle:
             if (path := self.find(sha256)) is not None:  # another process filled it while this one waited
                 self.counts.hits += 1
@@ -116,19 +115,18 @@ class ShardCache:
             handle.flush()
             os.replace(self._filling / sha256, self._objects / sha256)
         self.counts.fills += 1
-        self.counts.filled_bytes += size
         return self._objects / sha256
 
     @contextmanager
     def _locked_filling(self, sha256: str) -> Iterator[BinaryIO]:
-        """Yield the file to fill, locked; it is removed unless it was renamed."""
+        """Yield the partial file, locked; remove it afterwards unless it was renamed."""
         path = self._filling / sha256
         while True:
             handle = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
             fcntl.flock(handle, fcntl.LOCK_EX)
             if _is_same_file(handle, path):
                 break
-            handle.close()  # whoever held the lock has finished with that file
+            handle.close()  # the process that held the lock has renamed or removed this file
         with handle:
             try:
                 yield handle
@@ -137,7 +135,7 @@ class ShardCache:
                     path.unlink(missing_ok=True)
 
     def _reserve(self, handle: BinaryIO, sha256: str, size: int, *, is_prefetch: bool) -> bool:
-        """Make room for `size` bytes and take it by giving the file its size; return whether that was possible."""
+        """Make room for `size` bytes and occupy it by extending the file; return whether that was possible."""
         while True:
             with self._budget_lock():
                 if self._make_room(sha256, size, spare=_SPARED_SECONDS if is_prefetch else 0.0):
@@ -145,7 +143,7 @@ class ShardCache:
                     return True
             if is_prefetch:
                 return False
-            time.sleep(_WAIT_SECONDS)  # others' fills hold the room; they become files that can be evicted
+            time.sleep(_WAIT_SECONDS)  # other processes' fills occupy the room; once complete, they can be evicted
 
     def _make_room(self, sha256: str, size: int, *, spare: float) -> bool:
         held = self._size_of_fillings(except_for=sha256)
@@ -158,12 +156,11 @@ class ShardCache:
             if held + size <= self.budget or time.time() - used < spare:
                 break
             os.unlink(path)
-            self.counts.evictions += 1
             held -= file_size
         return held + size <= self.budget
 
     def _size_of_fillings(self, *, except_for: str) -> int:
-        """Return the bytes taken by fills on their way; remove those whose process is gone."""
+        """Return the bytes of partial files in progress; remove those of dead processes."""
         held = 0
         for entry in os.scandir(self._filling):
             if entry.name == except_for:
@@ -186,25 +183,24 @@ class ShardCache:
 
 
 class Prefetcher:
-    """A thread that fetches, one after another, what was last asked of it; what fails is left to the reader."""
+    """A thread that fetches shards one after another; failed fetches are left to the reader, whose error counts."""
 
     def __init__(self, fetch: Callable[[int], None]) -> None:
         self._fetch = fetch
         self._wanted: list[int] = []
         self._changed = threading.Condition()
         self._is_stopped = False
-        self.failed = 0
         self._thread = threading.Thread(target=self._run, name="shard-prefetch", daemon=True)
         self._thread.start()
 
     def want(self, shards: Sequence[int]) -> None:
-        """Fetch these shards next, in this order, in place of what was wanted before."""
+        """Replace the queue: fetch these shards next, in this order."""
         with self._changed:
             self._wanted = list(shards)
             self._changed.notify()
 
     def stop(self) -> None:
-        """End the thread once the fetch under way is done."""
+        """End the thread after the current fetch."""
         with self._changed:
             self._is_stopped = True
             self._changed.notify()
@@ -218,14 +214,12 @@ class Prefetcher:
                 if self._is_stopped:
                     return
                 shard = self._wanted.pop(0)
-            try:
+            with suppress(OSError):  # the worker that needs the shard fetches it again and raises the error
                 self._fetch(shard)
-            except OSError:
-                self.failed += 1  # a worker that needs the shard fetches it again, and its error stops the run
 
 
 def _is_same_file(handle: BinaryIO, path: Path) -> bool:
-    """Return whether `path` still names the open file."""
+    """Return whether `path` still refers to the open file."""
     try:
         return os.path.samestat(os.fstat(handle.fileno()), os.stat(path))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The dataset card, ROOT/README.md: its YAML tells Hugging Face `datasets` what to read, its text tells people."""
+"""The dataset card, ROOT/README.md: YAML for Hugging Face `datasets`, and a description for people."""
 
 from __future__ import annotations
 
@@ -23,36 +23,36 @@ _MEMBER_DOCS = {
     "txt": "the caption, UTF-8",
 }
 _PROSE = """\
-Tar shards of egocentric video with its narrations and summaries, made for contrastive pretraining. Each tar is plain
-USTAR in WebDataset's convention and can be read by `webdataset`, `wids`, `datasets`, `open_clip` and `tar`. Each has
-an index beside it (`.parquet`: a row per sample, with the offset and size of every member) and its hash
-(`_stats.json`). `dataset.json` lists all shards with their hashes; `python -m shards.verify` checks every byte and
-decodes every sample, `python -m shards.inspect` shows what is in here."""
-_BESIDE = """\
-Questions and labels of the benchmarks, UTF-8 JSON. They name samples by key, also those that could not be packed:
-`shards.companions` reads them, and a score over them says on how many of how many items it stands."""
+Tar shards of egocentric video with narrations and summaries, for contrastive pretraining. Each tar is plain USTAR in
+the WebDataset convention and can be read by `webdataset`, `wids`, `datasets`, `open_clip` and `tar`. Beside each tar
+are an index (`.parquet`: a row per sample, with the offset and size of every member) and its hash (`_stats.json`).
+`dataset.json` lists all shards with their hashes. `python -m shards.verify` checks every byte and decodes every sample;
+`python -m shards.inspect` shows the contents."""
+_COMPANIONS = """\
+Questions and labels of the benchmarks, as UTF-8 JSON; `shards.companions` reads them. They refer to samples by key,
+including samples that could not be packed, so that a score can report how many of the items it covers."""
 _READING = """\
 ```python
 from datasets import load_dataset, Video
 
 clips = load_dataset("{root}", "{name}", split="{split}")
-clips = clips.cast_column("mp4", Video(decode=False))  # bytes; leave this out where torchcodec is installed
+clips = clips.cast_column("mp4", Video(decode=False))  # bytes; omit this line if torchcodec is installed
 ```"""
 
 
 def render(dataset: Dataset) -> str:
-    """Return the text of the card: the same for the same dataset."""
+    """Return the text of the card; equal datasets give equal text."""
     front = yaml.safe_dump(_front_matter(dataset), sort_keys=False, allow_unicode=True, width=120)
     sections = [f"---\n{front}---", "# Egocentric video, narrations and summaries", _PROSE]
     sections += ["## Sizes", _sizes(dataset), "## Reading it", _reading(dataset)]
-    sections += ["## Members of a sample", _table(("member", "what it is"), list(_MEMBER_DOCS.items()))]
+    sections += ["## Members of a sample", _table(("member", "contents"), list(_MEMBER_DOCS.items()))]
     for set_name in dict.fromkeys(name for name, _, _ in dataset.splits()):
         title = schema.set_spec(set_name).title
         sections += [f"## Fields of `json` in `{set_name}`: {title}", _fields(set_name)]
-    beside = [name for name in dataset.files if name.rpartition("/")[2] in (schema.QUESTIONS, schema.LABELS)]
-    if beside:
-        sections += ["## Beside the shards", _BESIDE, "\n".join(f"- `{name}`" for name in beside)]
-    sections += ["## How it was made", _made(dataset), "## Licence of the source", _licence(dataset)]
+    companions = [name for name in dataset.files if name.rpartition("/")[2] in (schema.QUESTIONS, schema.LABELS)]
+    if companions:
+        sections += ["## Questions and labels", _COMPANIONS, "\n".join(f"- `{name}`" for name in companions)]
+    sections += ["## How it was built", _made(dataset), "## Licence of the source", _licence(dataset)]
     return "\n\n".join(sections) + "\n"
 
 
@@ -61,7 +61,7 @@ def _front_matter(dataset: Dataset) -> dict[str, Any]:
     samples = 0
     for set_name, split, entry in dataset.splits():
         samples += entry.samples
-        if entry.shards:  # a pattern that matches no file is an error to `datasets`
+        if entry.shards:  # `datasets` fails on a pattern that matches no file
             files = configs.setdefault(set_name, [])
             files.append({"split": _HUB_SPLITS[split], "path": f"{set_name}/{split}/*.tar"})
     return {
@@ -74,7 +74,7 @@ def _front_matter(dataset: Dataset) -> dict[str, Any]:
             {"config_name": name, "default": index == 0, "data_files": files}
             for index, (name, files) in enumerate(configs.items())
         ],
-        # With the types given, none is guessed from the first samples: a split without a single tag reads as well.
+        # Given types, `datasets` infers none from the first samples, so a split without any tag can be read, too.
         "dataset_info": [{"config_name": name, "features": _features(name)} for name in configs],
     }
 
@@ -117,14 +117,14 @@ def _sizes(dataset: Dataset) -> str:
         numbers = (f"{total.samples:,}", f"{total.videos:,}", hours, stored, f"{total.shards:,}")
         size = (human_bytes(total.bytes), human_bytes(total.bytes_per_sample), f"`{total.fingerprint[:16]}`")
         rows.append((f"{total.set_name}/{total.split}", *numbers, *size))
-    head = ("split", "samples", "videos", "clips", "stored", "shards", "bytes", "a sample", "fingerprint")
+    head = ("split", "samples", "videos", "clips", "stored", "shards", "bytes", "bytes/sample", "fingerprint")
     return _table(head, rows)
 
 
 def _reading(dataset: Dataset) -> str:
     filled = [(set_name, split) for set_name, split, entry in dataset.splits() if entry.shards]
     if not filled:
-        return "There is no sample to read: every one failed, and the stats files say why."
+        return "There are no samples to read: all of them failed; the stats files have the reasons."
     set_name, split = filled[0]
     return _READING.format(root="path/to/this/folder", name=set_name, split=_HUB_SPLITS[split])
 
@@ -137,8 +137,8 @@ def _fields(set_name: str) -> str:
 def _made(dataset: Dataset) -> str:
     rows = [(name, f"`{version}`") for name, version in dataset.toolchain.items()]
     parts = [
-        "The resolved configuration is in `dataset.json`. The same inputs, configuration and toolchain give the same "
-        "bytes. Toolchain:",
+        "The resolved configuration is in `dataset.json`. Equal inputs, configuration and toolchain give equal bytes. "
+        "Toolchain:",
         _table(("part", "version"), rows),
     ]
     for name, value in dataset.provenance.items():
@@ -154,7 +154,7 @@ def _made(dataset: Dataset) -> str:
 
 def _licence(dataset: Dataset) -> str:
     notice = dataset.provenance.get("licence_notice")
-    return str(notice) if notice else "The build was given no notice: the terms of the source videos apply."
+    return str(notice) if notice else "The build was given no licence notice: the terms of the source videos apply."
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

@@ -1,4 +1,4 @@
-"""Writes files so that a reader sees the whole of one or none of it, whatever is killed and whenever."""
+"""Atomic file writes: readers see a complete file or none, whenever a writer is killed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ TEMPORARY = ".tmp-"
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success fsync it and rename it to `path`, otherwise remove it."""
+    """Yield a temporary path beside `path`; on success fsync it and rename it to `path`, otherwise remove it.
+
+    with replacing(path) as temporary:
+        temporary.write_text("…")
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
     try:
@@ -27,19 +31,19 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def temporary_name(path: Path) -> Path:
-    """Return a name beside `path` for what is not whole yet, which no other process, thread or node uses."""
+    """Return a path beside `path` for an incomplete file, unique among processes, threads and nodes."""
     return path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
 
 
 def publish(temporary: Path, path: Path) -> None:
-    """Make `temporary` durable under the name `path`: fsync the file, rename it, fsync the folder."""
+    """Rename `temporary` to `path` durably: fsync the file, rename it, fsync the folder."""
     fsync(temporary)
     os.replace(temporary, path)
     fsync(path.parent)
 
 
 def fsync(path: Path) -> None:
-    """Flush a file or a folder to its disk."""
+    """Flush a file or folder to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -54,17 +58,20 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as UTF-8 JSON atomically, the same bytes for the same value."""
+    """Write `value` as UTF-8 JSON atomically; equal values give equal bytes."""
     write_bytes(path, json_bytes(value))
 
 
 def json_bytes(value: Any) -> bytes:
-    """Return `value` as our files write it: UTF-8, indented, in the order of its keys."""
+    """Return `value` as JSON in the format of the dataset's files: UTF-8, indented by one space, keys in order."""
     return (json.dumps(value, ensure_ascii=False, indent=1, sort_keys=False) + "\n").encode()
 
 
 def remove_temporaries(root: Path) -> int:
-    """Remove what killed writers left below `root`; return how many files. Only for a run that is alone in `root`."""
+    """Remove the temporary files of killed writers below `root` and return their number.
+
+    Only safe for a process that holds the lock on `root`.
+    """
     leftovers = [path for path in root.rglob(f"{TEMPORARY}*") if path.is_file()]
     for path in leftovers:
         path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Sample keys: made from an annotation's identity, legal as file names, and never the same for two annotations."""
+"""Sample keys: derived from an annotation's identity, valid as file names, unique per annotation."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ _MAX_VIDEO_ID = 48  # leaves room for the longest suffix: a set letter, a pass, 
 def escape_id(video_id: str) -> str:
     """Return `video_id` in the alphabet of keys; different ids give different results.
 
-    Letters, digits and `-` stand for themselves, `_` is written `__` and any other byte of the UTF-8 text `_xHH`.
-    A result over 48 characters is cut and ends in `_h` and 16 hex digits of the id's sha256 instead.
+    Letters, digits and `-` are kept, `_` becomes `__`, and any other byte of the UTF-8 text becomes `_xHH`. A result of
+    more than 48 characters is truncated and ends in `_h` and 16 hex digits of the id's sha256.
+
+        >>> escape_id("P01_01.take")
+        'P01__01_x2etake'
     """
     escaped = "".join(_escape_char(char) for char in video_id)
     if len(escaped) <= _MAX_VIDEO_ID and escaped:
@@ -26,14 +29,18 @@ def escape_id(video_id: str) -> str:
 
 
 def make_key(video_id: str, letter: str, annotation_pass: int, identity: int | str) -> str:
-    """Return `<escaped video id>_<letter><pass>_<identity>`, as `…_c1_000123`.
+    """Return `<escaped video id>_<letter><pass>_<identity>`; raise `ValueError` if the parts make no valid key.
 
-    `identity` is what the annotation calls itself: a number (padded to six digits) or text of letters, digits, `-`.
+    `identity` identifies the annotation: a number, which is padded to six digits, or text of letters, digits and `-`.
+
+        >>> make_key("video", "c", 1, 123)
+        'video_c1_000123'
     """
     name = f"{identity:06d}" if isinstance(identity, int) else identity
     key = f"{escape_id(video_id)}_{letter}{annotation_pass}_{name}"
     if not is_key(key) or "_" in name or not (letter.isalpha() and letter.islower()) or annotation_pass < 0:
-        raise ValueError(f"no legal key from video {video_id!r}, {letter!r}, {annotation_pass!r}, {identity!r}")
+        parts = f"video {video_id!r}, letter {letter!r}, pass {annotation_pass!r}, identity {identity!r}"
+        raise ValueError(f"{parts} do not make a valid key")
     return key
 
 

@@ -1,18 +1,18 @@
-"""The order of an epoch, a pure function of (fingerprint, seed, epoch): lanes to train on, a sequence to evaluate.
+"""The order of samples, a pure function of the split's fingerprint, the seed and the epoch.
 
-Training. The shards of a split, in an order that hangs on the fingerprint alone, are one long row of samples; the row
-is cut into L lanes of equal length (to one sample), so a lane is a few whole shards and parts of two. In each epoch a
-lane's shards are permuted, joined to blocks of bounded bytes, and the samples shuffled within each block. Global batch
-n takes the same number from every lane, and a rank owns whole lanes: what is in a batch does not hang on how many ranks
-or workers there are, and a rank reads only its lanes' shards.
+Training. The samples of all shards, in an order of shards that depends only on the fingerprint, are concatenated and
+cut into L lanes of equal length (to within one sample), so a lane has a few whole shards and parts of two. In each
+epoch a lane's shards are permuted and grouped into blocks of bounded bytes, and the samples are shuffled within each
+block. Global batch n takes equally many samples from every lane, and each rank owns whole lanes. So the contents of a
+global batch do not depend on the number of ranks or workers, and a rank reads only the shards of its lanes.
 
-Withdrawn samples are left out after all this, so the others keep their order. Lanes that are then longer than their
-share give their last samples to the ends of those that are shorter: still every sample once, and equal batches.
+Withdrawn samples are removed afterwards, so the order of the others does not change. Lanes that are then longer than
+their share pass their last samples on to the ends of shorter lanes: each sample still occurs once, in equal batches.
 
-Evaluation. The samples by shard and row, withdrawn ones left out; the ranks split each global batch among them as
-evenly as it goes, the last and shorter one too, so none is dropped and none is doubled.
+Evaluation. Samples are ordered by shard and row, without the withdrawn ones. The ranks split each global batch as
+evenly as possible, including the last, shorter one, so no sample is dropped or repeated.
 
-Numpy only. Shapes in names: S samples; a sample is a pair (shard, row) of int64, shard being its place in the split.
+Shapes in names: S samples, L lanes. A sample is a pair (shard, row) of integers; shard is its position in the split.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from typing import ClassVar
 
 import numpy as np
 
-MAX_LANES = 256  # what `default_lanes` goes up to: more ranks than that need more lanes by configuration
+MAX_LANES = 256  # of `default_lanes`; more ranks than this need an explicit number of lanes
 
 
 class OrderError(ValueError):
-    """Sizes that cannot be reconciled: the message says which, and which would be right."""
+    """Incompatible sizes, such as ranks that do not divide the lanes; the message names both and valid values."""
 
     exit_code: ClassVar[int] = 2
 
@@ -45,7 +45,12 @@ class Piece:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOrder:
-    """The training order of one split; `lane` and `batch` give its samples, the same on every machine."""
+    """The training order of one split, identical on every machine.
+
+    order = TrainOrder(fingerprint=split.fingerprint, seed=0, samples=(5000, 5000), bytes=(2**28, 2**28),
+                       lanes=64, global_batch=512, block_bytes=2**30, denied={})
+    samples_S2 = order.batch(epoch=0, number=3, lanes=order.rank_lanes(rank=1, world=8))
+    """
 
     fingerprint: str  # of the split
     seed: int
@@ -54,34 +59,37 @@ class TrainOrder:
     lanes: int
     global_batch: int
     block_bytes: int
-    denied: dict[int, np.ndarray]  # shard → rows that were withdrawn
-    # (epoch, lane) → its samples: asked for again with every batch
-    _remembered: dict[tuple[int, int], np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
+    denied: dict[int, np.ndarray]  # shard → rows of withdrawn videos
+    # (epoch, lane) → samples of the lane, which every batch needs again
+    _cache: dict[tuple[int, int], np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.lanes < 1 or self.global_batch < 1 or self.global_batch % self.lanes:
-            raise OrderError(f"global_batch = {self.global_batch} is no multiple of lanes = {self.lanes}")
+            raise OrderError(f"global_batch = {self.global_batch} is not a multiple of lanes = {self.lanes}")
         if len(self.samples) != len(self.bytes) or self.block_bytes < 1:
-            raise OrderError(f"{len(self.samples)} shards, {len(self.bytes)} sizes; block_bytes = {self.block_bytes}")
+            raise OrderError(
+                f"{len(self.samples)} shards and {len(self.bytes)} sizes must be equally many, and "
+                f"block_bytes = {self.block_bytes} must be positive"
+            )
 
     @property
     def per_lane(self) -> int:
-        """Samples that a batch takes from each lane."""
+        """Samples of a global batch per lane."""
         return self.global_batch // self.lanes
 
     @cached_property
     def kept(self) -> int:
-        """Samples that are not withdrawn."""
+        """The number of samples that are not withdrawn."""
         return sum(self.samples) - sum(len(rows) for rows in self.denied.values())
 
     @property
     def batches(self) -> int:
-        """Global batches in an epoch; what is left over is fewer samples than one."""
+        """Global batches per epoch; the remaining samples, fewer than one global batch, are dropped."""
         return self.kept // self.global_batch
 
     @cached_property
     def pieces(self) -> tuple[tuple[Piece, ...], ...]:
-        """Each lane's shards and parts of shards, the same in every epoch."""
+        """The shards and parts of shards of each lane, the same in every epoch."""
         total = sum(self.samples)
         cuts = [total * lane // self.lanes for lane in range(self.lanes + 1)]
         lanes: list[list[Piece]] = [[] for _ in range(self.lanes)]
@@ -97,32 +105,34 @@ class TrainOrder:
         return tuple(tuple(pieces) for pieces in lanes)
 
     def lane(self, epoch: int, lane: int) -> np.ndarray:
-        """Return a lane's samples (S, 2) in an epoch, in the order in which batches take them."""
-        if (epoch, lane) not in self._remembered:
-            for past in [known for known in self._remembered if known[0] < epoch - 1]:
-                self._remembered.pop(past, None)
+        """Return the samples of a lane in an epoch, (S, 2) int32, in the order in which batches take them."""
+        if (epoch, lane) not in self._cache:
+            for past in [known for known in self._cache if known[0] < epoch - 1]:
+                self._cache.pop(past, None)
             samples_S2 = self._balanced(epoch, lane) if self.denied else self._shuffled(epoch, lane)
-            self._remembered[epoch, lane] = samples_S2.astype(np.int32)
-        return self._remembered[epoch, lane]
+            self._cache[epoch, lane] = samples_S2.astype(np.int32)
+        return self._cache[epoch, lane]
 
     def batch(self, epoch: int, number: int, lanes: Sequence[int]) -> np.ndarray:
-        """Return what global batch `number` takes from `lanes`, (S, 2), lane after lane."""
-        if not 0 <= number < self.batches:
-            raise OrderError(f"batch {number} of {self.batches}")
+        """Return the samples of global batch `number` that come from `lanes`, (S, 2), lane after lane.
+
+        Raises `OrderError` if the epoch has no such batch.
+        """
+        _require_batch(number, self.batches)
         part = slice(number * self.per_lane, (number + 1) * self.per_lane)
         return np.concatenate([self.lane(epoch, lane)[part] for lane in lanes])
 
     def rank_lanes(self, rank: int, world: int) -> range:
-        """Return the lanes that a rank owns; raise `OrderError` where the ranks do not divide the lanes."""
+        """Return the lanes that a rank owns; raise `OrderError` if the number of ranks does not divide the lanes."""
         _require_rank(rank, world)
         if self.lanes % world:
             divisors = [str(n) for n in range(1, self.lanes + 1) if self.lanes % n == 0]
-            raise OrderError(f"{world} ranks do not divide {self.lanes} lanes; possible: {', '.join(divisors)}")
+            raise OrderError(f"{world} ranks do not divide {self.lanes} lanes; valid numbers: {', '.join(divisors)}")
         each = self.lanes // world
         return range(rank * each, (rank + 1) * each)
 
     def _shuffled(self, epoch: int, lane: int) -> np.ndarray:
-        """Return a lane's samples as if none were withdrawn."""
+        """Return the samples of a lane, including withdrawn ones."""
         pieces = self.pieces[lane]
         name = (self.fingerprint, self.seed, epoch, lane)
         order = _permutation(len(pieces), *name, "shards").tolist()
@@ -144,7 +154,7 @@ class TrainOrder:
         return np.concatenate(parts) if parts else np.empty((0, 2), np.int64)
 
     def _balanced(self, epoch: int, lane: int) -> np.ndarray:
-        """Return a lane without the withdrawn samples, and at its end what it gets of the longer lanes' surplus."""
+        """Return a lane without withdrawn samples, filled up at its end from the surplus of longer lanes."""
         counts_L, shares_L = self._kept_and_shares
         share = int(shares_L[lane])
         parts = [without(self._shuffled(epoch, lane), self.denied)[:share]]
@@ -160,7 +170,7 @@ class TrainOrder:
 
     @cached_property
     def _kept_and_shares(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return (L,) how many samples each lane has that are not withdrawn, and (L,) how many it ought to have."""
+        """Return the numbers of samples, (L,), that each lane has without withdrawn ones, and that it should have."""
         counts = [
             sum(
                 piece.stop - piece.first - _count_within(self.denied.get(piece.shard), piece.first, piece.stop)
@@ -173,40 +183,43 @@ class TrainOrder:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalOrder:
-    """The order in which a split is evaluated: every sample once, on any number of ranks."""
+    """The evaluation order of one split: each sample once, on any number of ranks."""
 
     samples: tuple[int, ...]  # of each shard
     global_batch: int
-    denied: dict[int, np.ndarray]  # shard → rows that were withdrawn
+    denied: dict[int, np.ndarray]  # shard → rows to leave out: withdrawn, or not requested
 
     @cached_property
     def sequence(self) -> np.ndarray:
-        """All samples (S, 2)."""
+        """All samples in order, (S, 2)."""
         shards = np.repeat(np.arange(len(self.samples)), self.samples)
         rows = [np.arange(count) for count in self.samples]
         return without(np.stack([shards, np.concatenate(rows) if rows else shards], axis=1), self.denied)
 
     @property
     def batches(self) -> int:
-        """Global batches; the last may be shorter."""
+        """The number of global batches, of which the last may be shorter."""
         return -(-len(self.sequence) // self.global_batch)
 
     def batch(self, number: int, rank: int, world: int) -> np.ndarray:
-        """Return a rank's part of global batch `number`, (S, 2): parts differ by one sample at most, or are empty."""
+        """Return a rank's part of global batch `number`, (S, 2).
+
+        The ranks' parts differ by at most one sample and may be empty. Raises `OrderError` for an invalid number or
+        rank.
+        """
         _require_rank(rank, world)
-        if not 0 <= number < self.batches:
-            raise OrderError(f"batch {number} of {self.batches}")
+        _require_batch(number, self.batches)
         part = self.sequence[number * self.global_batch : (number + 1) * self.global_batch]
         return part[len(part) * rank // world : len(part) * (rank + 1) // world]
 
 
 def default_lanes(global_batch: int) -> int:
-    """Return the largest divisor of the global batch that is not above `MAX_LANES`."""
+    """Return the largest divisor of the global batch up to `MAX_LANES`."""
     return max(n for n in range(1, min(global_batch, MAX_LANES) + 1) if global_batch % n == 0)
 
 
 def without(samples_S2: np.ndarray, denied: dict[int, np.ndarray]) -> np.ndarray:
-    """Return the samples that are not withdrawn, in their order."""
+    """Return the samples whose rows are not denied, in order."""
     keep = np.ones(len(samples_S2), bool)
     for shard in np.intersect1d(samples_S2[:, 0], list(denied)).tolist():
         keep &= (samples_S2[:, 0] != shard) | ~np.isin(samples_S2[:, 1], denied[shard])
@@ -218,9 +231,9 @@ def _count_within(rows: np.ndarray | None, first: int, stop: int) -> int:
 
 
 def _permutation(count: int, *name: int | str) -> np.ndarray:
-    """Return a permutation of 0 … count − 1 that follows from a name alone.
+    """Return a permutation of 0 … count − 1 that depends only on `name`.
 
-    It sorts the raw 64-bit words of Philox, a stream that numpy promises not to change (of `permutation` it does not).
+    It sorts the raw 64-bit words of Philox, since numpy guarantees that stream, but not that of `permutation`.
     """
     digest = hashlib.sha256(":".join(str(part) for part in name).encode()).digest()
     words = np.random.Philox(key=int.from_bytes(digest[:16], "little")).random_raw(count)
@@ -229,4 +242,9 @@ def _permutation(count: int, *name: int | str) -> np.ndarray:
 
 def _require_rank(rank: int, world: int) -> None:
     if not 0 <= rank < world:
-        raise OrderError(f"rank {rank} of {world}")
+        raise OrderError(f"rank {rank} is out of range for {world} ranks")
+
+
+def _require_batch(number: int, batches: int) -> None:
+    if not 0 <= number < batches:
+        raise OrderError(f"batch {number} is out of range for {batches} batches")

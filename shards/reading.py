@@ -1,6 +1,6 @@
-"""Reads the samples of a batch out of shards and decodes them to arrays; one reader belongs to one process.
+"""Reads samples from shards and decodes them to arrays, with substitutes for samples that cannot be decoded.
 
-Shapes in names: B samples, T frames, K windows or narrations, H and W pixels, C red, green, blue.
+Shapes in names: T frames, K windows or narrations, H and W pixels, C red, green, blue, S samples of a shard.
 """
 
 from __future__ import annotations
@@ -27,100 +27,108 @@ from shards.stats import ShardError
 from shards.tar import BLOCK
 from shards.video.decode import DecodeError, Decoder, open_decoder
 
-_OPEN_TABLES = 1024  # shards whose places of samples are kept in memory: 40 bytes a sample
+_MAX_INDEXES = 1024  # shards whose sample offsets are kept in memory, at 40 bytes per sample
 _COLUMNS = ("json_offset", "json_size", "mp4_offset", "mp4_size")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """A sample that could not be had, and the one that stands in for it."""
+    """An undecodable sample that was replaced by a substitute."""
 
-    key: str  # or shard and row, where not even the key could be read
-    reason: str  # a short code, the same for all failures of a kind
-    detail: str  # for a person
+    key: str  # or shard and row, if not even the key could be read
+    reason: str  # a short code, equal for all failures of one kind
+    detail: str  # human-readable
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecodedSample:
-    """One sample of a batch."""
+    """A decoded sample: the one asked for, or its substitute."""
 
     key: str
     record: MediaRecord
-    frames: np.ndarray  # (T, H, W, C) of a clip, (K, T, H, W, C) in a long set; uint8 RGB
-    narrations: tuple[str, ...] = ()  # K of a summary
-    failures: tuple[Failure, ...] = ()  # what was tried before this one
+    frames: np.ndarray  # (T, H, W, C) for a clip, (K, T, H, W, C) for a long sample; uint8 RGB
+    narrations: tuple[str, ...] = ()  # K for a summary
+    failures: tuple[Failure, ...] = ()  # the samples that this one substitutes, in the order of the attempts
 
 
 class SampleFailedError(ValueError):
-    """A sample that could not be had, nor any of those that stand in for it; the message names them."""
+    """An undecodable sample whose substitutes are undecodable, too; the message names them all."""
 
     exit_code: ClassVar[int] = 1
 
 
 @dataclass(frozen=True)
-class _Table:
-    """Where the members of a shard's samples lie."""
+class _ShardIndex:
+    """The columns of a shard's parquet that are needed to read its samples."""
 
-    places: np.ndarray  # (S, 4) int64, as _COLUMNS
-    segments: np.ndarray  # (S,) int32, equal numbers for equal segments; empty where nobody asks
-    is_denied: np.ndarray  # (S,) bool
+    offsets_S4: np.ndarray  # int64: _COLUMNS
+    segments_S: np.ndarray  # int32, equal numbers for equal segments; empty unless partners are needed
+    is_denied_S: np.ndarray  # bool: of a withdrawn video
 
 
 class SampleReader:
-    """Turns (shard, row) into decoded samples, the same in every process."""
+    """Turns (shard, row) into decoded samples, identically in every process.
+
+    reader = SampleReader(source, source.dataset.split("clips", "train"), config, is_training=True)
+    sample = reader.read(epoch=0, shard=3, row=17)
+    """
 
     def __init__(self, source: Source, split: Split, config: LoaderConfig, *, is_training: bool) -> None:
         if config.scene_negatives and "segment" not in schema.scalar_fields(split.set_name):
             raise ShardError(
-                f"{split.set_name}: its samples have no segment, which scene_negatives chooses partners by"
+                f"{split.set_name}: scene_negatives needs the field segment, which the samples of this set do not have"
             )
         self._source, self._split, self._config = source, split, config
         self._is_training = is_training
         self._denied = source.dataset.denylist
-        self._tables: OrderedDict[int, _Table] = OrderedDict()
+        self._indexes: OrderedDict[int, _ShardIndex] = OrderedDict()
         self._decoder: Decoder | None = None
 
     def __getstate__(self) -> dict[str, object]:
-        """Leave behind what belongs to this process: decoders do not travel."""
-        return {**self.__dict__, "_decoder": None, "_tables": OrderedDict()}
+        """Return the state without decoder and indexes, which are opened again in the process that unpickles it."""
+        return {**self.__dict__, "_decoder": None, "_indexes": OrderedDict()}
 
     @property
     def cache(self) -> ShardCache | None:
-        """The cache that shards come through; None where they are local."""
+        """The cache of remote shards; None for local ones."""
         return getattr(self._source, "cache", None)
 
     def denied_rows(self) -> dict[int, np.ndarray]:
-        """Return, for each shard that has any, the rows of withdrawn videos."""
+        """Return shard → rows of withdrawn videos, for the shards that have any."""
         if not self._denied:
             return {}
-        found = {}
+        denied = {}
         for number, shard in enumerate(self._split.shards):
             rows = np.flatnonzero(self._is_denied(read_rows(self._source.parquet(shard), ["video_uid"])["video_uid"]))
             if len(rows):
-                found[number] = rows
-        return found
+                denied[number] = rows
+        return denied
 
     def rows_except(self, keys: Collection[str]) -> dict[int, np.ndarray]:
-        """Return, for each shard that has any, the rows of withdrawn videos and of samples with other keys."""
+        """Return shard → rows of withdrawn videos and of samples with other keys, for the shards that have any."""
         wanted = pa.array(sorted(set(keys)), pa.string())
-        found = {}
+        excluded = {}
         for number, shard in enumerate(self._split.shards):
             table = read_rows(self._source.parquet(shard), ["key", "video_uid"])
             is_wanted = np.asarray(pc.is_in(table["key"], wanted))
             rows = np.flatnonzero(~is_wanted | self._is_denied(table["video_uid"]))
             if len(rows):
-                found[number] = rows
-        return found
+                excluded[number] = rows
+        return excluded
 
-    def item(self, epoch: int, shard: int, row: int) -> DecodedSample:
-        """Return a sample, or by rule the next of its shard that can be had; raise `SampleFailedError` at the end."""
+    def read(self, epoch: int, shard: int, row: int) -> DecodedSample:
+        """Return a decoded sample, or else the first decodable one of the `max_substitutes` next rows of its shard.
+
+        The substitute depends on the shard only, so all runs and ranks use the same. Raises `SampleFailedError` if
+        there is none, and `SourceError` if the shard cannot be fetched.
+        """
         failures: list[Failure] = []
-        table = self._table(shard)
-        rows = (np.arange(len(table.places)) + row) % len(table.places)
-        for candidate in rows[~table.is_denied[rows]][: self._config.max_substitutes + 1].tolist():
+        index = self._index(shard)
+        rows = (np.arange(len(index.offsets_S4)) + row) % len(index.offsets_S4)
+        for candidate in rows[~index.is_denied_S[rows]][: self._config.max_substitutes + 1].tolist():
             key = f"{self._split.shards[shard].name} row {candidate}"
             try:
-                key, record, mp4 = self._read(shard, table.places[candidate])
+                key, record, mp4 = self._fetch(shard, index.offsets_S4[candidate])
                 return self._decode(epoch, key, record, mp4, tuple(failures))
             except DecodeError as error:
                 failures.append(Failure(key=key, reason=error.reason, detail=str(error)))
@@ -129,32 +137,32 @@ class SampleReader:
             except ShardError as error:
                 failures.append(Failure(key=key, reason="read", detail=str(error)))
         named = "; ".join(f"{failure.key}: {failure.detail}" for failure in failures)
-        raise SampleFailedError(f"{len(failures)} samples in a row cannot be had: {named}")
+        raise SampleFailedError(f"{len(failures)} consecutive samples cannot be decoded: {named}")
 
     def partner(self, epoch: int, shard: int, row: int) -> tuple[int, bool]:
-        """Return a second row of the same shard for a clip, and whether it is of the same 60 s segment.
+        """Return the row of a random second clip of the same shard, and whether it is from the same 60 s segment.
 
-        Where the segment has no other clip in the shard it is any other clip of the shard; where that has no other,
-        the clip itself.
+        If the segment has no other clip in the shard, it is any other clip of the shard; if there is none, the clip
+        itself.
         """
-        table = self._table(shard)
+        index = self._index(shard)
         rng = KeyedRng(self._config.seed, epoch, self._split.shards[shard].sha256, row, "partner")
-        kept = ~table.is_denied
-        same = np.flatnonzero(kept & (table.segments == table.segments[row])).tolist()
-        if (found := sampling.partner(row, same, rng)) is not None:
-            return found, True
-        other = sampling.partner(row, np.flatnonzero(kept).tolist(), rng)
+        kept_S = ~index.is_denied_S
+        same = np.flatnonzero(kept_S & (index.segments_S == index.segments_S[row])).tolist()
+        if (partner := sampling.partner(row, same, rng)) is not None:
+            return partner, True
+        other = sampling.partner(row, np.flatnonzero(kept_S).tolist(), rng)
         return (row if other is None else other), False
 
-    def _read(self, shard: int, place: np.ndarray) -> tuple[str, MediaRecord, bytes]:
-        """Return key, record and video of a sample: one read, from the json's header to the mp4's end."""
-        json_at, json_size, mp4_at, mp4_size = place.tolist()
+    def _fetch(self, shard: int, offsets_4: np.ndarray) -> tuple[str, MediaRecord, bytes]:
+        """Return key, record and mp4 of a sample with one read, from the header of its json to the end of its mp4."""
+        json_at, json_size, mp4_at, mp4_size = offsets_4.tolist()
         start = json_at - BLOCK
         data = self._source.read(self._split.shards[shard], start, mp4_at + mp4_size - start)
         name = data[:100].split(b"\0", 1)[0].decode("ascii", "replace")
         key = name.removesuffix(".json")
         if key == name or not is_key(key):
-            raise ShardError(f"{self._split.shards[shard].name}: {name!r} stands where a json is expected")
+            raise ShardError(f"{self._split.shards[shard].name}: expected a json member, found {name!r}")
         try:
             value = json.loads(data[BLOCK : BLOCK + json_size])
         except (ValueError, RecursionError) as error:
@@ -164,11 +172,13 @@ class SampleReader:
     def _decode(
         self, epoch: int, key: str, record: MediaRecord, mp4: bytes, failures: tuple[Failure, ...]
     ) -> DecodedSample:
-        if self._decoder is None:  # opened in the process that uses it, after the fork
+        if self._decoder is None:  # opened after the fork, in the process that uses it
             self._decoder = open_decoder(self._config.decoder)
         config = self._config
         if record.clip_frames < 1 or record.first_frame < 0:
-            raise SchemaError(f"{key}: first_frame {record.first_frame}, clip_frames {record.clip_frames}")
+            raise SchemaError(
+                f"{key}: invalid first_frame = {record.first_frame} or clip_frames = {record.clip_frames}"
+            )
         rng = KeyedRng(config.seed, epoch, key) if self._is_training else None
         if not schema.set_spec(self._split.set_name).is_long or config.clip_seconds is not None:
             if config.clip_seconds is None:
@@ -200,23 +210,23 @@ class SampleReader:
         config = self._config
         return sampling.random_crop(record.width, record.height, scale=config.crop_scale, flip=config.flip, rng=rng)
 
-    def _table(self, number: int) -> _Table:
-        table = self._tables.get(number)
-        if table is None:
+    def _index(self, number: int) -> _ShardIndex:
+        index = self._indexes.get(number)
+        if index is None:
             names = [*_COLUMNS, "video_uid", *(["segment"] if self._config.scene_negatives else [])]
             rows = read_rows(self._source.parquet(self._split.shards[number]), names)
             segments = rows["segment"].combine_chunks().dictionary_encode().indices if names[-1] == "segment" else []
-            table = _Table(
+            index = _ShardIndex(
                 np.stack([rows[name].to_numpy() for name in _COLUMNS], axis=1),
                 np.asarray(segments, np.int32),
                 self._is_denied(rows["video_uid"]),
             )
-            while len(self._tables) >= _OPEN_TABLES:
-                self._tables.popitem(last=False)
-            self._tables[number] = table
+            while len(self._indexes) >= _MAX_INDEXES:
+                self._indexes.popitem(last=False)
+            self._indexes[number] = index
         else:
-            self._tables.move_to_end(number)
-        return table
+            self._indexes.move_to_end(number)
+        return index
 
     def _is_denied(self, videos: pa.ChunkedArray) -> np.ndarray:
         if not self._denied:
@@ -225,5 +235,5 @@ class SampleReader:
 
 
 def tags(record: MediaRecord) -> tuple[list[int], list[int]]:
-    """Return the verb and noun classes of a sample, none where its set has none."""
+    """Return the verb and noun classes of a sample; empty for sets without them."""
     return (record.tag_verb, record.tag_noun) if isinstance(record, ClipRecord) else ([], [])

@@ -1,6 +1,6 @@
-"""Chooses what a sample shows: frames, windows, narrations and crop, from (seed, epoch, key) and nothing else.
+"""Selects the frames, windows, narrations and crops of a sample as a function of (seed, epoch, key).
 
-Shapes in names: T frames of a clip or window, K windows or narrations of a summary.
+Shapes in names: T frames of a clip or window, K windows or narrations of a long sample.
 """
 
 from __future__ import annotations
@@ -15,57 +15,63 @@ import numpy as np
 
 from shards.schema import MediaRecord, Narration, SummaryRecord
 
-RATIO = (3 / 4, 4 / 3)  # width to height of a random crop, torchvision's default
-_TRIES = 10  # as torchvision's RandomResizedCrop, before it takes the centre
+RATIO = (3 / 4, 4 / 3)  # width / height of a random crop: the default of torchvision's RandomResizedCrop
+_TRIES = 10  # before a centre crop, as in torchvision's RandomResizedCrop
 
 
 class KeyedRng:
-    """Random numbers that follow from the parts of a name alone: the same on every machine, in every process.
+    """Random numbers that depend only on a key, identical in every process and on every machine.
 
-    Made of BLAKE2b rather than of a library's generator, whose streams may change between versions.
+    They are BLAKE2b digests, since the streams of a library's generator may change between versions.
+
+        rng = KeyedRng(seed, epoch, "video_c1_000123")
+        start = rng.uniform(0.0, 3.0)
     """
 
-    def __init__(self, *name: int | str) -> None:
-        self._name = ":".join(str(part) for part in name).encode()
+    def __init__(self, *key: int | str) -> None:
+        self._key = ":".join(str(part) for part in key).encode()
         self._blocks = 0
-        self._left: list[int] = []
+        self._words: list[int] = []  # of the last block, not yet returned
 
     def bits(self) -> int:
         """Return the next 64 random bits."""
-        if not self._left:
-            block = hashlib.blake2b(self._name, salt=self._blocks.to_bytes(16, "little")).digest()
-            self._left = [int.from_bytes(block[i : i + 8], "little") for i in range(0, 64, 8)]
+        if not self._words:
+            block = hashlib.blake2b(self._key, salt=self._blocks.to_bytes(16, "little")).digest()
+            self._words = [int.from_bytes(block[i : i + 8], "little") for i in range(0, 64, 8)]
             self._blocks += 1
-        return self._left.pop()
+        return self._words.pop()
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
-        """Return a number from [low, high)."""
+        """Return a random number in [low, high)."""
         return low + (high - low) * (self.bits() >> 11) / (1 << 53)
 
     def integer(self, stop: int) -> int:
-        """Return one of 0 … stop − 1."""
+        """Return a random integer of 0 … stop − 1."""
         return self.bits() * stop >> 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Crop:
-    """A part of a frame, in even pixels (as 4:2:0 video has it), and whether it is mirrored."""
+    """A rectangle of a frame in pixels; all four are even, as 4:2:0 video requires."""
 
     top: int
     left: int
     height: int
     width: int
-    flip: bool = False
+    flip: bool = False  # mirror horizontally
 
 
 def frame_numbers(count: int, frames: int, rng: KeyedRng | None) -> np.ndarray:
-    """Return (T,) frames of a stretch of `count` frames: one of each of T equal parts.
+    """Return T = `frames` of `count` frames, (T,) int64, one from each of T equal parts.
 
-    With `rng` a random one of each part (training), without the middle `(a + b − 1) // 2` (evaluation). A stretch of
-    fewer than T frames repeats some; one frame is enough.
+    With `rng` it is a random frame of each part [a, b) (training), without the middle one, `(a + b − 1) // 2`
+    (evaluation). Fewer than T frames are repeated. Raises `ValueError` unless both numbers are positive.
+
+        >>> frame_numbers(30, 4, None)
+        array([ 3, 10, 18, 25])
     """
     if count < 1 or frames < 1:
-        raise ValueError(f"{frames} frames of a stretch of {count}: both must be at least 1")
+        raise ValueError(f"cannot select {frames} of {count} frames: both must be at least 1")
     edges = np.linspace(0, count, frames + 1).astype(np.int64).tolist()
     chosen = []
     for a, b in itertools.pairwise(edges):
@@ -75,9 +81,9 @@ def frame_numbers(count: int, frames: int, rng: KeyedRng | None) -> np.ndarray:
 
 
 def window_starts(span: float, windows: int, seconds: float) -> tuple[np.ndarray, float]:
-    """Return the starts (K,) of the windows of a summary, in s from its start, and their length in s.
+    """Return the starts of a long sample's windows, (K,) in s from its start, and their length in s.
 
-    HierVL: d = min(8 s, span), start_i = i / (K − 1) · (span − d − 1 s), here never before the summary's start.
+    HierVL: d = min(8 s, span), start_i = i / (K − 1) · (span − d − 1 s); here never before the start of the sample.
     """
     length = min(seconds, span)
     room = max(0.0, span - length - 1.0)
@@ -88,7 +94,7 @@ def window_starts(span: float, windows: int, seconds: float) -> tuple[np.ndarray
 def window_frames(
     record: MediaRecord, *, windows: int, seconds: float, frames: int, rng: KeyedRng | None
 ) -> np.ndarray:
-    """Return (K, T) stored frames of a summary: T of each of K windows; see `window_starts` and `frame_numbers`."""
+    """Return the stored frames of a long sample's windows, (K, T); see `window_starts` and `frame_numbers`."""
     starts, length = window_starts(record.clip_frames / record.fps, windows, seconds)
     count = max(1, round(length * record.fps))
     rows = []
@@ -99,14 +105,15 @@ def window_frames(
 
 
 def clip_frames(record: MediaRecord, *, frames: int, rng: KeyedRng | None) -> np.ndarray:
-    """Return (T,) stored frames of a clip."""
+    """Return the stored frames of a clip, (T,); see `frame_numbers`."""
     return record.first_frame + frame_numbers(record.clip_frames, frames, rng)
 
 
 def part_frames(record: MediaRecord, *, seconds: tuple[float, float], frames: int, rng: KeyedRng | None) -> np.ndarray:
-    """Return (T,) stored frames of one part of a sample, of a length between `seconds`, at most the whole.
+    """Return the stored frames, (T,), of a part of a sample whose length in s is within the range `seconds`.
 
-    With `rng` length and place are random (training), without the middle one of the mean length.
+    With `rng` length and position are random (training), without it is the middle part of mean length (evaluation).
+    A shorter sample is used as a whole.
     """
     length = rng.uniform(*seconds) if rng is not None else sum(seconds) / 2
     count = min(max(1, round(length * record.fps)), record.clip_frames)
@@ -116,29 +123,36 @@ def part_frames(record: MediaRecord, *, seconds: tuple[float, float], frames: in
 
 
 def narrations_in_order(record: SummaryRecord, count: int, rng: KeyedRng | None) -> list[Narration | None]:
-    """Return K narrations of a summary by time; all of them in turn when fewer, None (the summary itself) when none."""
-    found = sorted(record.narrations, key=lambda narration: narration.clip_start)
-    if not found:
+    """Return K = `count` narrations of a summary by time, one from each of K equal parts.
+
+    Fewer than K are repeated in turn. Without any, the result is K times None, which stands for the summary's text.
+    """
+    by_time = sorted(record.narrations, key=lambda narration: narration.clip_start)
+    if not by_time:
         return [None] * count
-    if len(found) < count:
-        return [found[i % len(found)] for i in range(count)]
-    return [found[i] for i in frame_numbers(len(found), count, rng).tolist()]
+    if len(by_time) < count:
+        return [by_time[i % len(by_time)] for i in range(count)]
+    return [by_time[i] for i in frame_numbers(len(by_time), count, rng).tolist()]
 
 
 def partner(row: int, candidates: Sequence[int], rng: KeyedRng) -> int | None:
-    """Return another of `candidates` than `row`, None where there is none."""
+    """Return a random one of `candidates` other than `row`; None if there is none."""
     others = [other for other in candidates if other != row]
     return others[rng.integer(len(others))] if others else None
 
 
 def centre_crop(width: int, height: int) -> Crop:
-    """Return the middle square of a frame: evaluation's resize, centre crop and resize in one."""
+    """Return the largest centred square of a frame, which evaluation uses."""
     side = min(width, height) // 2 * 2
     return Crop(top=(height - side) // 4 * 2, left=(width - side) // 4 * 2, height=side, width=side)
 
 
 def random_crop(width: int, height: int, *, scale: tuple[float, float], flip: float, rng: KeyedRng) -> Crop:
-    """Return a random resized crop (torchvision's rule): a share of the area within `scale`, a ratio within `RATIO`."""
+    """Return a random crop by the rule of torchvision's `RandomResizedCrop`.
+
+    Its share of the frame's area is within `scale`, its aspect ratio within `RATIO`; `flip` is the probability that it
+    is mirrored.
+    """
     is_flipped = rng.uniform() < flip
     for _ in range(_TRIES):
         area = width * height * rng.uniform(*scale)

@@ -1,4 +1,4 @@
-"""Where shards come from: a folder, read in place; or http(s)://, s3:// and whatever fsspec knows, by the cache."""
+"""Sources of shards: a local folder, read in place, or http(s)://, s3:// and other fsspec URLs through the cache."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ from shards.dataset import DENYLIST, MANIFEST, Dataset, Shard, hash_file, open_d
 from shards.files import write_bytes
 
 _CHUNK = 1 << 20  # bytes read at a time
-_PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
-_EVICTED_TRIES = 8  # fetches of one shard for one read, before the cache counts as too small
+_TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+_MAX_EVICTIONS = 8  # of one shard during one read before the cache counts as too small
 
 
 class SourceError(OSError):
-    """A file that cannot be fetched; the message names its URL, what happened and how often it was tried."""
+    """A file that cannot be fetched; the message has its URL, the cause and the number of attempts."""
 
     exit_code: ClassVar[int] = 1
 
 
 class AbsentError(SourceError):
-    """A file that the server says is not there."""
+    """A file that does not exist at its URL."""
 
 
 class TransientSourceError(SourceError):
-    """A fault that may be gone in a moment."""
+    """A fault that may not recur at the next attempt."""
 
 
 class Source(Protocol):
-    """An opened dataset and the bytes of its shards."""
+    """An opened dataset, and access to the bytes of its files."""
 
     dataset: Dataset
 
     def read(self, shard: Shard, offset: int, size: int) -> bytes:
-        """Return `size` bytes of a shard's tar from `offset` on."""
+        """Return `size` bytes of a shard's tar, starting at byte `offset`."""
         ...
 
     def parquet(self, shard: Shard) -> Path:
-        """Return a local path of the shard's table."""
+        """Return a local path of the shard's parquet."""
         ...
 
     def file(self, name: str) -> Path:
@@ -59,7 +59,15 @@ class Source(Protocol):
 
 
 def open_source(root: str | Path, config: SourceConfig) -> Source:
-    """Return the dataset at a local path or URL; raise `SourceError` or `ShardError` where there is none."""
+    """Return the dataset at a local path or URL.
+
+    Raises `ShardError` for a missing or malformed dataset and `SourceError` if a URL cannot be read or no cache is
+    configured for it.
+
+        source = open_source("s3://bucket/dataset", SourceConfig(cache=Path("/scratch/cache")))
+        shard = source.dataset.split("clips", "train").shards[0]
+        header = source.read(shard, offset=0, size=512)
+    """
     text = str(root)
     if "://" not in text:
         return LocalSource(Path(text))
@@ -91,11 +99,11 @@ class LocalSource:
 
 
 class RemoteSource:
-    """A dataset behind a URL. Manifest and denylist are read anew at each opening, the rest goes by the cache."""
+    """A dataset behind a URL; manifest and denylist are fetched at each opening, tars are cached."""
 
     def __init__(self, url: str, config: SourceConfig) -> None:
         if config.cache is None:
-            raise SourceError(f"{url}: source.cache is not set: a folder of this node that fetched shards are kept in")
+            raise SourceError(f"{url}: set source.cache to a folder on this node for fetched shards")
         self._url, self._config = url, config
         self.cache = ShardCache(config.cache, budget=config.cache_bytes)
         mirror = config.cache / "manifests" / hashlib.sha256(url.encode()).hexdigest()[:16]
@@ -108,20 +116,20 @@ class RemoteSource:
 
     def read(self, shard: Shard, offset: int, size: int) -> bytes:
         """See `Source.read`."""
-        for _ in range(_EVICTED_TRIES):
+        for _ in range(_MAX_EVICTIONS):
             path = self._ensure(shard)
             assert path is not None
             try:
                 return read_member(path, offset, size)
             except FileNotFoundError:
-                continue  # evicted between finding and opening
+                continue  # evicted between lookup and opening
         raise SourceError(
-            f"{self._url_of(shard.path)}: evicted {_EVICTED_TRIES} times before it could be read: source.cache_gib = "
-            f"{self._config.cache_gib} is less than the shards that are read at a time"
+            f"{self._url_of(shard.path)}: evicted {_MAX_EVICTIONS} times before it could be read: source.cache_gib = "
+            f"{self._config.cache_gib} is too small for the shards in use at a time"
         )
 
     def parquet(self, shard: Shard) -> Path:
-        """See `Source.parquet`: tables are small; they lie beside the manifest and are checked each time."""
+        """See `Source.parquet`: stored beside the copy of the manifest, and checked at each call."""
         return self._mirrored(shard.parquet, shard.parquet_sha256)
 
     def file(self, name: str) -> Path:
@@ -149,10 +157,10 @@ class RemoteSource:
 
 
 def fetch(url: str, sink: Sink, config: SourceConfig) -> None:
-    """Write what lies at `url` to `sink`, whole and checked; try again with growing waits after passing faults.
+    """Write the complete, checked file at `url` to `sink`; retry transient faults with exponential backoff.
 
-    A connection that breaks, a time-out, a body that is cut short, wrong bytes and the statuses 408, 425, 429 and
-    5xx are passing; anything else is final. Raises `SourceError` naming the URL, the last fault and the attempts.
+    Broken connections, time-outs, truncated bodies, wrong bytes and HTTP 408, 425, 429, 500, 502, 503 and 504 are
+    transient; everything else is final. Raises `SourceError` with the URL, the last fault and the number of attempts.
     """
     for attempt in range(1, config.attempts + 1):
         try:
@@ -163,19 +171,19 @@ def fetch(url: str, sink: Sink, config: SourceConfig) -> None:
             return
         except (TransientSourceError, WrongBytesError) as error:
             if attempt == config.attempts:
-                raise SourceError(f"{url}: {error}; given up after {attempt} attempts") from error
+                raise SourceError(f"{url}: {error}; gave up after {attempt} attempts") from error
             time.sleep(config.first_wait_seconds * 2 ** (attempt - 1))
 
 
 def fetch_bytes(url: str, config: SourceConfig, sha256: str | None = None) -> bytes:
-    """Return the bytes at `url`, of the given hash where one is known; see `fetch`."""
+    """Return the file at `url`, checked against its hash if one is given; see `fetch` for retries and errors."""
     sink = _Memory(sha256)
     fetch(url, sink, config)
     return bytes(sink.data)
 
 
 class _Memory(Sink):
-    """A sink in memory, for small files whose size is not known before."""
+    """A sink in memory, for small files of unknown size."""
 
     def __init__(self, sha256: str | None) -> None:
         self._expected = sha256
@@ -189,7 +197,7 @@ class _Memory(Sink):
 
     def check(self) -> None:
         if self._expected is not None and hashlib.sha256(self.data).hexdigest() != self._expected:
-            raise WrongBytesError(f"{len(self.data)} bytes of another hash than the manifest's {self._expected} came")
+            raise WrongBytesError(f"received {len(self.data)} bytes whose sha256 is not {self._expected}")
 
 
 def _stream(url: str, timeout: float) -> Iterator[bytes]:
@@ -202,16 +210,16 @@ def _stream(url: str, timeout: float) -> Iterator[bytes]:
 
 def _stream_http(url: str, timeout: float) -> Iterator[bytes]:
     try:
-        with urllib.request.urlopen(url, timeout=timeout) as response:  # noqa: S310 (the scheme was looked at)
+        with urllib.request.urlopen(url, timeout=timeout) as response:  # noqa: S310 (the scheme was checked)
             expected = response.headers.get("Content-Length")
-            came = 0
+            received = 0
             while data := response.read(_CHUNK):
-                came += len(data)
+                received += len(data)
                 yield data
-            if expected is not None and came != int(expected):
-                raise TransientSourceError(f"cut short: {came} of {expected} bytes came")
+            if expected is not None and received != int(expected):
+                raise TransientSourceError(f"truncated: received {received} of {expected} bytes")
     except urllib.error.HTTPError as error:
-        if error.code in _PASSING_STATUS:
+        if error.code in _TRANSIENT_STATUS:
             raise TransientSourceError(f"HTTP {error.code} {error.reason}") from error
         kind = AbsentError if error.code in (404, 410) else SourceError
         raise kind(f"{url}: HTTP {error.code} {error.reason}") from error
@@ -225,7 +233,7 @@ def _stream_fsspec(url: str) -> Iterator[bytes]:
     import fsspec
 
     try:
-        # Made anew in each process: filesystems with an event loop do not survive a fork.
+        # Not a cached instance: filesystems with an event loop do not survive a fork.
         filesystem, path = fsspec.core.url_to_fs(url, skip_instance_cache=True, use_listings_cache=False)
     except (ValueError, ImportError) as error:
         raise SourceError(f"{url}: {error}") from error
@@ -234,10 +242,10 @@ def _stream_fsspec(url: str) -> Iterator[bytes]:
             while data := handle.read(_CHUNK):
                 yield data
     except FileNotFoundError as error:
-        raise AbsentError(f"{url}: there is no such file") from error
+        raise AbsentError(f"{url}: no such file") from error
     except PermissionError as error:
         raise SourceError(f"{url}: {error or 'not permitted'}") from error
-    except Exception as error:  # each filesystem has its own kinds; what is not known to be final may pass
+    except Exception as error:  # each filesystem has its own; those not known to be final count as transient
         if type(error).__name__ in ("NoCredentialsError", "ProfileNotFound", "ParamValidationError"):
             raise SourceError(f"{url}: {error}") from error
         raise TransientSourceError(f"{type(error).__name__}: {error}") from error

@@ -1,4 +1,4 @@
-"""Sums up a split from its parquet files: samples, hours, bytes, videos and how long the clips are."""
+"""Statistics of a split, computed from its parquet files: samples, hours, bytes, videos and clip lengths."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ import pyarrow.compute as pc
 
 from shards.dataset import Split
 
-PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
+PERCENTILES = (0, 5, 25, 50, 75, 95, 100)  # of clip lengths
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitSummary:
-    """What the rows of a split add up to."""
+    """Statistics of one split."""
 
     set_name: str
     split: str
     shards: int
     samples: int
     failed: int
-    clip_hours: float  # what the clips show
-    stored_hours: float  # what is stored, the frames around the clips included
+    clip_hours: float  # total duration of the clips
+    stored_hours: float  # total duration of the stored frames, including those around the clips
     bytes: int  # of the tars
     videos: int
-    clip_seconds: tuple[float, ...]  # at PERCENTILES; empty where there is no sample
+    clip_seconds: tuple[float, ...]  # clip lengths at PERCENTILES; empty without samples
     fingerprint: str
 
     @property
     def bytes_per_sample(self) -> float:
-        """Bytes of the tars per sample, headers and padding included."""
+        """Bytes of the tars per sample, including headers and padding."""
         return self.bytes / self.samples if self.samples else 0.0
 
 
 def summarize(split: Split) -> SplitSummary:
-    """Return a split's sums; read from the parquet files, never from the tars."""
+    """Return the statistics of a split; reads its parquet files, not its tars."""
     rows = split.rows(["video_uid", "clip_frames", "num_frames", "fps"])
     clip_seconds = pc.divide(pc.cast(rows["clip_frames"], "float64"), rows["fps"])
     stored_seconds = pc.divide(pc.cast(rows["num_frames"], "float64"), rows["fps"])
@@ -55,7 +55,7 @@ def summarize(split: Split) -> SplitSummary:
 
 
 def human_bytes(count: float) -> str:
-    """Return a number of bytes as people read it, in powers of 1000: `1.2 MB`."""
+    """Return a number of bytes in powers of 1000, such as `1.2 MB`."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if abs(count) < 1000 or unit == "TB":
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -64,7 +64,7 @@ def human_bytes(count: float) -> str:
 
 
 def human_hours(hours: float) -> str:
-    """Return a duration as people read it: hours, below one of them minutes, below one of those seconds."""
+    """Return a duration in hours, minutes or seconds, whichever is the largest unit that it fills: `3.5 min`."""
     if hours >= 1:
         return f"{hours:,.1f} h"
     return f"{hours * 60:.1f} min" if hours * 60 >= 1 else f"{hours * 3600:.1f} s"

@@ -1,4 +1,4 @@
-"""The tar of a shard, byte for byte: the header of a member, and a reader that trusts none of what it reads."""
+"""The tar format of a shard: the bytes of its headers, and a reader for untrusted files."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from shards import schema
 from shards.keys import is_key
 
 BLOCK, RECORD = tarfile.BLOCKSIZE, tarfile.RECORDSIZE  # bytes
-_OWNER = b"0000644\0" + b"0000000\0" * 2  # mode, uid, gid: fixed, so that equal samples give equal bytes
+_OWNER = b"0000644\0" + b"0000000\0" * 2  # mode, uid, gid: fixed for reproducible bytes
 _TIME = b"00000000000\0"
 _REST = (b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2).ljust(356, b"\0")  # type … prefix
 _SUM_OF_REST = sum(_REST)
-_MAX_SIZE = 8**11 - 1  # bytes, what USTAR's size field holds
+_MAX_SIZE = 8**11 - 1  # bytes, the limit of USTAR's size field
 _SIZE = re.compile(rb"[0-7]{11}\0")
 _CHUNK = 1 << 20  # bytes read at a time
 
 MAX_MEMBER = {"jpg": 64 << 20, "json": 8 << 20, "mp4": 1 << 30, "txt": 1 << 20}
-"""Bytes above which a member is not taken into memory: far more than any sample has, far less than a machine has."""
+"""Limits in bytes of what is read into memory: far above any sample, far below a machine's memory."""
 
 
 class TarError(ValueError):
-    """A tar that is not what the contract says from some byte on; nothing after it can be read."""
+    """A tar that violates the contract at some byte; nothing after that byte can be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One file of a tar: key and extension of its name, where its data lies, and the data where it is not too big."""
+    """One file of a tar."""
 
     key: str
     ext: str
-    offset: int  # bytes, of the data
+    offset: int  # bytes from the start of the tar to the data
     size: int  # bytes
-    data: bytes | None  # None: larger than MAX_MEMBER
+    data: bytes | None  # None if larger than MAX_MEMBER
 
     @property
     def name(self) -> str:
@@ -47,26 +47,27 @@ class Member:
 
 
 def header(name: str, size: int) -> bytes:
-    """Return the USTAR header of a regular file, the same whoever writes it and whenever.
+    """Return the USTAR header of a regular file, which depends on its name and size only.
 
-    Made here rather than by `tarfile`, whose bytes for the same file differ between versions of Python.
+    Not written with `tarfile`, whose output differs between versions of Python. Raises `TarError` if name or size do
+    not fit.
     """
     if size > _MAX_SIZE or len(name) > 100:
-        raise TarError(f"{name}: {size} bytes do not fit in a USTAR tar, or its name does not")
+        raise TarError(f"{name}: the name or the size of {size} bytes does not fit into a USTAR header")
     start = name.encode("ascii").ljust(100, b"\0") + _OWNER + b"%011o\0" % size + _TIME
     checksum = sum(start) + 8 * ord(" ") + _SUM_OF_REST
     return start + b"%06o\0 " % checksum + _REST
 
 
 def end(position: int) -> bytes:
-    """Return the zeros that close a tar of which `position` bytes are written."""
+    """Return the zeros that close a tar after `position` bytes."""
     return bytes(2 * BLOCK + -(position + 2 * BLOCK) % RECORD)
 
 
 class TarReader:
-    """Walks a tar once, from front to back, hashing all of it; holds one member at a time, extracts nothing.
+    """Iterates once over the members of a tar while hashing the file; holds one member in memory, extracts nothing.
 
-    After the walk, or after the `TarError` that ended it, `sha256` is that of the whole file.
+    After the iteration, even if a `TarError` ended it, `sha256` is the hash of the whole file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -76,11 +77,11 @@ class TarReader:
 
     @property
     def sha256(self) -> str:
-        """The hash of what was read so far, as hex."""
+        """The hex digest of the bytes read so far."""
         return self._digest.hexdigest()
 
     def __iter__(self) -> Iterator[Member]:
-        """Yield the members in their order; raise `TarError` where the tar is cut off, malformed or names a path."""
+        """Yield the members in order; raise `TarError` if the tar is truncated, malformed or has an invalid name."""
         with self._path.open("rb") as handle:
             try:
                 yield from self._members(handle)
@@ -102,12 +103,12 @@ class TarReader:
                 data = self._exactly(handle, size, f"{key}.{ext}")
             padding = self._exactly(handle, -size % BLOCK, f"the padding after {key}.{ext}")
             if any(padding):
-                raise TarError(f"byte {self._position - len(padding)}: the padding after {key}.{ext} is not zeros")
+                raise TarError(f"byte {self._position - len(padding)}: the padding after {key}.{ext} is not all zeros")
             yield Member(key=key, ext=ext, offset=at + BLOCK, size=size, data=data)
         closing = end(at)
         rest = block + self._read(handle, len(closing))
         if rest != closing or self._read(handle, 1):
-            raise TarError(f"byte {at}: the tar does not close with {len(closing)} zeros: cut off, or more follows")
+            raise TarError(f"byte {at}: the tar does not end in {len(closing)} zeros: truncated, or followed by data")
 
     def _read(self, handle: IO[bytes], size: int) -> bytes:
         data = handle.read(size)
@@ -127,17 +128,17 @@ class TarReader:
 
 
 def _parse(block: bytes, at: int) -> tuple[str, str, int]:
-    """Return key, extension and size in a header; raise `TarError` unless it is exactly the one the writer writes."""
+    """Return key, extension and size from a header; raise `TarError` unless it is the one that `header` returns."""
     raw = block[:100].split(b"\0", 1)[0]
     name = raw.decode("ascii", "backslashreplace")
     key, _, ext = name.partition(".")
     if not is_key(key) or ext not in schema.MEMBERS:
-        raise TarError(f"byte {at}: {name!r} is no legal member name; legal: <key>.{{{','.join(schema.MEMBERS)}}}")
+        raise TarError(f"byte {at}: {name!r} is not a valid member name: <key>.{{{','.join(schema.MEMBERS)}}}")
     if not _SIZE.fullmatch(block[124:136]):
-        raise TarError(f"byte {at}: the size of {name} is {block[124:136]!r}, not octal as USTAR writes it")
+        raise TarError(f"byte {at}: the size of {name} is {block[124:136]!r}, not a USTAR octal number")
     size = int(block[124:135], 8)
     if block != header(name, size):
         raise TarError(
-            f"byte {at}: the header of {name} is not that of a plain file with mode 644, uid, gid and time 0"
+            f"byte {at}: the header of {name} is not that of a regular file with mode 644 and uid, gid and mtime 0"
         )
     return key, ext, size

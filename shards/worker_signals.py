@@ -1,7 +1,7 @@
-"""Keeps a loader's worker alive through the SIGTERM of a scheduler, so that the run can save before it ends.
+"""Keeps loader workers alive after a scheduler's SIGTERM, so that training can save a checkpoint before it exits.
 
-SLURM sends SIGTERM to every process of a job step, loader workers too, and kills what is left 30 s later. A worker that
-ended at once would take the training process down in the step at whose end it wants to save.
+SLURM sends SIGTERM to all processes of a job step, including loader workers, and SIGKILL 30 s later. A worker that
+exited at once would crash the training process before the end of its step, when it saves.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import signal
 import threading
 import time
 
-OUTLIVE_SECONDS = 25.0  # of SIGTERM from anyone but the parent
+OUTLIVE_SECONDS = 25.0  # from a SIGTERM of any process but the parent to the worker's exit
 
 
 def outlive_sigterm(worker: int) -> None:
-    """Have this worker obey its parent's SIGTERM at once and anybody else's after `OUTLIVE_SECONDS`.
+    """Make this worker exit at once on SIGTERM from its parent, and after `OUTLIVE_SECONDS` on any other SIGTERM.
 
-    A thread waits for the signal: it sees who sent it, and it ends the process also where the main thread is stuck in
-    a decoder. `worker`, its number, is not used: the form is that of a `worker_init_fn`.
+    A thread waits for the signal, since it can see the sender and can end the process even if the main thread is stuck
+    in a decoder. `worker`, the worker's number, is unused: this is a `worker_init_fn` of torch's `DataLoader`.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # threads to come inherit it: only the one below gets it
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # inherited by later threads: only `_wait` receives it
     threading.Thread(target=_wait, args=(os.getppid(),), name="sigterm", daemon=True).start()
 
 

@@ -1,4 +1,4 @@
-"""Writes one shard: the tar as a stream, then its parquet, then the stats that mark it done."""
+"""Writes one shard: streams the tar, then writes its parquet and the stats file that marks it complete."""
 
 from __future__ import annotations
 
@@ -24,24 +24,26 @@ T = TypeVar("T")
 
 
 class ShardWriter:
-    """A context in which one shard is written, sample by sample, in the order of `add`.
+    """Context manager that writes one shard; samples are stored in the order of `add`.
 
         with ShardWriter(root, "clips", "train", 0, toolchain=toolchain) as writer:
             for sample in samples:
                 writer.add(sample)
             stats = writer.finish(failed)
 
-    Left without `finish`, nothing is there; killed, at most `.tmp-*` files and parts that no stats file vouches for.
-    The first sample of a tar has every list filled (readers that infer types need it): samples that have not are
-    withheld, on disk, until one has come, and follow it in their order.
+    Leaving the context without `finish` leaves no files. A killed process leaves at most `.tmp-*` files, or a tar and
+    parquet without a stats file, which no reader uses.
+
+    The first sample of a tar must have no empty list, because some readers infer types from it. Samples with empty
+    lists are spooled to disk until such a sample has been added, and then follow it in their order.
     """
 
     def __init__(self, root: Path, set_name: str, split: str, number: int, *, toolchain: Mapping[str, str]) -> None:
-        """Begin shard `number` of a split below `root`; raise `ShardError` where it is done already."""
+        """Open shard `number` of a split below `root`; raise `ShardError` if it is already published."""
         self._tar_path, self._parquet_path, self._stats_path = shard_paths(root, set_name, split, number)
         self._shard = f"{set_name}/{split}/{self._tar_path.name}"
         if is_done(root, set_name, split, number):
-            raise ShardError(f"{self._stats_path}: the shard is published, and is never rewritten; append a new number")
+            raise ShardError(f"{self._stats_path}: the shard is published and never rewritten; append a new number")
         self._root, self._number = root, number
         self._set, self._split = set_name, split
         self._toolchain = dict(sorted(toolchain.items()))
@@ -68,26 +70,29 @@ class ShardWriter:
         self._stack.close()
 
     def add(self, sample: schema.Sample) -> None:
-        """Append a sample; raise `ShardError` or `schema.SchemaError`, naming shard and key, where it is not legal."""
+        """Append a sample.
+
+        Raises `schema.SchemaError` for a record that violates the contract, and `ShardError` for an invalid or
+        repeated key or for media of the wrong format or size; both name the shard and the key.
+        """
         where = f"{self._shard}: {sample.key!r}"
         if self._finished:
             raise ShardError(f"{where}: the shard is finished")
         if not is_key(sample.key):
-            raise ShardError(f"{where}: a key is 1 to 90 characters of [A-Za-z0-9_-]; make it with keys.make_key")
+            raise ShardError(f"{where}: a key has 1 to 90 characters of [A-Za-z0-9_-]; create it with keys.make_key")
         if sample.key in self._keys:
-            raise ShardError(f"{where}: a sample of this key is in the shard already; keys come from an identity")
+            raise ShardError(f"{where}: the shard already has a sample with this key")
         try:
             schema.check(self._set, sample.record)
         except schema.SchemaError as error:
             raise schema.SchemaError(f"{where}: {error}") from None
         if not sample.jpg.startswith(b"\xff\xd8") or sample.mp4[4:8] != b"ftyp":
-            raise ShardError(f"{where}: jpg or mp4 is not what its name says ({len(sample.jpg)}, {len(sample.mp4)} B)")
+            sizes = f"{len(sample.jpg)} and {len(sample.mp4)} bytes"
+            raise ShardError(f"{where}: jpg is not a JPEG, or mp4 is not an MP4 file ({sizes})")
         members = (sample.jpg, schema.to_bytes(sample.record), sample.mp4, sample.record.text.encode())
         for ext, data in zip(schema.MEMBERS, members, strict=True):
             if len(data) > tar.MAX_MEMBER[ext]:
-                raise ShardError(
-                    f"{where}: {ext} has {len(data)} bytes; readers refuse more than {tar.MAX_MEMBER[ext]}"
-                )
+                raise ShardError(f"{where}: {ext} has {len(data)} bytes; the limit is {tar.MAX_MEMBER[ext]}")
         self._keys.add(sample.key)
         if not self._rows and not schema.list_depths_filled(schema.to_json(sample.record)):
             self._withhold(sample, members)
@@ -96,10 +101,10 @@ class ShardWriter:
         self._release_withheld()
 
     def finish(self, failed: Sequence[FailedItem] = ()) -> ShardStats:
-        """Publish tar, parquet and stats, in this order, each whole or not at all; return the stats.
+        """Publish tar, parquet and stats file in this order, each atomically; return the stats.
 
-        `failed`: what was planned for this shard and could not be made. With no sample at all only the stats are
-        published.
+        `failed` lists the samples that were planned for this shard but could not be produced. A shard without samples
+        publishes only its stats file.
         """
         failed_by_key = check_failed(failed, self._keys)
         self._release_withheld()
@@ -108,7 +113,7 @@ class ShardWriter:
         self._finished = True
         if is_done(self._root, self._set, self._split, self._number):
             return self._published_meanwhile()
-        # What a broken shard of this number left must not vouch for the new one halfway.
+        # The stats file of an incomplete shard with this number must not mark the new one as complete.
         self._stats_path.unlink(missing_ok=True)
         parquet_sha256 = ""
         if self._rows:
@@ -131,22 +136,22 @@ class ShardWriter:
             failed=failed_by_key,
             toolchain=self._toolchain,
         )
-        files.write_json(self._stats_path, stats.to_json())
+        stats.write(self._stats_path)
         return stats
 
     def _published_meanwhile(self) -> ShardStats:
-        """Return the stats of the same shard that another process published; raise `ShardError` if it differs."""
+        """Return the stats that another process published for this shard; raise `ShardError` if the tars differ."""
         stats = ShardStats.read(self._stats_path)
         if stats.sha256 != (self._digest.hexdigest() if self._rows else ""):
             raise ShardError(
-                f"{self._tar_path}: another process published {stats.samples} samples of sha256 {stats.sha256}, "
-                f"here are {len(self._rows)} of {self._digest.hexdigest()}: the two had different inputs or toolchains"
+                f"{self._tar_path}: another process published {stats.samples} samples (sha256 {stats.sha256}); "
+                f"this one wrote {len(self._rows)} (sha256 {self._digest.hexdigest()}): inputs or toolchains differ"
             )
         return stats
 
     def _withhold(self, sample: schema.Sample, members: Sequence[bytes]) -> None:
         if self._spool is None:
-            # Nameless: it is gone with the process, however that ends.
+            # An unnamed file disappears with the process, however that ends.
             spool = tempfile.TemporaryFile(dir=self._tar_path.parent, prefix=files.TEMPORARY)  # noqa: SIM115
             self._spool = self._stack.enter_context(spool)
         self._withheld.append((sample.key, sample.record, tuple(map(len, members))))
@@ -154,7 +159,7 @@ class ShardWriter:
             self._spool.write(member)
 
     def _release_withheld(self) -> None:
-        """Write what was withheld, member by member from the spool, so that memory never holds more than one."""
+        """Append the spooled samples, one in memory at a time."""
         if self._spool is None:
             return
         self._spool.seek(0)
@@ -187,14 +192,15 @@ class ShardWriter:
         pq.write_table(
             table, sink, compression="zstd", compression_level=3, row_group_size=len(self._rows), store_schema=False
         )
-        return sink.getvalue().to_pybytes()
+        data: bytes = sink.getvalue().to_pybytes()
+        return data
 
 
 def filled_first(items: Sequence[T], record: Callable[[T], Any]) -> list[T]:
-    """Return `items` with the first one whose record has every list filled in front, the others in their order.
+    """Return `items` with the first one whose record has no empty list moved to the front.
 
-    `record` returns an item's record as a record class or as JSON. The writer sees to it in any case; a plan that puts
-    such an item first saves it from withholding samples.
+    `record` returns an item's record, as a record class or as JSON. `ShardWriter` reorders samples anyway; a plan in
+    this order saves it from spooling.
     """
     for index, item in enumerate(items):
         value = record(item)

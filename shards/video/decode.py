@@ -1,7 +1,7 @@
-"""Turns the bytes of a clip into uint8 RGB frames at training size: only what is wanted, in one thread.
+"""Decodes selected frames of an mp4 to uint8 RGB, cropped and scaled to the training size, in one thread.
 
-Three decoders stand behind one interface (`Decoder`): `pyav` decodes only the packets that the wanted frames need and
-crops, scales and converts in one pass; `decord` and `torchcodec` decode with their own readers and share the scaler.
+Three decoders share the interface `Decoder`. `pyav` decodes only the packets that the wanted frames depend on, and
+crops, scales and converts them in one pass; `decord` and `torchcodec` use their own readers and the same scaler.
 
 Shapes in names: N frames, H and W pixels (both `size`), C red, green, blue.
 """
@@ -24,14 +24,14 @@ from shards.sampling import Crop
 from shards.video.mp4 import Mp4Error, read_packets
 
 DecoderName = Literal["pyav", "decord", "torchcodec"]
-MAX_PIXELS = 1 << 26  # of a frame; one that claims more is not decoded
-_OPEN_CONTEXTS = 8  # decoders kept ready, one for each encoding that is met
-# Without the last, swscale's result depends on the processor, and so would the batches.
+MAX_PIXELS = 1 << 26  # per frame; larger frames are not decoded
+_MAX_CONTEXTS = 8  # codec contexts kept open, one for each encoding (extradata)
+# BITEXACT, since swscale's results would otherwise depend on the processor.
 _SCALER = Interpolation.BILINEAR | Interpolation.BITEXACT
 
 
 class DecodeError(ValueError):
-    """A clip that cannot give the wanted frames; `reason` is a short code, the same for all failures of a kind."""
+    """A clip whose wanted frames cannot be decoded; `reason` is a short code, equal for all failures of one kind."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -39,27 +39,32 @@ class DecodeError(ValueError):
 
 
 class Decoder(Protocol):
-    """What decodes clips; one belongs to one process and one thread, and is opened there."""
+    """A decoder of clips, which must be used in the process and thread that opened it.
+
+    decoder = open_decoder("pyav")
+    crop = centre_crop(record.width, record.height)
+    frames_NHWC = decoder.decode(mp4, np.array([0, 8, 16]), [crop] * 3, 224)
+    """
 
     def decode(self, mp4: bytes, frames: np.ndarray, crops: Sequence[Crop], size: int) -> np.ndarray:
-        """Return frames_NHWC, uint8 RGB, of the stored frames numbered `frames` (N,), which may repeat.
+        """Return the stored frames numbered `frames`, (N,), as frames_NHWC, uint8 RGB; numbers may repeat.
 
-        Frame i is cut to `crops[i]` and scaled to `size` × `size` pixels. Raises `DecodeError`; a frame that is
-        damaged or absent is an error, never a black or another frame.
+        Frame i is cropped to `crops[i]` and scaled to `size` × `size` pixels. Raises `DecodeError` if any of them is
+        damaged or missing; a frame is never replaced by a black or another frame.
         """
         ...
 
 
 def open_decoder(name: DecoderName) -> Decoder:
-    """Return a decoder; raise `ImportError` with what to install where its package is not here."""
+    """Return a decoder; raise `ImportError`, naming the package to install, if it is missing."""
     return _DECODERS[name]()
 
 
 class PyAVDecoder:
-    """Decodes with libavcodec only those packets that the wanted frames need."""
+    """Decodes with libavcodec, and only the packets that the wanted frames depend on."""
 
     def __init__(self) -> None:
-        av.logging.set_level(None)  # damage is reported here, by key; libav's own lines name no sample
+        av.logging.set_level(None)  # errors are raised here with the sample's key; libav's messages have none
         self._contexts: OrderedDict[bytes, VideoCodecContext] = OrderedDict()
         self._scaler = _Scaler()
 
@@ -70,7 +75,7 @@ class PyAVDecoder:
         except Mp4Error as error:
             raise DecodeError("not an mp4", str(error)) from None
         if len(frames) == 0 or frames.min() < 0 or frames.max() >= len(table.frame_P):
-            raise DecodeError("frames missing", f"frames {frames.tolist()} of {len(table.frame_P)}")
+            raise DecodeError("frames missing", f"frames {frames.tolist()}, but {len(table.frame_P)} are stored")
         wanted: dict[int, list[int]] = {}
         for index, number in enumerate(frames.tolist()):
             wanted.setdefault(number, []).append(index)
@@ -93,10 +98,10 @@ class PyAVDecoder:
             take(context.decode(None))
             context.flush_buffers()
         except (av.FFmpegError, EOFError, ValueError) as error:
-            self._contexts.clear()  # nothing of a damaged clip may reach the next one
+            self._contexts.clear()  # no state of a damaged clip may reach the next one
             raise error if isinstance(error, DecodeError) else DecodeError("damaged", str(error)) from None
         if wanted:
-            raise DecodeError("frames missing", f"the decoder gave no frames {sorted(wanted)}")
+            raise DecodeError("frames missing", f"the decoder did not return frames {sorted(wanted)}")
         return out_NHWC
 
     def _context(self, extradata: bytes) -> VideoCodecContext:
@@ -106,20 +111,20 @@ class PyAVDecoder:
             context.extradata = extradata
             context.thread_count = 1
             context.options = {"err_detect": "explode", "max_pixels": str(MAX_PIXELS)}
-            while len(self._contexts) >= _OPEN_CONTEXTS:
+            while len(self._contexts) >= _MAX_CONTEXTS:
                 self._contexts.popitem(last=False)
         self._contexts[extradata] = context
         return context
 
 
 class DecordDecoder:
-    """Decodes with decord (the `decord2` distribution), which fails on frames of fewer than 128 pixels in width."""
+    """Decodes with decord (distribution `decord2`), which fails on frames narrower than 128 pixels."""
 
     def __init__(self) -> None:
         try:
             import decord
         except ImportError as error:
-            raise ImportError("decoder = decord: install the package decord2") from error
+            raise ImportError("decoder = decord: needs the package decord2 (pip install decord2)") from error
         decord.logging.set_level(decord.logging.QUIET)
         self._decord = decord
         self._scaler = _Scaler()
@@ -128,20 +133,21 @@ class DecordDecoder:
         """See `Decoder.decode`."""
 
         def read(numbers: list[int]) -> np.ndarray:
-            return self._decord.VideoReader(io.BytesIO(mp4), num_threads=1).get_batch(numbers).asnumpy()
+            reader = self._decord.VideoReader(io.BytesIO(mp4), num_threads=1)
+            return np.asarray(reader.get_batch(numbers).asnumpy())
 
         errors = (self._decord.DECORDError, RuntimeError, IndexError, EOFError)
         return _from_whole_frames(read, errors, self._scaler, frames, crops, size)
 
 
 class TorchcodecDecoder:
-    """Decodes with torchcodec, which needs torch and the system's FFmpeg libraries."""
+    """Decodes with torchcodec, which needs torch and shared FFmpeg libraries."""
 
     def __init__(self) -> None:
         try:
             decoders = importlib.import_module("torchcodec.decoders")
         except (ImportError, RuntimeError, OSError) as error:
-            raise ImportError(f"decoder = torchcodec: it or FFmpeg's libraries cannot be loaded: {error}") from error
+            raise ImportError(f"decoder = torchcodec: cannot load it or FFmpeg's libraries: {error}") from error
         self._open = decoders.VideoDecoder
         self._scaler = _Scaler()
 
@@ -150,7 +156,7 @@ class TorchcodecDecoder:
 
         def read(numbers: list[int]) -> np.ndarray:
             decoder = self._open(mp4, dimension_order="NHWC", num_ffmpeg_threads=1)
-            return decoder.get_frames_at(indices=numbers).data.numpy()
+            return np.asarray(decoder.get_frames_at(indices=numbers).data)
 
         return _from_whole_frames(read, (RuntimeError, ValueError, IndexError), self._scaler, frames, crops, size)
 
@@ -170,14 +176,14 @@ def _from_whole_frames(
     crops: Sequence[Crop],
     size: int,
 ) -> np.ndarray:
-    """Return what `Decoder.decode` does from a reader of whole RGB frames; each is read once, in order."""
+    """Implement `Decoder.decode` with a reader of whole RGB frames, which is asked for each frame once, in order."""
     numbers, place = np.unique(frames, return_inverse=True)
     try:
         whole_MHWC = read(numbers.tolist())
     except errors as error:
         raise DecodeError("damaged", str(error).splitlines()[0] if str(error) else type(error).__name__) from None
     if len(whole_MHWC) != len(numbers):
-        raise DecodeError("frames missing", f"{len(whole_MHWC)} of {len(numbers)} frames came")
+        raise DecodeError("frames missing", f"the decoder returned {len(whole_MHWC)} of {len(numbers)} frames")
     out_NHWC = np.empty((len(frames), size, size, 3), np.uint8)
     for index, crop in enumerate(crops):
         out_NHWC[index] = scaler.from_rgb(whole_MHWC[place[index]], crop, size)
@@ -185,7 +191,7 @@ def _from_whole_frames(
 
 
 class _Scaler:
-    """Crops, scales and converts to RGB in one pass of swscale, which remembers its tables from call to call."""
+    """Crops, scales and converts to RGB in one pass of swscale, whose tables are reused from call to call."""
 
     def __init__(self) -> None:
         self._reformatter = VideoReformatter()
@@ -193,7 +199,7 @@ class _Scaler:
     def from_video(self, frame: av.VideoFrame, crop: Crop, size: int) -> np.ndarray:
         """Return the crop of a decoded 4:2:0 frame as (size, size, 3) RGB."""
         if frame.format.name != "yuv420p":
-            raise DecodeError("not yuv420p", f"the frames are {frame.format.name}")
+            raise DecodeError("not yuv420p", f"the pixel format is {frame.format.name}")
         _require_inside(crop, frame.width, frame.height)
         h, w = crop.height, crop.width
         if (h, w) != (frame.height, frame.width):
@@ -218,10 +224,10 @@ class _Scaler:
 
 
 def _pixels(plane: av.video.plane.VideoPlane) -> np.ndarray:
-    """Return a plane's bytes as rows, padding included, without copying."""
+    """Return a view of a plane as rows of bytes, including their padding."""
     return np.frombuffer(cast(memoryview, plane), np.uint8).reshape(-1, plane.line_size)
 
 
 def _require_inside(crop: Crop, width: int, height: int) -> None:
     if crop.left + crop.width > width or crop.top + crop.height > height:
-        raise DecodeError("size differs", f"the frames are {width}×{height}, the record says otherwise")
+        raise DecodeError("size differs", f"frames of {width}×{height} pixels do not contain {crop}")
