@@ -37,7 +37,7 @@ MEMORY = ("peak_resident_gb", "gpu_peak_gb")
 Row = tuple[str, str, str, str]
 
 # Nothing to download, no other work in the run; captions have one length, so that batches have one shape.
-PLAIN = ("init={video: null, text: null}", "text.buckets=[32]", "metrics.tensorboard=false")
+PLAIN = ("init={video: null, text: null}", "tokenizer.buckets=[32]", "metrics.tensorboard=false")
 # A state as large as the published one in steps as short as can be.
 PUBLISHED_STATE = ("model.img_size=32", "sample={frames: 1, windows: 2, narrations: 2}", "speed.compile=false")
 

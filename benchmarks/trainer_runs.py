@@ -173,7 +173,7 @@ def be_rank(job: Job) -> dict[str, Any]:
         f"run.folder={job.folder}",
         f"run.max_steps={last}",
         f"metrics.every_steps={PERIOD}",
-        f"checkpoint={{every_steps: {every}, every_minutes: null, keep_last: 1}}",
+        f"save={{every_steps: {every}, every_minutes: null, keep_last: 1}}",
         "evaluation={every_steps: null, at_end: false}",
         *job.overrides,
     ]
@@ -193,7 +193,7 @@ def be_rank(job: Job) -> dict[str, Any]:
     trainer.average_gradients = averaged  # type: ignore[assignment]
     if job.save_every is not None:
         trainer.Checkpoints = type("ByTurnsHere", (ByTurns,), {"saves": saves, "last_step": last})  # type: ignore[misc]
-    code = launch(lambda: load(PretrainConfig, CONFIGS / f"{job.config}.yaml", overrides), task)
+    code = launch(load(PretrainConfig, CONFIGS / f"{job.config}.yaml", overrides), task)
     if code:
         sys.exit(code)
     return {

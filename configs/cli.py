@@ -160,9 +160,22 @@ class Command(Generic[C]):
         if key is not None:
             self._keys[action.dest] = key
 
-    def positional(self, name: str, *, type: Callable[[str], Any] = str, required: bool = True, help: str = "") -> None:
-        """Add a positional argument; `request.flags` has it under `name`, None where it is left out."""
+    def positional(
+        self,
+        name: str,
+        *,
+        key: str | None = None,
+        type: Callable[[str], Any] = str,
+        required: bool = True,
+        help: str = "",
+    ) -> None:
+        """Add a positional argument; with `key`, one that stands for `key=VALUE`.
+
+        `request.flags` has it under `name`, None where it is left out.
+        """
         self._positionals.append(_Positional(name=name, type=type, required=required, help=help))
+        if key is not None:
+            self._keys[name] = key
 
     def resumes(self, how: str) -> None:
         """Set what is printed when the command is interrupted: what is kept and how to go on."""
@@ -329,15 +342,15 @@ def _log_to_stderr(*, is_debug: bool) -> logging.Handler:
 
 
 def _log_traceback(error: BaseException, *, is_debug: bool) -> str:
-    """Log a traceback; return the name of the file that was made for it, empty where it was printed or logged."""
+    """Log a traceback; return the name of the file that has it, empty where it was printed."""
     root = logging.getLogger()
-    is_logged = any(isinstance(handler, logging.FileHandler) for handler in root.handlers)
     if root.handlers:  # without one, logging would print the traceback by itself
         logger.critical("unexpected error", exc_info=error)
     lines = "".join(traceback.format_exception(error))
     if not is_debug and sys.stderr.isatty():
-        if is_logged:
-            return ""
+        logs = [handler.baseFilename for handler in root.handlers if isinstance(handler, logging.FileHandler)]
+        if any(log != os.devnull for log in logs):
+            return next(log for log in logs if log != os.devnull)
         try:
             file = _crash_file()
             file.write_text(lines, encoding="utf-8")

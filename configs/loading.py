@@ -7,6 +7,7 @@ and what would be right. `configs.help` lists the keys of a configuration.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import json
@@ -36,15 +37,25 @@ def load(cls: type[T], path: str | Path | None = None, overrides: Sequence[str] 
     Values of overrides are YAML: `chunk.fps=10`, `videos.limit=null`, `annotations.exclude=[a.txt, b.txt]`. Where the
     key holds text or a path, the value is taken literally: `videos.pattern=*.mp4`.
     """
-    return from_dict(cls, read_tree(cls, path, overrides))
-
-
-def read_tree(cls: type, path: str | Path | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the nested mapping of a YAML file with overrides applied: only the keys that are given somewhere."""
     tree = read_yaml(Path(path)) if path is not None else {}
+    return from_dict(cls, overridden(cls, tree, overrides))
+
+
+def overridden(cls: type, tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the nested mappings `tree` with `a.b=value` overrides of `cls` applied."""
+    changed = copy.deepcopy(dict(tree))
     for override in overrides:
-        _set(cls, tree, override)
-    return tree
+        _set(cls, changed, override)
+    return changed
+
+
+def merged(tree: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested mappings with the keys of both; those of `other` count more."""
+    inner = {
+        key: merged(tree[key], value) if isinstance(value, Mapping) and isinstance(tree.get(key), Mapping) else value
+        for key, value in other.items()
+    }
+    return {**tree, **inner}
 
 
 def from_dict(cls: type[T], tree: Mapping[str, Any]) -> T:

@@ -1,11 +1,11 @@
+# PYTHON_ARGCOMPLETE_OK
 """Runs every benchmark whose set is in a dataset, and makes one table of all: `python eval/all.py --checkpoint C`.
 
     python eval/all.py --checkpoint C --shards ROOT [--only egomcq --only epic_mir] [--config F] [key=value …]
 
 Where a dataset has clips or summaries to validate on, but no multiple-choice benchmark of that level, questions are
-made of them (`eval/mcq_builder.py`). One that fails is named and the others go on. Results lie in
-RUN/evaluation/<benchmark>, with the table over all in RUN/evaluation. Exit codes: 0 done, 1 one failed, 2 usage, 3 more
-items missing than `max_missing_fraction`, 130 interrupted.
+generated from them (`eval/mcq_builder.py`). If a benchmark fails, the others still run. Results are written to
+RUN/evaluation/<benchmark>, and the table over all to RUN/evaluation. Exit codes: `configs.cli.ExitCode`.
 """
 
 from __future__ import annotations
@@ -15,39 +15,25 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-
+from configs.cli import ExitCode, Request, exit_code_of, report
 from configs.loading import ConfigError
-from eval import charades_ego, egomcq, epic_mir, howto100m, shufflemcq, summarymcq
-from eval.benchmark import (
-    FAILED,
-    FAILURES,
-    OK,
-    USAGE,
-    USAGE_ERRORS,
-    Benchmark,
-    BenchmarkOutput,
-    Context,
-    argument_parser,
-    config_file,
-    guarded,
-    open_for,
-    overrides,
-    run,
-    scores_table,
-)
+from eval import charades_ego, egomcq, epic_mir, howto100m, mcq, shufflemcq, summarymcq
+from eval.benchmark import Benchmark, Context, Inputs
+from eval.command import eval_command, on_all_ranks
 from eval.config import BENCHMARKS, EvalConfig, load_eval
 from eval.mcq_builder import McqConfig, build, read_candidates
 from eval.report.write import write_overview
-from eval.results import Result, ResultError
-from hiervl_train.checkpoint.open import OpenConfig, OpenedCheckpoint
+from eval.results import Result
+from eval.run import open_configured, run_benchmark, scores_table
+from hiervl_train.checkpoint.open import OpenedCheckpoint
 from hiervl_train.distributed import DistributedContext
+from shards.companions import Questions
 from shards.dataset import Dataset
 from shards.sources import open_source
 
-ENTRIES: dict[str, Benchmark] = {
+ENTRIES: dict[str, Benchmark[Any]] = {
     entry.name: entry
     for entry in (
         egomcq.BENCHMARK,
@@ -62,84 +48,88 @@ ENTRIES: dict[str, Benchmark] = {
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkPlan:
-    """A benchmark to run, or why it cannot be."""
+    """A benchmark to run, or why it is not run."""
 
-    name: str  # of the section in a configuration that is for it
-    benchmark: Benchmark | None = None
+    name: str  # key of its section in `benchmarks`
+    benchmark: Benchmark[Any] | None = None
     absent: str = ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what the command line asks for; return the exit code."""
-    parser = argument_parser("all.py", "Every benchmark whose set is in the dataset, and one table of all")
-    parser.add_argument("--only", action="append", choices=BENCHMARKS, help="this one; may be given more than once")
-    arguments = parser.parse_intermixed_args(argv)
+    command = eval_command("python eval/all.py", __doc__)
+    command.flag("--only", action="append", choices=BENCHMARKS, help="this benchmark; may be repeated")
 
-    def read(benchmark: str) -> EvalConfig:
-        config = load_eval(benchmark, config_file(arguments), overrides(arguments))
-        for name in ("questions", "set", "split"):
-            if getattr(config, name) is not None:
-                raise ConfigError(f"{name} = {getattr(config, name)}: it is for one benchmark; run that by itself")
-        return config
+    def work(request: Request[EvalConfig]) -> int:
+        def read(benchmark: str) -> EvalConfig:
+            config = load_eval(benchmark, request.file, request.overrides)
+            given = {"questions": config.questions, "data.set": config.data.set, "data.split": config.data.split}
+            for key, value in given.items():
+                if value is not None:
+                    raise ConfigError(f"{key} = {value}: applies to a single benchmark; run that one by itself")
+            return config
 
-    def work(here: DistributedContext, console: Console) -> int:
-        return evaluate_all(read, arguments.only or BENCHMARKS, here, console)
+        def evaluate(ranks: DistributedContext) -> int:
+            return evaluate_all(read, request.flags.only or BENCHMARKS, ranks, request)
 
-    return guarded(work, lambda: read(BENCHMARKS[0]))
+        return on_all_ranks(evaluate, read(BENCHMARKS[0]).distributed)
+
+    return command.run(work, argv)
 
 
 def evaluate_all(
-    read: Callable[[str], EvalConfig], names: Sequence[str], here: DistributedContext, console: Console
+    read: Callable[[str], EvalConfig], names: Sequence[str], ranks: DistributedContext, request: Request[EvalConfig]
 ) -> int:
     """Run the benchmarks called `names`, each with its own configuration; return the exit code."""
-    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = request.console
     config = read(names[0])
     opened: dict[str, OpenedCheckpoint] = {}
-    _open(config, config.opening(), here, opened)  # one that cannot be opened is said once, before anything else
-    plans = list(plan(open_source(config.shards, config.source).dataset, names))
+    _open(config, ranks, opened)  # an error of the checkpoint is reported once, before any benchmark runs
+    plans = list(plan(open_source(config.data.root, config.data.source).dataset, names))
+    if not any(entry.benchmark is not None for entry in plans):
+        raise ConfigError(f"{config.data.root} has none of the benchmarks {', '.join(names)}")
     results: list[Result] = []
     codes: list[int] = []
     overview: Path | None = None
     for entry in plans:
         if entry.benchmark is None:
-            if here.is_main:
+            if ranks.is_main:
                 console.print(f"{entry.name}: {entry.absent}", soft_wrap=True, markup=False)
             continue
         try:
             own = read(entry.name)
-            model = _open(own, own.opening(), here, opened)
+            model = _open(own, ranks, opened)
             overview = own.out if own.out is not None else own.overview(model)
             own = dataclasses.replace(own, out=overview / entry.benchmark.name)
-            done = run(entry.benchmark, own, model, here, console)
+            done = run_benchmark(entry.benchmark, own, model, ranks, console)
             codes.append(done.code)
             if done.result is not None:
                 results.append(done.result)
-        except (*USAGE_ERRORS, *FAILURES, ResultError) as error:
-            errors.print(f"[red]{entry.benchmark.name} failed:[/] {escape(f'{type(error).__name__}: {error}')}")
-            codes.append(FAILED)
-    if not any(entry.benchmark is not None for entry in plans):
-        errors.print(f"[red]cannot run:[/] {escape(config.shards)} has none of the benchmarks {', '.join(names)}")
-        return USAGE
+        except Exception as error:
+            if exit_code_of(error) is None and ranks.world > 1:
+                raise  # a bug of one rank alone: the others wait for it in the next collective
+            report(error, where=entry.benchmark.name, is_debug=request.flags.debug)
+            codes.append(ExitCode.FAILED)
     if results and overview is not None:
         page = write_overview(results, overview)
         console.print(scores_table(results))
         console.print(f"report: {page}", soft_wrap=True, markup=False)
-    return FAILED if FAILED in codes else max(codes, default=OK)
+    return ExitCode.FAILED if ExitCode.FAILED in codes else max(codes, default=ExitCode.OK)
 
 
 def plan(dataset: Dataset, names: Sequence[str]) -> Iterator[BenchmarkPlan]:
-    """Yield what to run of the benchmarks called `names`, in their order, and what is not there."""
+    """Yield a plan for each of the benchmarks called `names`, in their order."""
     for name in names:
         entry = ENTRIES[name]
         if _has(dataset, entry.set_name, entry.split):
             yield BenchmarkPlan(name=name, benchmark=entry)
-        elif name in _MADE_OF and _has(dataset, _MADE_OF[name], "val"):
-            yield BenchmarkPlan(name=name, benchmark=_made(entry, _MADE_OF[name]))
+        elif name in _GENERATED_FROM and _has(dataset, _GENERATED_FROM[name], "val"):
+            yield BenchmarkPlan(name=name, benchmark=_generated(entry, _GENERATED_FROM[name]))
         else:
             yield BenchmarkPlan(name=name, absent=f"not run: the dataset has no {entry.set_name}/{entry.split}")
 
 
-_MADE_OF = {"egomcq": "clips", "summarymcq": "summaries", "shufflemcq": "summaries"}
+_GENERATED_FROM = {"egomcq": "clips", "summarymcq": "summaries", "shufflemcq": "summaries"}
 
 
 def _has(dataset: Dataset, set_name: str, split: str) -> bool:
@@ -147,41 +137,47 @@ def _has(dataset: Dataset, set_name: str, split: str) -> bool:
     return found is not None and found.samples > 0
 
 
-def _made(entry: Benchmark, set_name: str) -> Benchmark:
-    """Return the benchmark over a validation split instead: no published figure is of it, so it has its own name."""
+def _generated(entry: Benchmark[Any], set_name: str) -> Benchmark[Any]:
+    """Return the benchmark over a validation split instead, named after it, as no published score is comparable."""
     if entry.name == "shufflemcq":
         return dataclasses.replace(entry, name=f"{entry.name}-{set_name}", set_name=set_name, split="val")
     return Benchmark(
-        name=f"{set_name}-mcq", set_name=set_name, split="val", evaluate=_evaluate_made, title="made of a split"
+        name=f"{set_name}-mcq",
+        set_name=set_name,
+        split="val",
+        title=f"Questions generated from {set_name}/val",
+        read=_generate_questions,
+        inputs=lambda context, questions: Inputs(
+            texts=[question.text for question in questions.questions], keys=questions.keys()
+        ),
+        score=mcq.score,
     )
 
 
-def _evaluate_made(context: Context) -> BenchmarkOutput | None:
-    """Score questions that are made of the split."""
+def _generate_questions(context: Context) -> Questions:
+    """Return questions generated from the benchmark's split."""
     config = McqConfig(
         seed=context.config.seed,
         types=("inter",) if context.set_name == "summaries" else ("inter", "intra"),
         questions=context.config.made_questions,
     )
-    built = build(
+    return build(
         read_candidates(context.source, context.set_name, context.split),
         config,
         fingerprint=context.source.dataset.split(context.set_name, context.split).fingerprint,
         set_name=context.set_name,
         split=context.split,
         name=f"{context.set_name}-mcq",
-    )
-    return egomcq.evaluate_questions(context, built.questions, is_all=False)
+    ).questions
 
 
-def _open(
-    config: EvalConfig, opening: OpenConfig, here: DistributedContext, opened: dict[str, OpenedCheckpoint]
-) -> OpenedCheckpoint:
-    """Return the checkpoint as one benchmark wants it, opened once for all that want it alike."""
-    if repr(opening) not in opened:
+def _open(config: EvalConfig, ranks: DistributedContext, opened: dict[str, OpenedCheckpoint]) -> OpenedCheckpoint:
+    """Return the checkpoint as one benchmark needs it, opened once for all that need it alike."""
+    opening = repr(config.opening())
+    if opening not in opened:
         opened.clear()  # one model at a time on the device
-        opened[repr(opening)] = open_for(config, here)
-    return opened[repr(opening)]
+        opened[opening] = open_configured(config, ranks)
+    return opened[opening]
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Puts two runs side by side with paired significance: `python eval/compare.py RUN_A RUN_B [--out FOLDER]`.
+# PYTHON_ARGCOMPLETE_OK
+"""Compares two runs with paired significance tests: `python eval/compare.py RUN_A RUN_B [--out FOLDER]`.
 
-A run is the folder of one benchmark's result, or one that holds several. With --out: compare.json and index.html.
-Exit codes: 0 done, 1 the results cannot be read or are not of the same thing, 2 usage.
+A run is the folder of one benchmark's result, or one that holds several. Exit codes: `configs.cli.ExitCode`; 1 where the
+results cannot be read or compared.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import sys
@@ -17,46 +17,46 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from eval.report.comparison import CompareError, Comparison, compare_all, load_results
+from configs.cli import Command, Request
+from eval.report.comparison import Comparison, compare_all, load_results
 from eval.report.comparison_page import p_value, render, signed
 from eval.report.page import number
-from eval.results import ResultError
-from shards.files import write_bytes, write_json
+from shards.files import write_json
+from shards.html.page import write_page
 
 VERSION = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what the command line asks for; return the exit code."""
-    parser = argparse.ArgumentParser(prog="compare.py", description=__doc__.split("\n")[0])
-    parser.add_argument("run_a", type=Path, metavar="RUN_A")
-    parser.add_argument("run_b", type=Path, metavar="RUN_B")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to write compare.json and index.html")
-    parser.add_argument("--seed", type=int, default=0, help="of intervals and tests (default: %(default)s)")
-    arguments = parser.parse_args(argv)
-    console = Console(highlight=False)
-    try:
-        results = [load_results(folder) for folder in (arguments.run_a, arguments.run_b)]
-        comparisons, lonely = compare_all(*results, seed=arguments.seed)
-    except (ResultError, CompareError) as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]✗[/] {escape(str(error))}")
-        return 1
-    notes = [f"Only one run has {', '.join(lonely)}."] if lonely else []
+    command = Command("python eval/compare.py", __doc__)
+    command.positional("run_a", type=Path, help="the folder of one benchmark's result, or one that holds several")
+    command.positional("run_b", type=Path, help="the same of another checkpoint")
+    command.flag("--out", type=Path, metavar="FOLDER", help="where to write compare.json and index.html")
+    command.flag("--seed", type=int, default=0, help="of intervals and tests (default: %(default)s)")
+    return command.run(_run, argv)
+
+
+def _run(request: Request[None]) -> None:
+    flags, console = request.flags, request.console
+    results = [load_results(folder) for folder in (flags.run_a, flags.run_b)]
+    comparisons, unpaired = compare_all(*results, seed=flags.seed)
+    notes = [f"Only one run has {', '.join(unpaired)}."] if unpaired else []
     for comparison in comparisons:
         _print(comparison, console)
     for note in notes:
         console.print(escape(note))
-    if arguments.out is not None:
-        tree = {
-            "version": VERSION,
-            "seed": arguments.seed,
-            "comparisons": [dataclasses.asdict(comparison) for comparison in comparisons],
-            "only_one_run_has": lonely,
-        }
-        write_json(arguments.out / "compare.json", json.loads(json.dumps(tree)))
-        write_bytes(arguments.out / "index.html", render(comparisons, notes))
-        console.print(f"wrote {escape(str(arguments.out / 'index.html'))}", soft_wrap=True)
-    return 0
+    if flags.out is None:
+        return
+    tree = {
+        "version": VERSION,
+        "seed": flags.seed,
+        "comparisons": [dataclasses.asdict(comparison) for comparison in comparisons],
+        "only_one_run_has": unpaired,
+    }
+    write_json(flags.out / "compare.json", json.loads(json.dumps(tree)))
+    write_page(flags.out / "index.html", "Comparison", render(comparisons, notes))
+    console.print(f"wrote {escape(str(flags.out / 'index.html'))}", soft_wrap=True)
 
 
 def _print(comparison: Comparison, console: Console) -> None:

@@ -1,128 +1,130 @@
-"""What an evaluation is told: checkpoint, shards, how samples are read, switches; by YAML and `key=value`."""
+"""Typed configuration of an evaluation: checkpoint, shards, how samples are read, switches."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from configs.loading import ConfigError, load
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from configs.loading import ConfigError, from_dict, merged, overridden, read_yaml
 from eval.embed import EmbedSettings
 from hiervl_train.checkpoint.open import OpenConfig, OpenedCheckpoint
 from hiervl_train.compat import CompatConfig
 from hiervl_train.distributed import DistributedConfig
 from hiervl_train.models.config import ModelConfig
 from hiervl_train.models.speed import SpeedConfig
-from shards.config import SourceConfig
+from hiervl_train.tokenizer import TokenizerSource
+from shards.config import ReadConfig
 from shards.schema import SETS
-from shards.video.decode import DecoderName
 
 BENCHMARKS = ("egomcq", "summarymcq", "shufflemcq", "epic_mir", "charades_ego", "howto100m")
-FRAMES, WINDOWS = 4, 16  # as published, where the checkpoint does not say
-_NO_LIMIT = 1 << 30  # samples that fail are counted against `max_missing_fraction`
+FRAMES, WINDOWS, WINDOW_SECONDS = 4, 16, 8.0  # as published, where the checkpoint's run is not known
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalDataConfig(ReadConfig):
+    """Which dataset is evaluated on, and how it is read."""
+
+    root: str = "data/embedded/shards"  # dataset: a folder, or an http(s):// or s3:// URL
+    set: str | None = None  # set that the samples are from; null: as the benchmark, or its file of questions, says
+    split: str | None = None  # split of that set; null: as the benchmark, or its file of questions, says
+    workers: NonNegativeInt = 2  # decoding processes per rank; 0: in the calling process
+    # Undecodable samples in a row before the evaluation stops; null: any, as `max_missing_fraction` bounds them.
+    max_consecutive_failures: NonNegativeInt | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.set is not None and self.set not in SETS:
+            raise ValueError(f"set = {self.set}: known are {', '.join(SETS)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalSampleConfig:
+    """What a sample holds."""
+
+    frames: PositiveInt | None = None  # per clip and per window; null: as in the checkpoint's run, else 4
+    windows: PositiveInt | None = None  # per long sample; null: as in the checkpoint's run, else 16
+    window_seconds: PositiveFloat | None = None  # length of a window, s; null: as in the checkpoint's run, else 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig:
     """HowTo100M's linear probe: multinomial logistic regression on fixed embeddings, solved to its optimum."""
 
-    pooling: Literal["mean", "aggregator"] = "mean"  # of the windows; the mean as published
-    penalty: float = 1e-3  # times half the squared weights, beside the mean loss of a video
-    steps: int = 200  # of L-BFGS at most
-
-    def __post_init__(self) -> None:
-        if self.penalty <= 0 or self.steps < 1:
-            raise ValueError(f"penalty = {self.penalty} (above 0), steps = {self.steps} (at least 1)")
+    pooling: Literal["mean", "aggregator"] = "mean"  # how a video's windows become one embedding; published: mean
+    penalty: PositiveFloat = 1e-3  # factor of half the squared weights, added to the mean loss per video
+    steps: PositiveInt = 200  # greatest number of L-BFGS iterations
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
     """One evaluation, of any benchmark."""
 
-    shards: str = "data/embedded/shards"  # of the dataset: a path, or an http(s):// or s3:// URL
-    checkpoint: Path | None = None  # ours, a run's folder, or a released .pth
-    which: Literal["best", "newest"] = "best"  # of a run's checkpoints
-    average: bool = True  # take the average of the weights where the run kept one
-    tokenizer: str | None = None  # hub name or folder; null: the checkpoint's own, of a released one DistilBERT's
+    checkpoint: Path | None = None  # weights to evaluate: a run, one of its checkpoints, or a released .pth
+    which: Literal["best", "newest"] = "best"  # checkpoint of a run; the newest where none is known as the best
+    average: bool = True  # evaluate the average of the weights where the run kept one (optim.ema)
+    tokenizer: TokenizerSource = field(default_factory=TokenizerSource)
     model: ModelConfig | None = None  # sizes of a released checkpoint that are not the published ones
-    questions: Path | None = None  # a file of questions in place of the benchmark's own (eval/build_mcq.py makes one)
-    set: str | None = None  # whose samples the questions name; null: as the file of questions, or the benchmark, says
-    split: str | None = None
-    frames: int | None = None  # of a clip and of each window; null: as in the checkpoint's run, else 4
-    windows: int | None = None  # of a long sample; null: as in the checkpoint's run, else 16
-    window_seconds: float | None = None  # null: as in the checkpoint's run, else 8
-    batch: int = 32  # clips of a forward pass of a rank
-    workers: int = 2  # processes of each rank that read clips
-    decoder: DecoderName = "pyav"
-    bf16: bool = False
-    compile: bool = False
+    data: EvalDataConfig = field(default_factory=EvalDataConfig)
+    sample: EvalSampleConfig = field(default_factory=EvalSampleConfig)
+    speed: SpeedConfig = field(default_factory=lambda: SpeedConfig(bf16=False, compile=False))
     compat: CompatConfig = field(default_factory=CompatConfig)
-    options: int = 5  # of a ShuffleMCQ question
+    batch: PositiveInt = 32  # clips per forward pass of a rank
+    questions: Path | None = None  # file of questions instead of the benchmark's own; see eval/build_mcq.py
+    options: Annotated[int, Field(ge=2)] = 5  # answers per ShuffleMCQ question
     probe: ProbeConfig = field(default_factory=ProbeConfig)
-    seed: int = 0  # of orders, resamples and made questions
-    made_questions: int = 1000  # of each kind, where a dataset has no benchmark and all.py makes questions of it
-    resamples: int = 2000  # of the bootstrap
-    max_missing_fraction: float = 0.01  # items that could not be scored, before the exit code says so
-    # null: RUN/evaluation/<benchmark>, or runs/eval/<checkpoint>/<benchmark> for a checkpoint that is of no run
+    seed: int = 0  # of orders, resamples and generated questions
+    made_questions: PositiveInt = 1000  # questions of each kind that all.py generates where a dataset has no benchmark
+    resamples: PositiveInt = 2000  # bootstrap resamples of each confidence interval
+    max_missing_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01  # unscored items above which the exit code is 3
+    # Results. null: RUN/evaluation/<benchmark>, or runs/eval/<checkpoint>/<benchmark> for a checkpoint without a run.
     out: Path | None = None
     cache: Path | None = Path("runs/embeddings")  # where embeddings are kept; null: nowhere
-    report: bool = True  # a page with clips, beside the scores
-    source: SourceConfig = field(default_factory=SourceConfig)
-    # Ranks wait for the slowest to embed its share; one that is dead they notice at once.
+    report: bool = True  # write a page with clips next to the scores
+    # Ranks wait for the slowest one to embed its share; a dead one they notice at once.
     distributed: DistributedConfig = field(default_factory=lambda: DistributedConfig(timeout_seconds=6 * 3600.0))
-    # What is other for one benchmark: its name → keys of this class, as {epic_mir: {compat: {channel_order: bgr}}}.
+    # Keys that differ for one benchmark, by its name: {epic_mir: {compat: {channel_order: bgr}}}.
     benchmarks: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         unknown = sorted(self.benchmarks.keys() - set(BENCHMARKS))
         if unknown:
             raise ValueError(f"benchmarks.{unknown[0]}: known are {', '.join(BENCHMARKS)}")
-        if self.set is not None and self.set not in SETS:
-            raise ValueError(f"set = {self.set}: known are {', '.join(SETS)}")
-        for name in ("frames", "windows", "batch", "resamples", "made_questions"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} = {value}: at least 1 is needed")
-        if self.options < 2:
-            raise ValueError(f"options = {self.options}: at least 2 are needed")
-        if not 0 <= self.max_missing_fraction <= 1:
-            raise ValueError(f"max_missing_fraction = {self.max_missing_fraction}: a share is expected")
 
     def opening(self) -> OpenConfig:
-        """Return what opening the checkpoint takes from here."""
+        """Return how the checkpoint is opened."""
         return OpenConfig(
             which=self.which,
             average=self.average,
-            tokenizer=self.tokenizer,
+            tokenizer=self.tokenizer.source,
             model=self.model,
-            frames=self.frames,
-            bf16=self.bf16,
-            compile=self.compile,
+            frames=self.sample.frames,
+            speed=self.speed,
         )
 
     def embedding(self, opened: OpenedCheckpoint) -> EmbedSettings:
-        """Return how samples are read for this model; raise `ConfigError` where it has no room for them."""
-        model, sample = opened.model.config, opened.sample
-        frames = self.frames or sample.get("frames") or min(FRAMES, model.num_frames)
+        """Return how samples are read for this model; raise `ConfigError` where it has too few position slots."""
+        model, trained, sample = opened.model.config, opened.sample, self.sample
+        frames = sample.frames or trained.get("frames") or min(FRAMES, model.num_frames)
         slots = model.aggregator.tokens if model.aggregator and model.aggregator.kind == "self_attention" else None
-        windows = self.windows or sample.get("windows") or min(WINDOWS, slots or WINDOWS)
+        windows = sample.windows or trained.get("windows") or min(WINDOWS, slots or WINDOWS)
         if frames > model.num_frames:
-            raise ConfigError(f"frames = {frames}: {opened.path} has {model.num_frames} slots (model.num_frames)")
+            raise ConfigError(
+                f"sample.frames = {frames}: {opened.path} has {model.num_frames} slots (model.num_frames)"
+            )
         if slots is not None and windows > slots:
-            raise ConfigError(f"windows = {windows}: {opened.path} has {slots} slots (model.aggregator.tokens)")
+            raise ConfigError(f"sample.windows = {windows}: {opened.path} has {slots} slots (model.aggregator.tokens)")
         return EmbedSettings(
+            **self.data.reading(),
             frames=frames,
             windows=windows,
-            window_seconds=self.window_seconds or sample.get("window_seconds") or 8.0,
+            window_seconds=sample.window_seconds or trained.get("window_seconds") or WINDOW_SECONDS,
             batch=self.batch,
-            workers=self.workers,
-            decoder=self.decoder,
             channel_order=self.compat.channel_order,
-            speed=SpeedConfig(bf16=self.bf16, compile=self.compile),
-            max_consecutive_failures=_NO_LIMIT,
-            source=self.source,
+            speed=self.speed,
         )
 
     def folder(self, opened: OpenedCheckpoint, name: str) -> Path:
@@ -138,13 +140,6 @@ class EvalConfig:
 
 def load_eval(benchmark: str, path: Path | None, overrides: Sequence[str]) -> EvalConfig:
     """Return the configuration of one benchmark: the file's keys, then those for this benchmark, then `overrides`."""
-    section = load(EvalConfig, path).benchmarks.get(benchmark, {})
-    return load(EvalConfig, path, [*_flat(section), *overrides])
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for name, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}={json.dumps(value)}"
+    tree = read_yaml(path) if path is not None else {}
+    section = from_dict(EvalConfig, tree).benchmarks.get(benchmark, {})
+    return from_dict(EvalConfig, overridden(EvalConfig, merged(tree, section), overrides))

@@ -1,13 +1,13 @@
-"""Makes multiple-choice questions of any set of clips: a text, its clip, distractors from other videos or its own.
+"""Generates multiple-choice questions from any set of clips: a text, its clip, and distractors.
 
-Every question is a function of the split's fingerprint, the seed and the key of its clip: neither the order of rows nor
-how many questions are wanted changes it. The rules for a distractor:
+A question depends on the split's fingerprint, the seed and the key of its clip alone: neither the order of rows nor the
+number of questions changes it. The rules for a distractor:
 
-- its text is not the answer's;
-- inter: it is of another video. intra: it is of the same video, overlaps neither the answer nor another distractor, and
-  is the nearest in time that is left, as EgoMCQ's intra-video questions are of neighbouring clips (EgoVLP, 3.3);
-- it does not share both a verb and a noun class with the answer, by which EgoNCE counts a pair as positive. Where a
-  question would not come about for this rule alone, it is lifted for as many distractors as needed, and counted.
+- its text differs from the answer's;
+- inter: it is from another video. intra: it is from the same video, overlaps neither the answer nor another distractor,
+  and is the nearest in time that remains, as EgoMCQ's intra-video questions are about neighbouring clips (EgoVLP, 3.3);
+- it does not share both a verb and a noun class with the answer, which EgoNCE counts as a positive pair. If a question
+  is impossible for this rule alone, the rule is dropped for as many distractors as necessary, and that is counted.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from eval.metrics.mcq import rng_of
+from pydantic import Field, PositiveInt
+
+from eval.metrics.mcq import keyed_rng
 from shards import schema
 from shards.companions import Question, Questions
 from shards.config import SourceConfig
@@ -28,82 +30,86 @@ from shards.schema import ClipRecord, EpicRecord, MediaRecord
 from shards.sources import Source, open_source
 
 QuestionType = Literal["inter", "intra"]
-_DRAWS = 50  # draws per distractor before all clips are looked through
+_DRAWS = 50  # random draws per distractor before all clips are examined
+
+
+@dataclass(frozen=True, kw_only=True)
+class McqDataConfig:
+    """How the dataset is read."""
+
+    source: SourceConfig = field(default_factory=SourceConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
 class McqConfig:
-    """Which questions to make."""
+    """Which questions are generated."""
 
-    seed: int = 0
-    options: int = 5  # the right one among them
-    types: tuple[QuestionType, ...] = ("inter", "intra")
-    questions: int | None = None  # of each type, at most; null: one of every clip
-    source: SourceConfig = field(default_factory=SourceConfig)  # how a dataset at a URL is read
+    seed: int = 0  # of the choice of questions and distractors
+    options: Annotated[int, Field(ge=2)] = 5  # options per question, the correct one among them
+    types: tuple[QuestionType, ...] = ("inter", "intra")  # distractors from other videos, from the same video
+    questions: PositiveInt | None = None  # most questions of each type; null: one about every clip
+    data: McqDataConfig = field(default_factory=McqDataConfig)
 
     def __post_init__(self) -> None:
-        if self.options < 2:
-            raise ValueError(f"options = {self.options}: at least 2 are needed")
         if not self.types or len(set(self.types)) < len(self.types):
             raise ValueError(f"types = {list(self.types)}: inter, intra or both are expected, each once")
-        if self.questions is not None and self.questions < 1:
-            raise ValueError(f"questions = {self.questions}: at least 1 is needed, or null for all")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A clip that a question may be about, or have among its options."""
+    """A clip that may be the answer or a distractor of a question."""
 
     key: str
     video_uid: str
     clip_start: float  # s
     clip_end: float  # s
     text: str
-    verbs: frozenset[int] = frozenset()  # classes; none is known to be shared where a set has none
-    nouns: frozenset[int] = frozenset()
+    verbs: frozenset[int] = frozenset()  # verb classes; empty if the set has none
+    nouns: frozenset[int] = frozenset()  # noun classes
 
     @property
-    def is_named(self) -> bool:
-        """Whether there is a text to ask for."""
+    def has_text(self) -> bool:
+        """Whether a question can be about this clip."""
         return bool(self.text.strip())
 
-    def means_the_same(self, other: Candidate) -> bool:
-        """Return whether both share a verb and a noun, so that one may do for the other."""
+    def shares_classes(self, other: Candidate) -> bool:
+        """Return whether both share a verb and a noun class, so that the other may be a correct answer, too."""
         return bool(self.verbs & other.verbs) and bool(self.nouns & other.nouns)
 
-    def reads_the_same(self, other: Candidate) -> bool:
-        """Return whether both have the same words, apart from capitals and spaces."""
+    def has_same_text(self, other: Candidate) -> bool:
+        """Return whether both have the same words, ignoring case and whitespace."""
         return self.text.casefold().split() == other.text.casefold().split()
 
     def overlaps(self, other: Candidate) -> bool:
-        """Return whether both show a common moment, given that they are of one video."""
+        """Return whether two clips of the same video overlap in time."""
         return self.clip_start == other.clip_start or (
             max(self.clip_start, other.clip_start) < min(self.clip_end, other.clip_end)
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
-    """What came of one type of question."""
+class TypeCounts:
+    """How many questions of one type were generated."""
 
     questions: int
-    relaxed: int  # of these, with a distractor that shares a verb and a noun with the answer
-    impossible: (
-        int  # clips of which no question could be made: without text, or too few others that may stand beside it
-    )
+    relaxed: int  # questions with a distractor that shares a verb and a noun class with the answer
+    impossible: int  # clips without a question, for want of a text or of distractors
 
 
 @dataclass(frozen=True, kw_only=True)
-class Built:
-    """Questions, and an account of them."""
+class BuiltQuestions:
+    """Generated questions and their counts."""
 
     questions: Questions
-    made: dict[QuestionType, Made]
-    fingerprint: str  # of the split that they are of
+    counts: dict[QuestionType, TypeCounts]
+    fingerprint: str  # of the split
 
 
 def read_candidates(source: Source, set_name: str, split: str) -> list[Candidate]:
-    """Return the clips of a split, those of withdrawn videos left out; raise `ShardError` where it cannot be read."""
+    """Return the clips of a split without withdrawn videos.
+
+    Raises `ShardError` or `SchemaError` if the shards cannot be read.
+    """
     denied = source.dataset.denylist
     names = ["key", "video_uid", "clip_start", "clip_end", "text", "json_offset", "json_size"]
     has_classes = schema.record_class(set_name) not in (MediaRecord, schema.ChoiceRecord)
@@ -123,46 +129,50 @@ def read_candidates(source: Source, set_name: str, split: str) -> list[Candidate
 
 def build(
     candidates: Sequence[Candidate], config: McqConfig, *, fingerprint: str, set_name: str, split: str, name: str
-) -> Built:
-    """Return the questions that can be made of these clips, sorted by key within each type."""
+) -> BuiltQuestions:
+    """Return the questions that these clips allow, sorted by id within each type."""
     pool = sorted(candidates, key=lambda candidate: candidate.key)
     videos: dict[str, list[Candidate]] = defaultdict(list)
     for candidate in sorted(pool, key=lambda c: (c.clip_start + c.clip_end, c.key)):
         videos[candidate.video_uid].append(candidate)
-    questions, made = [], {}
+    questions: list[Question] = []
+    counts: dict[QuestionType, TypeCounts] = {}
     for kind in config.types:
         parts = (fingerprint, config.seed, kind)
-        named = [candidate for candidate in pool if candidate.is_named]
-        if config.questions is not None:  # which of them: those whose keys come first in an order of their own
-            named.sort(key=lambda candidate: int(rng_of("which", *parts, candidate.key).integers(2**63)))
+        answers = [candidate for candidate in pool if candidate.has_text]
+        if config.questions is not None:  # a random choice that does not depend on the other clips
+            answers.sort(key=lambda candidate: int(keyed_rng("which", *parts, candidate.key).integers(2**63)))
         found: list[Question] = []
-        relaxed, impossible = 0, len(pool) - len(named)
-        for answer in named:
+        relaxed, impossible = 0, len(pool) - len(answers)
+        for answer in answers:
             if len(found) == config.questions:
                 break
             label = (*parts, answer.key)
-            others = (
+            distractors = (
                 _inter(answer, pool, config.options - 1, label)
                 if kind == "inter"
                 else _intra(answer, videos[answer.video_uid], config.options - 1)
             )
-            if others is None:
+            if distractors is None:
                 impossible += 1
                 continue
-            relaxed += any(answer.means_the_same(other) for other in others)
-            found.append(_question(answer, others, kind, label))
+            relaxed += any(answer.shares_classes(distractor) for distractor in distractors)
+            found.append(_question(answer, distractors, kind, label))
         questions += sorted(found, key=lambda question: question.id)
-        made[kind] = Made(questions=len(found), relaxed=relaxed, impossible=impossible)
-    return Built(
+        counts[kind] = TypeCounts(questions=len(found), relaxed=relaxed, impossible=impossible)
+    return BuiltQuestions(
         questions=Questions(set=set_name, split=split, name=name, questions=tuple(questions)),
-        made=made,
+        counts=counts,
         fingerprint=fingerprint,
     )
 
 
-def build_from(root: str, set_name: str, split: str, config: McqConfig, *, name: str) -> Built:
-    """Return the questions of a split of the dataset at a path or URL."""
-    source = open_source(root, config.source)
+def build_from(root: str, set_name: str, split: str, config: McqConfig, *, name: str) -> BuiltQuestions:
+    """Return the questions that a split of the dataset at `root` (a path or URL) allows; raises as `read_candidates`.
+
+    built = build_from("data/embedded/shards", "clips", "val", McqConfig(questions=100), name="mine")
+    """
+    source = open_source(root, config.data.source)
     fingerprint = source.dataset.split(set_name, split).fingerprint
     candidates = read_candidates(source, set_name, split)
     return build(candidates, config, fingerprint=fingerprint, set_name=set_name, split=split, name=name)
@@ -171,37 +181,37 @@ def build_from(root: str, set_name: str, split: str, config: McqConfig, *, name:
 def _inter(
     answer: Candidate, pool: Sequence[Candidate], count: int, label: tuple[object, ...]
 ) -> list[Candidate] | None:
-    """Return distractors of other videos, each as likely as the next; None where there are not enough."""
-    rng = rng_of("options", *label)
+    """Return distractors drawn uniformly from other videos; None if there are not enough."""
+    rng = keyed_rng("options", *label)
     chosen: dict[str, Candidate] = {}
 
-    def may_stand(other: Candidate, *, strict: bool) -> bool:
+    def is_allowed(other: Candidate, *, strict: bool) -> bool:
         return (
             other.video_uid != answer.video_uid
             and other.key not in chosen
-            and not other.reads_the_same(answer)
-            and not (strict and other.means_the_same(answer))
+            and not other.has_same_text(answer)
+            and not (strict and other.shares_classes(answer))
         )
 
     for place in rng.integers(len(pool), size=_DRAWS * count).tolist():
-        if len(chosen) < count and may_stand(pool[place], strict=True):
+        if len(chosen) < count and is_allowed(pool[place], strict=True):
             chosen[pool[place].key] = pool[place]
     for strict in (True, False):
         if len(chosen) < count:
-            rest = [other for other in pool if may_stand(other, strict=strict)]
+            rest = [other for other in pool if is_allowed(other, strict=strict)]
             for place in rng.permutation(len(rest))[: count - len(chosen)].tolist():
                 chosen[rest[place].key] = rest[place]
     return list(chosen.values()) if len(chosen) == count else None
 
 
 def _intra(answer: Candidate, video: Sequence[Candidate], count: int) -> list[Candidate] | None:
-    """Return the nearest distractors of the same video that do not overlap; None where there are not enough."""
+    """Return the nearest distractors of the same video that do not overlap; None if there are not enough."""
     chosen: list[Candidate] = []
     for strict in (True, False):
         for other in _by_distance(answer, video):
             if len(chosen) == count:
                 return chosen
-            if other.reads_the_same(answer) or (strict and other.means_the_same(answer)):
+            if other.has_same_text(answer) or (strict and other.shares_classes(answer)):
                 continue
             if other in chosen or other.overlaps(answer) or any(other.overlaps(taken) for taken in chosen):
                 continue
@@ -210,16 +220,16 @@ def _intra(answer: Candidate, video: Sequence[Candidate], count: int) -> list[Ca
 
 
 def _by_distance(answer: Candidate, video: Sequence[Candidate]) -> Iterator[Candidate]:
-    """Yield the other clips of a video, sorted by their middles, from the nearest to the farthest."""
+    """Yield the other clips of a video from the nearest to the farthest; `video` is sorted by the clips' midpoints."""
 
-    def middle(candidate: Candidate) -> tuple[float, str]:
+    def midpoint(candidate: Candidate) -> tuple[float, str]:
         return candidate.clip_start + candidate.clip_end, candidate.key
 
-    after = bisect.bisect_right(video, middle(answer), key=middle)
-    before = after - 2  # the answer stands between
-    at = middle(answer)[0]
+    after = bisect.bisect_right(video, midpoint(answer), key=midpoint)
+    before = after - 2  # after − 1 is the answer itself
+    at = midpoint(answer)[0]
     while before >= 0 or after < len(video):
-        if after == len(video) or (before >= 0 and at - middle(video[before])[0] <= middle(video[after])[0] - at):
+        if after == len(video) or (before >= 0 and at - midpoint(video[before])[0] <= midpoint(video[after])[0] - at):
             yield video[before]
             before -= 1
         else:
@@ -228,10 +238,10 @@ def _by_distance(answer: Candidate, video: Sequence[Candidate]) -> Iterator[Cand
 
 
 def _question(
-    answer: Candidate, others: Sequence[Candidate], kind: QuestionType, label: tuple[object, ...]
+    answer: Candidate, distractors: Sequence[Candidate], kind: QuestionType, label: tuple[object, ...]
 ) -> Question:
-    rng = rng_of("places", *label)
-    choices = [other.key for other in others]
+    rng = keyed_rng("places", *label)
+    choices = [distractor.key for distractor in distractors]
     choices = [choices[place] for place in rng.permutation(len(choices)).tolist()]
     place = int(rng.integers(len(choices) + 1))
     choices.insert(place, answer.key)
@@ -241,12 +251,12 @@ def _question(
 def _record(set_name: str, key: str, data: bytes) -> MediaRecord:
     try:
         return schema.from_json(set_name, json.loads(data))
-    except (ValueError, RecursionError) as error:
-        raise schema.SchemaError(f"{key}: its json cannot be used: {error}; run shards.verify") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, schema.SchemaError) as error:
+        raise schema.SchemaError(f"{key}: malformed json: {error}; run shards.verify") from None
 
 
 def _classes(record: MediaRecord) -> tuple[frozenset[int], frozenset[int]]:
-    """Return verb and noun classes; a set of one kind of classes has it as both."""
+    """Return verb and noun classes; the classes of a set with one kind of them count as both."""
     if isinstance(record, ClipRecord):
         return frozenset(record.tag_verb), frozenset(record.tag_noun)
     if isinstance(record, EpicRecord):

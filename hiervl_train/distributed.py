@@ -1,11 +1,11 @@
-"""Puts the processes of a run together: who is which rank, on which device, and how all agree, or end, together.
+"""Connects the processes of a run: ranks and devices from the launcher's variables, process groups, consensus.
 
-A dead rank ends the job. What the others notice, and when:
+A dead rank ends the job:
 
-- gloo: a closed connection at once; every collective raises.
-- torchrun looks at its ranks every 0.1 s; it ends the others by SIGTERM, and after 30 s by SIGKILL, since a rank that
-  waits inside NCCL cannot act on SIGTERM. srun does the same with `--kill-on-bad-exit=1` and SLURM's KillWait.
-- A rank that hangs without dying is noticed after `timeout_seconds`, by whoever waits for it.
+- gloo detects a closed connection immediately, and every collective raises.
+- torchrun polls its ranks every 0.1 s; it ends the others by SIGTERM, and after 30 s by SIGKILL, since a rank that
+  waits inside NCCL cannot handle SIGTERM. srun does the same with `--kill-on-bad-exit=1` and SLURM's KillWait.
+- A rank that hangs without dying is detected after `timeout_seconds` by the ranks that wait for it.
 
 So a killed rank ends the job within about 35 s on one node, and a hanging one within `timeout_seconds` more.
 """
@@ -29,11 +29,12 @@ from typing import ClassVar, Literal, NoReturn
 
 import torch
 import torch.distributed as dist
+from pydantic import PositiveFloat
 from torch import Tensor
 
 from configs.cli import ExitCode, exit_code_of, report
 
-GOODBYE_SECONDS = 30.0  # that process groups are given to end by themselves
+SHUTDOWN_SECONDS = 30.0  # that destroying the process groups may take
 logger = logging.getLogger(__name__)
 
 
@@ -45,36 +46,32 @@ class DistributedError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class DistributedConfig:
-    """How the ranks talk."""
+    """How the ranks communicate."""
 
-    # auto: nccl where there are GPUs, else gloo. gloo computes on the CPU.
+    # auto: nccl on GPUs, else gloo. gloo computes on the CPU.
     backend: Literal["auto", "nccl", "gloo"] = "auto"
-    timeout_seconds: float = 600.0  # that a rank waits for the others before it gives up
-
-    def __post_init__(self) -> None:
-        if self.timeout_seconds <= 0:
-            raise ValueError(f"timeout_seconds = {self.timeout_seconds}: it must be positive")
+    timeout_seconds: PositiveFloat = 600.0  # s that a rank waits for the others before it gives up
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistributedContext:
-    """This process among the others."""
+    """The rank of this process, its device, and the group in which the ranks agree."""
 
     rank: int = 0
     world: int = 1
     local_rank: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    control: dist.ProcessGroup | None = None  # gloo, for small tensors on the CPU; None where there is one rank
+    control: dist.ProcessGroup | None = None  # gloo, for small tensors on the CPU; None for a single rank
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the rank that writes and speaks for all."""
+        """Whether this is the rank that writes files and prints."""
         return self.rank == 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchInfo:
-    """Where the launcher put this process."""
+    """The place of this process, as its launcher assigned it."""
 
     rank: int = 0
     world: int = 1
@@ -86,10 +83,10 @@ class LaunchInfo:
 
 @contextmanager
 def distributed_context(config: DistributedConfig | None = None) -> Iterator[DistributedContext]:
-    """Join the other ranks; yield who this one is; part from them at the end.
+    """Join the other ranks, yield this one's context, and destroy the process groups at the end.
 
-    Reads torchrun's variables, or SLURM's inside an `srun` step; without either it is a run of one process, and there
-    is no process group. On the CPU each rank computes with one thread, unless OMP_NUM_THREADS says otherwise.
+    Reads torchrun's variables, or SLURM's inside an `srun` step; without either it is a run of one process without a
+    process group. On the CPU each rank computes with one thread, unless OMP_NUM_THREADS is set.
 
     An exception on a rank of several does not wait for the others: the process ends, so that the launcher ends the
     rest. One of ours (see `configs.cli`) is printed as one line with the rank's name and its exit code becomes that of
@@ -110,7 +107,7 @@ def distributed_context(config: DistributedConfig | None = None) -> Iterator[Dis
     except SystemExit as request:
         _part(_code_of(request))
         raise
-    except BaseException as error:  # nothing may keep a failed rank alive: others wait for it
+    except BaseException as error:  # a failed rank must not stay alive: others wait for it
         if exit_code_of(error) is None:
             _end_failed(info)
         code = report(error, where=f"rank {info.rank}")
@@ -120,9 +117,9 @@ def distributed_context(config: DistributedConfig | None = None) -> Iterator[Dis
 
 
 def find_launch_info(environment: Mapping[str, str]) -> LaunchInfo:
-    """Return where torchrun or `srun` put this process; the only rank where neither did.
+    """Return this process's place as torchrun or `srun` assigned it, or that of a single rank without a launcher.
 
-    Of SLURM's variables those of a step count: the batch script itself also has a SLURM_PROCID, and is alone.
+    SLURM's variables count only within a step: the batch script itself also has a SLURM_PROCID, and is alone.
     """
     if "RANK" in environment or "WORLD_SIZE" in environment:
         return _checked(
@@ -150,7 +147,7 @@ def find_launch_info(environment: Mapping[str, str]) -> LaunchInfo:
 
 
 def first_host(nodes: str) -> str:
-    """Return the first host of a SLURM node list: `rack[1-2]n[003-010,12],login` begins with rack1n003."""
+    """Return the first host of a SLURM node list: rack1n003 of `rack[1-2]n[003-010,12],login`."""
     first = re.match(r"(?:[^,\[]|\[[^\]]*\])*", nodes.strip())
     if first is None or not first.group():
         raise DistributedError(f"SLURM_JOB_NODELIST = {nodes!r}: names no host; set MASTER_ADDR")
@@ -163,12 +160,12 @@ def choose_device(backend: str, info: LaunchInfo) -> torch.device:
         return torch.device("cpu")
     count = torch.cuda.device_count()
     if not count:
-        raise DistributedError(f"backend = {backend}: torch sees no GPU here ({socket.gethostname()}); gloo needs none")
-    # `srun --gpus-per-task=1` shows each rank its own GPU only, as number 0.
+        raise DistributedError(f"backend = {backend}: torch finds no GPU on {socket.gethostname()}; gloo needs none")
+    # With `srun --gpus-per-task=1` each rank sees only its own GPU, as number 0.
     index = 0 if count == 1 and info.launcher == "slurm" else info.local_rank
     if index >= count:
         raise DistributedError(
-            f"local rank {info.local_rank} on {socket.gethostname()} has no GPU: torch sees {count}; "
+            f"local rank {info.local_rank} on {socket.gethostname()} has no GPU: torch finds {count}; "
             "start as many ranks on a node as it has GPUs"
         )
     return torch.device("cuda", index)
@@ -177,24 +174,24 @@ def choose_device(backend: str, info: LaunchInfo) -> torch.device:
 class FlagConsensus:
     """Lets all ranks agree on a few flags, one step late and without waiting: a flag is set if any rank sets it.
 
-    Each step: `agreed()` reads what was begun a step ago, then `begin(flags)` starts the next. The all-reduce runs
-    on the CPU beside the step. All ranks must begin the same flags.
+    Each step, `agreed()` reads the flags started in the previous step, then `begin(flags)` starts the next all-reduce,
+    which runs on the CPU during the step. All ranks must begin the same flags.
     """
 
-    def __init__(self, ranks: DistributedContext) -> None:
-        self._group = ranks.control
-        self._world = ranks.world
+    def __init__(self, context: DistributedContext) -> None:
+        self._group = context.control
+        self._world = context.world
         self._names: tuple[str, ...] | None = None
         self._flags_F: Tensor = torch.zeros(0, dtype=torch.int64)
         self._work: dist.Work | None = None
 
     def begin(self, flags: Mapping[str, bool]) -> None:
-        """Start agreeing on these flags; what was begun before must have been read."""
+        """Start agreeing on these flags; the previous ones must have been read."""
         if self._names is not None:
-            raise RuntimeError("flags were begun and not read: `agreed` comes between two calls of `begin`")
+            raise RuntimeError("flags were begun and not read: call `agreed` between two calls of `begin`")
         self._names = tuple(sorted(flags))
         check = zlib.crc32("\0".join(self._names).encode())
-        # The largest of x and of −x tell whether all ranks have the same x.
+        # The maxima of x and −x show whether all ranks have the same x.
         self._flags_F = torch.tensor([check, -check, *(int(flags[name]) for name in self._names)])
         if self._world > 1:
             self._work = dist.all_reduce(self._flags_F, dist.ReduceOp.MAX, group=self._group, async_op=True)
@@ -209,7 +206,7 @@ class FlagConsensus:
         names, self._names = self._names, None
         most, least, *flags = self._flags_F.tolist()
         if most != -least:
-            raise DistributedError(f"the ranks agree on different flags; here they are {', '.join(names)}")
+            raise DistributedError(f"the ranks began different flags; this rank's are {', '.join(names)}")
         return {name: bool(flag) for name, flag in zip(names, flags, strict=True)}
 
 
@@ -244,7 +241,7 @@ def _device_for(group: dist.ProcessGroup | None) -> torch.device:
 
 
 def _join(config: DistributedConfig, info: LaunchInfo, device: torch.device) -> DistributedContext:
-    """Make the process groups: the default one for gradients, and the control group."""
+    """Create the process groups: the default one for gradients, and the control group."""
     timeout = timedelta(seconds=config.timeout_seconds)
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
@@ -263,8 +260,8 @@ def _join(config: DistributedConfig, info: LaunchInfo, device: torch.device) -> 
 
 
 def _part(code: int) -> None:
-    """Destroy the process groups; where that takes too long (another rank is gone), end this process with `code`."""
-    guard = threading.Timer(GOODBYE_SECONDS, _end, (code or ExitCode.FAILED,))
+    """Destroy the process groups; if that takes too long (another rank is gone), end this process with `code`."""
+    guard = threading.Timer(SHUTDOWN_SECONDS, _end, (code or ExitCode.FAILED,))
     guard.daemon = True
     guard.start()
     if dist.is_initialized():
@@ -273,16 +270,16 @@ def _part(code: int) -> None:
 
 
 def _end_failed(info: LaunchInfo) -> NoReturn:
-    """Print the traceback of the exception in flight, named by rank, and end the process."""
+    """Print the traceback of the current exception with the rank's name, and end the process."""
     error = sys.exc_info()[1]
     name = f"rank {info.rank} of {info.world} on {socket.gethostname()}"
     lines = "".join(f"[rank {info.rank}] {line}\n" for line in traceback.format_exc().splitlines())
-    sys.stderr.write(f"{lines}{name} failed and ends; the launcher ends the others\n")
+    sys.stderr.write(f"{lines}{name} failed; the launcher ends the others\n")
     _end(ExitCode.INTERRUPTED if isinstance(error, KeyboardInterrupt) else ExitCode.FAILED)
 
 
 def _end(code: int) -> NoReturn:
-    """End this process now, and the loader's workers with it: no exit handler may wait for a rank that is gone."""
+    """End this process and the loader's workers now: no exit handler may wait for a rank that is gone."""
     for child in multiprocessing.active_children():
         child.terminate()
     logging.shutdown()
@@ -298,24 +295,24 @@ def _code_of(request: SystemExit) -> int:
 
 
 def _slurm_address(environment: Mapping[str, str]) -> str:
-    """Return where rank 0 of a step is: its first node, or this one where there is no other."""
+    """Return the address of rank 0 of a step: its first node, or this one if there is no other."""
     nodes = environment.get("SLURM_STEP_NUM_NODES") or environment.get("SLURM_NNODES") or "1"
     if nodes == "1":
         return "127.0.0.1"
     return first_host(environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST") or "")
 
 
-def _number(environment: Mapping[str, str], name: str, otherwise: str | None = None) -> int:
-    text = environment.get(name) or otherwise
+def _number(environment: Mapping[str, str], name: str, default: str | None = None) -> int:
+    text = environment.get(name) or default
     if text is None:
-        raise DistributedError(f"{name} is not set, and other variables of its launcher are")
+        raise DistributedError(f"{name} is not set, but other variables of its launcher are")
     try:
         return int(text)
     except ValueError:
-        raise DistributedError(f"{name} = {text!r}: a whole number is expected") from None
+        raise DistributedError(f"{name} = {text!r}: expected an integer") from None
 
 
 def _checked(info: LaunchInfo) -> LaunchInfo:
     if not 0 <= info.rank < info.world:
-        raise DistributedError(f"rank {info.rank} is not one of {info.world} ranks")
+        raise DistributedError(f"rank {info.rank} is out of range for {info.world} ranks")
     return info

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pydantic import PositiveInt
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """Multiple-choice questions inside the run, made of the dataset's own test or validation sets."""
 
-    every_steps: int | None = None  # null: never
+    every_steps: PositiveInt | None = None  # steps between evaluations; null: none in between
     at_end: bool = False  # also after the last step
-    questions: int = 500  # of each kind, at most
-    seed: int = 0  # of which questions, and of what is wrong in them
-
-    def __post_init__(self) -> None:
-        if self.every_steps is not None and self.every_steps < 1:
-            raise ValueError(f"every_steps = {self.every_steps}: at least 1 is needed, or null")
-        if self.questions < 1:
-            raise ValueError(f"questions = {self.questions}: at least 1 is needed")
+    questions: PositiveInt = 500  # of each kind, at most
+    seed: int = 0  # of the choice of questions and of their wrong options
 
     @property
     def is_on(self) -> bool:

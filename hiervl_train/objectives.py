@@ -1,7 +1,7 @@
-"""From the embeddings of this rank's batch to the loss of the global batch, as a configuration names it.
+"""Computes the configured loss of the global batch from the embeddings of this rank's batch.
 
-Both functions gather over ranks with exact gradients and return the same loss on every rank. They fit the loss stage
-of `accumulate.cached_backward` as they are. Shapes in names: B this rank's batch, K windows or narrations of a
+Both losses gather over ranks with exact gradients, return the same value on every rank, and can be passed to
+`grad_cache.cached_backward`. Shapes in names: B this rank's batch, K windows or narrations of a
 summary, D embedding width, V verb classes, O noun classes.
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import PositiveFloat
 from torch import Tensor
 
 from hiervl_train import losses
@@ -24,15 +25,13 @@ ChildObjective = Literal["egonce", "info_nce"]
 class ObjectiveConfig:
     """Which losses are trained; null leaves a level out."""
 
-    child: ChildObjective | None = "egonce"
-    parent: ParentObjective | None = "both"
-    temperature: float = 0.05
+    child: ChildObjective | None = "egonce"  # clip-level loss: clips against narrations; null: no child steps
+    parent: ParentObjective | None = "both"  # summary-level loss: which pairs are contrasted; null: no parent steps
+    temperature: PositiveFloat = 0.05  # of both losses
 
     def __post_init__(self) -> None:
         if self.child is None and self.parent is None:
             raise ValueError("child and parent are both null: there is nothing to train")
-        if self.temperature <= 0:
-            raise ValueError(f"temperature = {self.temperature}: a positive number is needed")
 
 
 @dataclass(frozen=True, kw_only=True)

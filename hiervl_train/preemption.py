@@ -1,8 +1,8 @@
-"""Notices that a run is asked to stop (by a signal, a file or a time limit) and says so at the next step boundary.
+"""Detects requests to stop a run: signals, a stop file, a time limit.
 
-Nothing here stops anything: a handler only sets a flag, the trainer reads `StopRequest.reason` once a step, the ranks
-agree (`hiervl_train.distributed.FlagConsensus`), save, and leave with `ExitCode.STOPPED`, upon which the batch script
-requeues the job. torchrun passes none of SLURM's signals on to the ranks: the batch script leaves the stop file.
+A handler only sets a flag. The trainer reads `StopRequest.reason` once per step; the ranks agree
+(`hiervl_train.distributed.FlagConsensus`), save, and exit with `ExitCode.STOPPED`, and the batch script requeues the
+job. torchrun does not forward SLURM's signals to the ranks: the batch script creates the stop file instead.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-LOOK_SECONDS = 1.0  # between two looks at the stop file, which may lie on a shared file system
+from pydantic import NonNegativeFloat
+
+CHECK_SECONDS = 1.0  # between two checks of the stop file, which may be on a shared file system
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 logger = logging.getLogger(__name__)
 
@@ -28,12 +30,10 @@ class PreemptionConfig:
     Under SLURM the job's own end (`SLURM_JOB_END_TIME`) counts too, and whichever is earlier holds.
     """
 
-    time_limit_minutes: float | None = None  # from the start of the process; null for none
-    margin_minutes: float = 5.0  # before either limit: to finish the step, to save, to evaluate nothing more
+    time_limit_minutes: float | None = None  # minutes from the start of the process; null: no limit
+    margin_minutes: NonNegativeFloat = 5.0  # minutes before either limit at which the run saves and stops
 
     def __post_init__(self) -> None:
-        if self.margin_minutes < 0:
-            raise ValueError(f"margin_minutes = {self.margin_minutes}: at least 0 is needed")
         if self.time_limit_minutes is not None and self.time_limit_minutes <= self.margin_minutes:
             raise ValueError(
                 f"time_limit_minutes = {self.time_limit_minutes} is not more than margin_minutes = "
@@ -42,9 +42,9 @@ class PreemptionConfig:
 
 
 def clear_stop_file(stop_file: Path) -> bool:
-    """Remove what the last stop left, or the resumed run would end at once; return whether there was one.
+    """Remove the stop file of the previous start, which would stop the resumed run; return whether there was one.
 
-    For rank 0, when a run starts, before the first look at `StopRequest.reason` on any rank.
+    Rank 0 calls it when a run starts, before any rank reads `StopRequest.reason`.
     """
     try:
         stop_file.unlink()
@@ -54,21 +54,21 @@ def clear_stop_file(stop_file: Path) -> bool:
 
 
 class StopRequest:
-    """Whether this process was asked to stop, and why. A context manager: signal handlers are as before after it.
+    """Whether this process was asked to stop, and why. A context manager that restores the signal handlers.
 
-    with StopRequest(config, run / "stop", looks=ranks.is_main) as stop:
+    with StopRequest(config, run / "stop", checks_file=context.is_main) as stop:
         ...
         if stop.reason: ...
 
-    Handles SIGTERM, SIGUSR1, SIGUSR2 and SIGINT; a second SIGINT ends the process at once, whatever it is doing.
-    Enter it in the main thread.
+    Handles SIGTERM, SIGUSR1, SIGUSR2 and SIGINT; a second SIGINT ends the process immediately. Enter it in the main
+    thread.
     """
 
-    def __init__(self, config: PreemptionConfig, stop_file: Path, *, looks: bool = True) -> None:
-        """`looks`: whether this process looks for the stop file; one rank does for all."""
+    def __init__(self, config: PreemptionConfig, stop_file: Path, *, checks_file: bool = True) -> None:
+        """`checks_file`: whether this process checks for the stop file; one rank is enough."""
         self._stop_file = stop_file
-        self._looks = looks
-        self._looked = -LOOK_SECONDS
+        self._checks_file = checks_file
+        self._checked = -CHECK_SECONDS
         self._reason: str | None = None
         self._pid = os.getpid()
         self._before: dict[signal.Signals, Any] = {}
@@ -86,13 +86,13 @@ class StopRequest:
 
     @property
     def reason(self) -> str | None:
-        """Why to stop (`signal SIGTERM`, `stop file`, `time limit`), None to go on; it stays what it was first."""
+        """Why to stop (`signal SIGTERM`, `stop file`, `time limit`), None to continue; the first reason stays."""
         if self._reason is None:
             now = time.monotonic()
             if now >= self._deadline:
                 self._reason = "time limit"
-            elif self._looks and now - self._looked >= LOOK_SECONDS:
-                self._looked = now
+            elif self._checks_file and now - self._checked >= CHECK_SECONDS:
+                self._checked = now
                 if _is_listed(self._stop_file):
                     self._reason = "stop file"
         return self._reason
@@ -103,15 +103,15 @@ class StopRequest:
             return
         if self._reason is None:
             self._reason = f"signal {signal.Signals(number).name}"
-        if number == signal.SIGINT:  # by the kernel, so that it works inside a hanging collective too
+        if number == signal.SIGINT:  # the kernel's default works even inside a hanging collective
             signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _handle_in_child(number: int) -> None:
-    """Do in a forked loader worker, which inherits the handlers, what is right for a worker.
+    """Handle a signal in a forked loader worker, which inherits the handlers.
 
-    Its parent ends it by SIGTERM. The other signals are the run's business: SLURM sends them to every process of a
-    job step, and a worker that died of one would end the run before it can save.
+    Its parent stops it by SIGTERM. Other signals are ignored: SLURM sends them to every process of a job step, and a
+    worker that died of one would end the run before it can save.
     """
     if number == signal.SIGTERM:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -119,11 +119,11 @@ def _handle_in_child(number: int) -> None:
 
 
 def _is_listed(path: Path) -> bool:
-    """Return whether a file's folder lists it. NFS asks the server anew for a listing, not always for one name."""
+    """Return whether a file's folder lists it: NFS refreshes listings, but may cache that a single name is missing."""
     try:
         return path.name in os.listdir(path.parent)
-    except OSError as error:  # a shared file system may be away for a moment; that is no request to stop
-        logger.warning("%s: cannot be looked for: %s", path, error)
+    except OSError as error:  # a shared file system may fail for a moment, which is no request to stop
+        logger.warning("%s cannot be checked for: %s", path, error)
         return False
 
 
@@ -137,5 +137,5 @@ def _deadline(config: PreemptionConfig) -> float:
         try:
             ends.append(float(job_end) - time.time())
         except ValueError:
-            logger.warning("SLURM_JOB_END_TIME = %r is no time in seconds; it is not obeyed", job_end)
+            logger.warning("SLURM_JOB_END_TIME = %r is not a time in seconds and is ignored", job_end)
     return time.monotonic() + min(ends) - config.margin_minutes * 60 if ends else float("inf")

@@ -5,32 +5,38 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from configs.loading import from_dict
+from shards.config import require_bounds
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+ModelPart = Literal["video", "video_projection", "text", "text_projection", "aggregator"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
     """The text encoder: DistilBERT of these sizes, or any other encoder that transformers can load."""
 
-    vocab_size: int = 30522
-    max_position_embeddings: int = 512
-    n_layers: int = 6
-    n_heads: int = 12
-    dim: int = 768
-    hidden_dim: int = 3072
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
+    vocab_size: PositiveInt = 30522  # tokens
+    max_position_embeddings: PositiveInt = 512  # tokens of the longest text
+    n_layers: PositiveInt = 6  # transformer blocks
+    n_heads: PositiveInt = 12  # attention heads per block
+    dim: PositiveInt = 768  # width
+    hidden_dim: PositiveInt = 3072  # width of the feed-forward layers
+    dropout: Fraction = 0.1  # probability
+    attention_dropout: Fraction = 0.1  # probability
     # Hub name or local folder of another encoder: its own configuration then replaces the eight sizes above.
     source: str | None = None
     # That configuration, `model_type` included. A model fills it in from `source`, so that what is saved needs no hub.
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _positive(self, "vocab_size", "max_position_embeddings", "n_layers", "n_heads", "dim", "hidden_dim")
+        require_bounds(self)
         _divides(self.n_heads, "n_heads", self.dim, "dim")
-        _probability(self, "dropout", "attention_dropout")
         if self.settings and "model_type" not in self.settings:
             raise ValueError("settings: model_type is missing, so no architecture is named")
 
@@ -39,18 +45,15 @@ class TextConfig:
 class AggregatorConfig:
     """What makes one summary-level embedding of many clip-level ones; shared by video and narrations."""
 
-    kind: Literal["self_attention", "average"] = "self_attention"
-    depth: int = 6
-    num_heads: int = 8
-    tokens: int = 16  # position slots: any number of embeddings up to this many can be aggregated
-    drop_path: float = 0.1  # of the last block; it rises linearly from 0
-    position_std: float = 0.02  # initial scale of the positions: decides whether order is learned at small scale
+    kind: Literal["self_attention", "average"] = "self_attention"  # average: the mean, without weights
+    depth: PositiveInt = 6  # transformer blocks
+    num_heads: PositiveInt = 8  # attention heads per block
+    tokens: PositiveInt = 16  # position slots: up to this many embeddings can be aggregated
+    drop_path: Fraction = 0.1  # stochastic depth of the last block; it rises linearly from 0
+    position_std: NonNegativeFloat = 0.02  # initial scale of the positions; a larger one learns order from less data
 
     def __post_init__(self) -> None:
-        _positive(self, "depth", "num_heads", "tokens")
-        _probability(self, "drop_path")
-        if self.position_std < 0:
-            raise ValueError(f"position_std = {self.position_std}: a standard deviation is at least 0")
+        require_bounds(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,19 +63,19 @@ class ModelConfig:
     # A timm ViT by name: it then gives patch_size, embed_dim, depth and num_heads, which are left out.
     vit: str | None = None
     img_size: int | tuple[int, int] = 224  # pixels; one number for a square, else height and width
-    patch_size: int = 16
-    embed_dim: int = 768
-    depth: int = 12
-    num_heads: int = 12
-    num_frames: int = 16  # temporal position slots; a video of T frames uses the first T
-    text: TextConfig = field(default_factory=TextConfig)
-    projection_dim: int = 256
-    aggregator: AggregatorConfig | None = field(default_factory=AggregatorConfig)
+    patch_size: PositiveInt = 16  # pixels, height and width
+    embed_dim: PositiveInt = 768  # width of the video transformer
+    depth: PositiveInt = 12  # blocks of the video transformer
+    num_heads: PositiveInt = 12  # attention heads per block
+    num_frames: PositiveInt = 16  # temporal position slots; a video of T frames uses the first T
+    text: TextConfig = field(default_factory=TextConfig)  # text tower
+    projection_dim: PositiveInt = 256  # width of the space that video and text share
+    aggregator: AggregatorConfig | None = field(default_factory=AggregatorConfig)  # null: clip level only
 
     def __post_init__(self) -> None:
         if self.vit is not None:
             self._take_sizes(self.vit)
-        _positive(self, "patch_size", "embed_dim", "depth", "num_heads", "num_frames", "projection_dim")
+        require_bounds(self)
         _divides(self.num_heads, "num_heads", self.embed_dim, "embed_dim")
         for side in self.image_hw:
             if side < 1 or side % self.patch_size:
@@ -123,23 +126,7 @@ class InitConfig:
     text: str | None = "distilbert-base-uncased"
     # How many times larger than usual the matrices of what starts from random weights are. A narrow model's first
     # outputs hardly differ from input to input; 4 gets a small one past that hundreds of steps sooner.
-    gain: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.gain <= 0:
-            raise ValueError(f"gain = {self.gain}: a positive number is needed")
-
-
-def _positive(config: object, *names: str) -> None:
-    for name in names:
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} = {getattr(config, name)}: at least 1 is needed")
-
-
-def _probability(config: object, *names: str) -> None:
-    for name in names:
-        if not 0 <= getattr(config, name) < 1:
-            raise ValueError(f"{name} = {getattr(config, name)}: a probability below 1 is needed")
+    gain: PositiveFloat = 1.0
 
 
 def _divides(part: int, part_name: str, whole: int, whole_name: str) -> None:

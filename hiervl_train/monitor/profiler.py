@@ -1,4 +1,4 @@
-"""Records a few steps of a run with torch's profiler and leaves a trace and a table; outside them it does nothing."""
+"""Records a few steps of a run with torch's profiler, and writes a trace and a table."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import NonNegativeInt, PositiveInt
 from torch.profiler import ProfilerActivity, profile
 
-from shards import files
+from shards.files import replacing, write_bytes
 
 _ROWS = 60  # of the table
 
@@ -19,27 +20,21 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileConfig:
-    """Which steps are recorded. Recording slows them; the steps before it and after it are as they always are."""
+    """Which steps are recorded. Recording slows them down; other steps are unaffected."""
 
-    start: int | None = None  # the first recorded step, from 0; null for none
-    steps: int = 5
-    memory: bool = False  # allocations, too
-
-    def __post_init__(self) -> None:
-        if self.start is not None and self.start < 0:
-            raise ValueError(f"start = {self.start}: a step, from 0, or null")
-        if self.steps < 1:
-            raise ValueError(f"steps = {self.steps}: at least 1 is needed")
+    start: NonNegativeInt | None = None  # first recorded step, counted from 0; null: none
+    steps: PositiveInt = 5  # recorded steps
+    memory: bool = False  # also record allocations
 
 
 class Profiler:
-    """A context around the loop that calls `step(number)` between steps: as many are done, step `number` is next.
+    """A context around the loop, which calls `step(number)` before step `number`.
 
     FOLDER/trace-rank00000.json.gz   opens in https://ui.perfetto.dev or chrome://tracing
     FOLDER/table.txt                 operations by time, of the first rank (others: table-rank00001.txt)
 
-    What was recorded is written when the window ends, or when the context does, whichever is first. A run that
-    resumes behind the window records nothing.
+    The recording is written when its last step or the context ends. A run that resumes after these steps records
+    nothing.
     """
 
     def __init__(self, folder: str | os.PathLike[str], config: ProfileConfig, *, rank: int = 0) -> None:
@@ -53,7 +48,7 @@ class Profiler:
         self._end()
 
     def step(self, step: int) -> None:
-        """Note that step number `step` (from 0) is next."""
+        """Start or end the recording before step number `step` (from 0)."""
         start = self._config.start
         if start is None:
             return
@@ -75,20 +70,20 @@ class Profiler:
     def _end(self) -> None:
         if self._profile is None:
             return
-        recorded, self._profile = self._profile, None
-        recorded.stop()
+        recording, self._profile = self._profile, None
+        recording.stop()
         name = f"rank{self._rank:05d}"
         trace = self._folder / f"trace-{name}.json.gz"
-        with files.replacing(trace) as temporary:
-            recorded.export_chrome_trace(str(temporary))
+        with replacing(trace) as temporary:
+            recording.export_chrome_trace(str(temporary))
         table = self._folder / ("table.txt" if self._rank == 0 else f"table-{name}.txt")
-        files.write_bytes(table, self._table(recorded).encode())
+        write_bytes(table, self._table(recording).encode())
         _log.info("profile: %s and %s", trace, table)
 
-    def _table(self, recorded: profile) -> str:
-        where = "cuda" if torch.cuda.is_available() else "cpu"
-        columns = [f"self_{where}_time_total", *([f"self_{where}_memory_usage"] if self._config.memory else [])]
-        averages = recorded.key_averages()
+    def _table(self, recording: profile) -> str:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        columns = [f"self_{device}_time_total", *([f"self_{device}_memory_usage"] if self._config.memory else [])]
+        averages = recording.key_averages()
         return "\n\n".join(
             f"{column}\n{averages.table(sort_by=column, row_limit=_ROWS, max_name_column_width=80)}"
             for column in columns

@@ -123,7 +123,7 @@ def test_its_time_limit_is_announced_and_it_goes_on_after_it(slurm: Slurm, embed
 def test_preempted_by_another_job_it_saves_and_goes_on_after_it(slurm: Slurm, embedded: Path, tmp_path: Path) -> None:
     """SLURM sends SIGTERM to every process of the job, and kills what is left when the grace time is over."""
     folder = tmp_path / "run"
-    number = submit(slurm, embedded, folder, "run.max_steps=100000", "checkpoint.every_steps=null")
+    number = submit(slurm, embedded, folder, "run.max_steps=100000", "save.every_steps=null")
     reached(slurm, number, folder, 4)
     urgent = slurm.submit(
         "--partition=urgent", "--nodes=2", "--exclusive", "--time=1", "--output=/dev/null", "--wrap=sleep 2"

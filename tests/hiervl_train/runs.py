@@ -37,7 +37,7 @@ TINY = (
     "objective.temperature=0.2",
     "data={workers: 1, summary_workers: 1}",
     "metrics={every_steps: 1, tensorboard: false, peak_tflops: 1.0}",
-    "checkpoint={every_steps: 5, every_minutes: null, keep_last: 3}",
+    "save={every_steps: 5, every_minutes: null, keep_last: 3}",
     "evaluation={every_steps: null, at_end: false}",
 )
 DROPOUT = "model.text.dropout=0.1"

@@ -108,7 +108,7 @@ def test_variants_set_what_only_they_need():
     [
         ("objective.temprature=0.1", r"objective\.temprature.*did you mean objective\.temperature"),
         ("objective.parent=all", r"objective\.parent"),
-        ("objective.temperature=0", "positive"),
+        ("objective.temperature=0", r"objective\.temperature = 0.*greater than 0"),
         ("objective={child: null, parent: null}", "nothing to train"),
         ("model.aggregator=null", r"model\.aggregator is null"),
         ("sample.windows=17", r"sample\.windows = 17"),
@@ -118,7 +118,7 @@ def test_variants_set_what_only_they_need():
         ("schedule.summaries=1", "no negative"),
         ("schedule.max_clips_per_epoch=100", "less than one batch"),
         ("sample.summaries_as_clips=512", "leaves no clips"),
-        ("text.buckets=[]", r"text\.buckets"),
+        ("tokenizer.buckets=[]", r"tokenizer\.buckets"),
         ("optim.final_lr=1.0", "final_lr"),
         ("optim.ema=1.0", "ema"),
         ("model.embed_dim=100", "embed_dim = 100 is not a multiple of num_heads = 12"),
