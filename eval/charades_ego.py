@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Charades-Ego: which of 157 actions a whole video shows, by similarity with the actions' sentences; mean AP.
 
     python eval/charades_ego.py --checkpoint C --shards ROOT [--config F] [key=value …]
@@ -8,91 +9,90 @@ Shapes in names: N videos, C classes.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 
-from eval.benchmark import Benchmark, BenchmarkOutput, Context, main
+from eval.benchmark import Benchmark, BenchmarkError, BenchmarkOutput, Context, Embeddings, Inputs
+from eval.command import main
+from eval.labelled import match_videos
 from eval.metrics.bootstrap import bootstrap
 from eval.metrics.classification import ClassAP, class_average_precision, mean_ap_of_counts, multi_hot
 from eval.metrics.similarity import cosine
-from eval.results import Item, Missing, Option
+from eval.results import Item, Option
 from shards.companions import CharadesLabels, CharadesVideo, read_companion
 
-_SHOWN = 5  # videos of a class that the page shows, those ranked first
+_VIDEOS_SHOWN = 5  # the top-ranked ones of a class
 
 
-def evaluate(context: Context) -> BenchmarkOutput | None:
+def read(context: Context) -> CharadesLabels:
+    """Return the labels; raise `CompanionError` if they are absent or malformed."""
+    return read_companion(context.source, context.set_name, context.split, CharadesLabels)
+
+
+def inputs(context: Context, labels: CharadesLabels) -> Inputs:
+    """Return the classes' sentences and the labelled videos."""
+    return Inputs(texts=labels.classes, keys=[video.key for video in labels.videos])
+
+
+def score(context: Context, labels: CharadesLabels, embeddings: Embeddings) -> BenchmarkOutput:
     """Rank all videos for each class."""
-    labels = read_companion(context.source, context.set_name, context.split, CharadesLabels)
-    embedded = context.embed(keys=[video.key for video in labels.videos])
-    texts = context.texts(labels.classes)
-    if embedded is None or texts is None:
-        return None
-    index = embedded.index
-    videos = [video for video in labels.videos if video.key in index]
-    missing = [
-        Missing(item=video.key, reason=context.why(embedded, video.key))
-        for video in labels.videos
-        if video.key not in index
-    ]
-    if not videos:
-        raise ValueError(f"none of the {len(labels.videos)} videos could be embedded: {missing[0].reason}")
-    scores_NC = cosine(embedded.vectors[[index[video.key] for video in videos]], texts.of(labels.classes))
+    matched = match_videos(context, labels.videos, embeddings.samples)
+    videos = matched.videos
+    sim_NC = cosine(matched.vectors, embeddings.texts.of(labels.classes))
     is_label_NC = multi_hot([video.actions for video in videos], len(labels.classes))
-    found = class_average_precision(scores_NC, is_label_NC)
-    if not found.scored:
-        raise ValueError(f"none of the {len(videos)} videos shows any of the classes")
+    ap = class_average_precision(sim_NC, is_label_NC)
+    if not ap.scored:
+        raise BenchmarkError(f"{context.set_name}: none of {len(videos)} videos shows any of the classes")
     interval = bootstrap(
-        mean_ap_of_counts(scores_NC, is_label_NC),
+        mean_ap_of_counts(sim_NC, is_label_NC),
         len(videos),
         seed=context.config.seed,
         resamples=context.config.resamples,
     )
-    score = context.score(
-        "charades_ego", "mAP", found.map, interval, items=len(videos), of=len(labels.videos), tied=found.tied
-    )
-    best_first = np.sort(found.ap_C[np.isfinite(found.ap_C)])[::-1]
+    best_first = np.sort(ap.ap_C[np.isfinite(ap.ap_C)])[::-1]
     return BenchmarkOutput(
-        scores=[score],
-        items=_items(found, scores_NC, is_label_NC, labels, videos),
-        missing=missing,
+        scores=[
+            context.score(
+                "charades_ego", "mAP", ap.map, interval, items=len(videos), of=len(labels.videos), tied=ap.tied
+            )
+        ],
+        items=_items(ap, sim_NC, is_label_NC, labels.classes, videos),
+        missing=matched.missing,
         of=len(labels.videos),
-        curves={"AP by class, best first": [(float(rank), float(ap)) for rank, ap in enumerate(best_first, 1)]},
+        curves={"AP by class, best first": [(float(rank), float(value)) for rank, value in enumerate(best_first, 1)]},
     )
 
 
 def _items(
-    found: ClassAP,
-    scores_NC: np.ndarray,
-    is_label_NC: np.ndarray,
-    labels: CharadesLabels,
-    videos: list[CharadesVideo],
+    ap: ClassAP, sim_NC: np.ndarray, is_label_NC: np.ndarray, classes: Sequence[str], videos: Sequence[CharadesVideo]
 ) -> list[Item]:
-    """Return the classes that are shown at all, each with the videos ranked first and the first that is right."""
+    """Return the classes that any video shows, each with its top-ranked videos and the first correct one."""
     items = []
-    labelled_N = is_label_NC.any(axis=1)
-    for number in np.flatnonzero(np.isfinite(found.ap_C)).tolist():
-        ranked = np.argsort(np.where(labelled_N, -scores_NC[:, number], np.inf), kind="stable")
-        right = int(ranked[np.argmax(is_label_NC[ranked, number])])
-        shown = dict.fromkeys([*ranked[:_SHOWN].tolist(), right])
+    is_labelled_N = is_label_NC.any(axis=1)
+    for number in np.flatnonzero(np.isfinite(ap.ap_C)).tolist():
+        ranked = np.argsort(np.where(is_labelled_N, -sim_NC[:, number], np.inf), kind="stable")
+        correct = int(ranked[np.argmax(is_label_NC[ranked, number])])
+        shown = dict.fromkeys([*ranked[:_VIDEOS_SHOWN].tolist(), correct])
+        options = [
+            Option(
+                key=videos[row].key,
+                text="; ".join(classes[action] for action in videos[row].actions),
+                score=float(sim_NC[row, number]),
+            )
+            for row in shown
+        ]
+        note = f"shown by {int(is_label_NC[:, number].sum())} of {len(videos)} videos"
         items.append(
             Item(
                 id=f"c{number:03d}",
                 group="class",
-                text=labels.classes[number],
-                score=float(found.ap_C[number]),
-                answer=videos[right].key,
+                text=classes[number],
+                score=float(ap.ap_C[number]),
+                answer=videos[correct].key,
                 predicted=videos[int(ranked[0])].key,
-                options=[
-                    Option(
-                        key=videos[row].key,
-                        text="; ".join(labels.classes[action] for action in videos[row].actions),
-                        score=float(scores_NC[row, number]),
-                    )
-                    for row in shown
-                ],
-                note=f"shown by {int(is_label_NC[:, number].sum())} of {len(videos)} videos"
-                + ("; the order of equals would matter" if found.tied_C[number] else ""),
+                options=options,
+                note=f"{note}; ties affect the AP" if ap.tied_C[number] else note,
             )
         )
     return items
@@ -102,8 +102,10 @@ BENCHMARK = Benchmark(
     name="charades_ego",
     set_name="charades_ego",
     split="test",
-    evaluate=evaluate,
     title="Charades-Ego: actions of whole videos, mean AP over classes",
+    read=read,
+    inputs=inputs,
+    score=score,
 )
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
+# PYTHON_ARGCOMPLETE_OK
 """EPIC-KITCHENS-100 multi-instance retrieval: mAP and nDCG, video to text (V2T), text to video (T2V), and their mean.
 
     python eval/epic_mir.py --checkpoint C --shards ROOT [--config F] [key=value …]
 
-Similarities are reported as plain cosine and after the released dual softmax. `compat.dual_softmax` says which of
-the two the queries on the page are of; `compat.channel_order=bgr` reproduces the released input. See docs/eval.md.
+Scores are reported for plain cosine similarities and for the released dual softmax. `compat.dual_softmax` selects
+those of the queries in the report; `compat.channel_order=bgr` reproduces the released input. See docs/eval.md.
 
-Shapes in names: V videos that could be embedded, S sentences, N texts of all rows, Q queries, M items to rank.
+Shapes in names: V embedded videos, S sentences, Q queries, M items to rank, D width of the shared space.
 """
 
 from __future__ import annotations
@@ -13,56 +14,67 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from eval.benchmark import Benchmark, BenchmarkOutput, Context, main
-from eval.metrics.bootstrap import interval_of_average, interval_of_mean
+from eval.benchmark import Benchmark, BenchmarkError, BenchmarkOutput, Context, Embeddings, Inputs
+from eval.command import main
+from eval.embed import TextEmbeddings
+from eval.labelled import match_videos
+from eval.metrics.bootstrap import interval_of_average
 from eval.metrics.relevancy import Classes, Relevancy
 from eval.metrics.retrieval import Direction, Retrieval, score_retrieval
 from eval.metrics.similarity import cosine, dual_softmax
-from eval.results import Item, Missing, Option, Score
+from eval.results import Item, Option, Score
 from shards.companions import EpicLabels, EpicSentence, EpicVideo, read_companion
 
-_SHOWN = 5  # items of a query that the page shows, those ranked first
-_BLOCK = 256  # queries at a time
-_RANKS = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)
-DUAL = ", dual softmax"
+NAME = "epic_mir"
+DUAL = ", dual softmax"  # suffix of score names
+_ITEMS_SHOWN = 5  # the top-ranked ones of a query
+_QUERIES_PER_BLOCK = 256  # bounds memory
+_CURVE_RANKS = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)
+_MEASURES = (("mAP", "ap_Q"), ("nDCG", "ndcg_Q"), ("mAP of plain precision", "strict_ap_Q"))
 
 
-def evaluate(context: Context) -> BenchmarkOutput | None:
+def read(context: Context) -> EpicLabels:
+    """Return the videos and sentences; raise `CompanionError` if they are absent or malformed."""
+    return read_companion(context.source, context.set_name, context.split, EpicLabels)
+
+
+def inputs(context: Context, labels: EpicLabels) -> Inputs:
+    """Return the labelled videos and all texts: the dual softmax normalises over the videos' own sentences, too."""
+    texts = [*(video.text for video in labels.videos), *(sentence.text for sentence in labels.sentences)]
+    return Inputs(texts=texts, keys=[video.key for video in labels.videos])
+
+
+def score(context: Context, labels: EpicLabels, embeddings: Embeddings) -> BenchmarkOutput:
     """Rank sentences for each video and videos for each sentence."""
-    labels = read_companion(context.source, context.set_name, context.split, EpicLabels)
-    embedded = context.embed(keys=[video.key for video in labels.videos])
-    texts = context.texts([*(row.text for row in labels.videos), *(row.text for row in labels.sentences)])
-    if embedded is None or texts is None:
-        return None
-    index = embedded.index
-    videos = [video for video in labels.videos if video.key in index]
-    missing = [
-        Missing(item=video.narration_id, reason=f"{video.key}: {context.why(embedded, video.key)}")
-        for video in labels.videos
-        if video.key not in index
-    ]
-    if not videos or not labels.sentences:
-        why = f": {missing[0].reason}" if missing else ""
-        raise ValueError(f"{len(videos)} of {len(labels.videos)} videos and {len(labels.sentences)} sentences{why}")
-    relevancy = Relevancy(_classes(videos), _classes(labels.sentences))
-    video_VD = embedded.vectors[[index[video.key] for video in videos]]
-    rows = _all_rows(labels)
-    number = {row.narration_id: place for place, row in enumerate(rows)}
-    picked = np.array([number[sentence.narration_id] for sentence in labels.sentences])
+    matched = match_videos(context, labels.videos, embeddings.samples)
+    if not labels.sentences:
+        raise BenchmarkError(f"{context.set_name}/{context.split}: the labels have no sentences")
+    relevancy = Relevancy(_classes(matched.videos), _classes(labels.sentences))
     similarities = {
-        "": cosine(video_VD, texts.of([sentence.text for sentence in labels.sentences])),
-        DUAL: dual_softmax(texts.of([row.text for row in rows]), video_VD, picked),
+        "": cosine(matched.vectors, embeddings.texts.of([sentence.text for sentence in labels.sentences])),
+        DUAL: _dual_softmax(matched.vectors, embeddings.texts, labels),
     }
-    found = {name: score_retrieval(sim_VS, relevancy) for name, sim_VS in similarities.items()}
+    retrievals = {suffix: score_retrieval(sim_VS, relevancy) for suffix, sim_VS in similarities.items()}
     shown = DUAL if context.config.compat.dual_softmax else ""
-    items, curves = _queries(similarities[shown], relevancy, found[shown], videos, labels.sentences)
+    items: list[Item] = []
+    curves = {}
+    for queries in _queries(similarities[shown], relevancy, retrievals[shown], matched.videos, labels.sentences):
+        own_items, ranks = _items(queries)
+        items += own_items
+        if ranks:
+            curves[f"{queries.group}: a relevant item among the first k, % by k"] = [
+                (float(k), 100 * float(np.mean(np.array(ranks) <= k)))
+                for k in _CURVE_RANKS
+                if k <= len(queries.options)
+            ]
     return BenchmarkOutput(
-        scores=[score for name, result in found.items() for score in _scores(context, result, name, labels)],
+        scores=[entry for suffix, found in retrievals.items() for entry in _scores(context, found, suffix, labels)],
         items=items,
-        missing=missing,
+        missing=matched.missing,
         of=len(labels.videos),
         curves=curves,
     )
@@ -72,47 +84,51 @@ def _classes(rows: Sequence[EpicVideo] | Sequence[EpicSentence]) -> Classes:
     return Classes.of([row.verb_class for row in rows], [row.noun_classes for row in rows])
 
 
-def _all_rows(labels: EpicLabels) -> list[EpicVideo | EpicSentence]:
-    """Return the texts over which the released test normalised: every video's, and sentences that are of none."""
+def _dual_softmax(video_VD: np.ndarray, texts: TextEmbeddings, labels: EpicLabels) -> np.ndarray:
+    """Return the released similarities (V, S): normalised over every video's sentence and those of no video."""
     known = {video.narration_id for video in labels.videos}
-    return [*labels.videos, *(sentence for sentence in labels.sentences if sentence.narration_id not in known)]
+    rows = [*labels.videos, *(sentence for sentence in labels.sentences if sentence.narration_id not in known)]
+    row_of = {row.narration_id: number for number, row in enumerate(rows)}
+    sentences_S = np.array([row_of[sentence.narration_id] for sentence in labels.sentences])
+    return dual_softmax(texts.of([row.text for row in rows]), video_VD, sentences_S)
 
 
 def _scores(context: Context, found: Retrieval, suffix: str, labels: EpicLabels) -> Iterator[Score]:
-    """Yield the means of both directions, then each direction's."""
-    v2t, t2v = found.video_to_text, found.text_to_video
-    seed, resamples = context.config.seed, context.config.resamples
-    asked = len(labels.videos) + len(labels.sentences)
-    measures = (("mAP", "ap_Q"), ("nDCG", "ndcg_Q"), ("mAP of plain precision", "strict_ap_Q"))
-    for measure, column in measures:
-        parts = [_finite(getattr(direction, column)) for direction in (v2t, t2v)]
-        if min(map(len, parts)) == 0:
-            continue
-        interval = interval_of_average(parts, seed=seed, resamples=resamples)
-        value = float(np.mean([part.mean() for part in parts]))
-        yield context.score(
-            "epic_mir",
-            measure + suffix,
-            value,
-            interval,
-            items=sum(map(len, parts)),
-            of=asked,
-            tied=v2t.tied + t2v.tied,
-        )
-    for measure, column in measures[:2]:
-        for name, direction, of in (("V2T", v2t, len(labels.videos)), ("T2V", t2v, len(labels.sentences))):
+    """Yield the means of both directions, then the scores of each direction."""
+    directions = (
+        ("V2T", found.video_to_text, len(labels.videos)),
+        ("T2V", found.text_to_video, len(labels.sentences)),
+    )
+    for measure, column in _MEASURES:
+        parts = [_finite(getattr(direction, column)) for _, direction, _ in directions]
+        if min(map(len, parts)):
+            yield context.score(
+                NAME,
+                measure + suffix,
+                float(np.mean([part.mean() for part in parts])),
+                interval_of_average(parts, seed=context.config.seed, resamples=context.config.resamples),
+                items=sum(map(len, parts)),
+                of=sum(of for _, _, of in directions),
+                tied=sum(direction.tied for _, direction, _ in directions),
+            )
+    for measure, column in _MEASURES[:2]:
+        for name, direction, of in directions:
             values = _finite(getattr(direction, column))
             if len(values):
-                interval = interval_of_mean(values, seed=seed, resamples=resamples)
-                yield context.score(
-                    "epic_mir",
-                    f"{name} {measure}{suffix}",
-                    float(values.mean()),
-                    interval,
-                    items=len(values),
-                    of=of,
-                    tied=direction.tied,
-                )
+                yield context.mean_score(NAME, f"{name} {measure}{suffix}", values, of=of, tied=direction.tied)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Queries:
+    """The queries of one direction and the items that they rank."""
+
+    group: str
+    ids: Sequence[str]
+    texts: Sequence[str]
+    options: Sequence[tuple[str, str]]  # key and text of each item
+    sim_QM: np.ndarray
+    relevancy: Relevancy  # (Q, M)
+    direction: Direction
 
 
 def _queries(
@@ -121,84 +137,82 @@ def _queries(
     found: Retrieval,
     videos: Sequence[EpicVideo],
     sentences: Sequence[EpicSentence],
-) -> tuple[list[Item], dict[str, list[tuple[float, float]]]]:
-    """Return every query with what was ranked first, and how often a relevant item is among the first k."""
-    repeats = Counter(video.key for video in videos)
-    video_ids = [v.key if repeats[v.key] == 1 else f"{v.key} ({v.narration_id})" for v in videos]
-    video_options = [(video.key, video.text) for video in videos]
-    sentence_options = [(sentence.narration_id, sentence.text) for sentence in sentences]
-    items: list[Item] = []
-    curves = {}
-    for group, sim_QM, rows, direction, queries, options in (
-        ("V2T", sim_VS, relevancy, found.video_to_text, list(zip(video_ids, videos, strict=True)), sentence_options),
-        (
-            "T2V",
-            sim_VS.T,
-            relevancy.T,
-            found.text_to_video,
-            [(sentence.narration_id, sentence) for sentence in sentences],
-            video_options,
-        ),
-    ):
-        ranks = []
-        for start in range(0, len(queries), _BLOCK):
-            relevant_QM = rows.rows(start, start + _BLOCK) == 1
-            for row, is_relevant_M in enumerate(relevant_QM, start):
-                if np.isfinite(direction.ap_Q[row]):
-                    name, query = queries[row]
-                    found_item, rank = _query(
-                        group, name, query.text, sim_QM[row], is_relevant_M, direction, row, options
-                    )
-                    items.append(found_item)
-                    ranks.append(rank)
-        if ranks:
-            curves[f"{group}: a right one among the first k, % by k"] = [
-                (float(k), 100 * float(np.mean(np.array(ranks) <= k))) for k in _RANKS if k <= len(options)
-            ]
-    return items, curves
+) -> Iterator[_Queries]:
+    """Yield both directions. A video's query is identified by its key, which lets the report show the video."""
+    uses = Counter(video.key for video in videos)
+    yield _Queries(
+        group="V2T",
+        ids=[video.key if uses[video.key] == 1 else f"{video.key} ({video.narration_id})" for video in videos],
+        texts=[video.text for video in videos],
+        options=[(sentence.narration_id, sentence.text) for sentence in sentences],
+        sim_QM=sim_VS,
+        relevancy=relevancy,
+        direction=found.video_to_text,
+    )
+    yield _Queries(
+        group="T2V",
+        ids=[sentence.narration_id for sentence in sentences],
+        texts=[sentence.text for sentence in sentences],
+        options=[(video.key, video.text) for video in videos],
+        sim_QM=sim_VS.T,
+        relevancy=relevancy.T,
+        direction=found.text_to_video,
+    )
 
 
-def _query(
-    group: str,
-    name: str,
-    text: str,
-    sim_M: np.ndarray,
-    is_relevant_M: np.ndarray,
-    direction: Direction,
-    row: int,
-    options: Sequence[tuple[str, str]],
-) -> tuple[Item, int]:
-    """Return a query with its first options and the first right one, and the rank of that one, equals before it."""
-    right = int(np.argmax(np.where(is_relevant_M, sim_M, -np.inf)))
-    rank = int((sim_M > sim_M[right]).sum() + ((sim_M == sim_M[right]) & ~is_relevant_M).sum()) + 1
-    first = np.argpartition(-sim_M, min(_SHOWN, len(sim_M)) - 1)[:_SHOWN]
-    first = first[np.argsort(-sim_M[first], kind="stable")]
-    chosen = right if rank == 1 else int(first[0])
-    shown = dict.fromkeys([chosen, *first.tolist(), right])
+def _items(queries: _Queries) -> tuple[list[Item], list[int]]:
+    """Return the queries that have a relevant item, and the rank of the first relevant item of each."""
+    items, ranks = [], []
+    for start in range(0, len(queries.ids), _QUERIES_PER_BLOCK):
+        is_relevant_QM = queries.relevancy.rows(start, start + _QUERIES_PER_BLOCK) == 1
+        for row, is_relevant_M in enumerate(is_relevant_QM, start):
+            if np.isfinite(queries.direction.ap_Q[row]):
+                item, rank = _item(queries, row, is_relevant_M)
+                items.append(item)
+                ranks.append(rank)
+    return items, ranks
+
+
+def _item(queries: _Queries, row: int, is_relevant_M: np.ndarray) -> tuple[Item, int]:
+    """Return a query with its top-ranked items and the first relevant one, and the rank of that one.
+
+    Irrelevant items that tie with it count as ranked before it.
+    """
+    sim_M, options = queries.sim_QM[row], queries.options
+    relevant = int(np.argmax(np.where(is_relevant_M, sim_M, -np.inf)))
+    is_before_M = (sim_M > sim_M[relevant]) | ((sim_M == sim_M[relevant]) & ~is_relevant_M)
+    rank = int(is_before_M.sum()) + 1
+    top = np.argpartition(-sim_M, min(_ITEMS_SHOWN, len(sim_M)) - 1)[:_ITEMS_SHOWN]
+    top = top[np.argsort(-sim_M[top], kind="stable")]
+    predicted = relevant if rank == 1 else int(top[0])
+    shown = dict.fromkeys([predicted, *top.tolist(), relevant])
     item = Item(
-        id=name,
-        group=group,
-        text=text,
-        score=float(direction.ap_Q[row]),
-        answer=options[right][0],
-        predicted=options[chosen][0],
+        id=queries.ids[row],
+        group=queries.group,
+        text=queries.texts[row],
+        score=float(queries.direction.ap_Q[row]),
+        answer=options[relevant][0],
+        predicted=options[predicted][0],
         options=[Option(key=options[m][0], text=options[m][1], score=float(sim_M[m])) for m in shown],
         note=f"{int(is_relevant_M.sum())} fully relevant of {len(options)}, the first at rank {rank}; "
-        f"nDCG {direction.ndcg_Q[row]:.1f}",
+        f"nDCG {queries.direction.ndcg_Q[row]:.1f}",
     )
     return item, rank
 
 
-def _finite(values: np.ndarray) -> np.ndarray:
-    return values[np.isfinite(values)]
+def _finite(values_Q: np.ndarray) -> np.ndarray:
+    finite: np.ndarray = values_Q[np.isfinite(values_Q)]
+    return finite
 
 
 BENCHMARK = Benchmark(
-    name="epic_mir",
-    set_name="epic_mir",
+    name=NAME,
+    set_name=NAME,
     split="test",
-    evaluate=evaluate,
     title="EPIC-KITCHENS-100 multi-instance retrieval: mAP and nDCG in both directions",
+    read=read,
+    inputs=inputs,
+    score=score,
 )
 
 if __name__ == "__main__":

@@ -1,147 +1,161 @@
+# PYTHON_ARGCOMPLETE_OK
 """HowTo100M: the class of a long video, from class names without training and by a linear probe; top-1 and top-5.
 
     python eval/howto100m.py --checkpoint C --shards ROOT [--config F] [key=value …]
 
-The probe learns from the embeddings of the train split. Shapes in names: N videos, K windows, D width, C classes.
+The probe is fitted on the embeddings of the train split. Shapes in names: N videos, K windows, D width, C classes.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from eval.benchmark import Benchmark, BenchmarkOutput, Context, main
-from eval.embed import Embedded
-from eval.metrics.bootstrap import interval_of_mean
+from eval.benchmark import TRAIN, Benchmark, BenchmarkError, BenchmarkOutput, Context, Embeddings, Inputs
+from eval.command import main
+from eval.embed import SampleEmbeddings
+from eval.labelled import match_videos
 from eval.metrics.classification import confusion, top_k
+from eval.metrics.probe import Probe, fit_probe
 from eval.metrics.similarity import cosine
-from eval.probe import Probe, fit_probe
-from eval.results import Confusion, Item, Missing, Option, Score
+from eval.results import Confusion, Item, Option, Score
 from shards.companions import HowToLabels, HowToVideo, read_companion
 
-TRAIN = "train"
+NAME = "howto100m"
 ZERO_SHOT, PROBE = "zero-shot", "linear probe"
-_SHOWN = 5  # classes of a video that the page shows
-_TOPS = (1, 5)
-_CURVE = 20  # ranks
+_CLASSES_SHOWN = 5  # the top-ranked ones of a video
+_CURVE_RANKS = 20
 
 
-def evaluate(context: Context) -> BenchmarkOutput | None:
-    """Classify every video of the split in each way that the dataset allows."""
-    labels = _labels(context, context.split)
-    learnt = _labels(context, TRAIN) if TRAIN in context.source.dataset.sets[context.set_name] else None
-    embedded = context.embed(keys=[video.key for video in labels.videos])
-    training = context.embed(split=TRAIN, keys=[video.key for video in learnt.videos]) if learnt is not None else None
-    texts = context.texts(labels.classes)
-    if embedded is None or texts is None:
-        return None
-    index = embedded.index
-    videos = [video for video in labels.videos if video.key in index]
-    missing = [
-        Missing(item=video.key, reason=context.why(embedded, video.key))
-        for video in labels.videos
-        if video.key not in index
-    ]
-    if not videos:
-        why = f": {missing[0].reason}" if missing else ""
-        raise ValueError(f"none of {len(labels.videos)} videos could be embedded{why}")
-    windows_NKD = embedded.vectors[[index[video.key] for video in videos]]
-    names = _class_names(labels, learnt)
-    ways: dict[str, np.ndarray] = {}
-    curves = {}
-    if labels.classes:
-        ways[ZERO_SHOT] = cosine(context.aggregate(windows_NKD), texts.of(labels.classes))
-    probe = _fit(context, learnt, training, len(names))
-    if probe is not None:
-        ways[PROBE] = probe.scores(_pooled(context, windows_NKD))
-        curves["linear probe: loss by step"] = [(float(n), loss) for n, loss in enumerate(probe.losses, 1)]
-    if not ways:
-        raise ValueError(
-            f"{context.set_name} has neither names of classes nor a training split with videos of two classes: "
-            "there is no way to classify"
-        )
-    truth = np.array([video.label for video in videos])
-    scores, items = [], []
-    for way, scores_NC in ways.items():
-        scores += _scores(context, way, scores_NC, truth, len(labels.videos))
-        items += _items(way, scores_NC, truth, videos, names)
-        curves[f"{way}: accuracy among the first k, % by k"] = [
-            (float(k), float(top_k(scores_NC, truth, k).mean())) for k in range(1, min(_CURVE, len(names)) + 1)
-        ]
-    counts = confusion(truth, scores_NC.argmax(axis=1), len(names))
-    return BenchmarkOutput(
-        scores=scores,
-        items=items,
-        missing=missing,
-        of=len(labels.videos),
-        curves=curves,
-        confusion=Confusion(labels=names, counts=counts.tolist()),
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """The labels of the benchmark's split and of the training split, if the dataset has one."""
+
+    test: HowToLabels
+    train: HowToLabels | None
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names of all classes; numbered if the source has no names."""
+        if self.test.classes:
+            return list(self.test.classes)
+        videos = [*self.test.videos, *(self.train.videos if self.train is not None else ())]
+        return [f"class {number}" for number in range(1 + max(video.label for video in videos))]
+
+
+def read(context: Context) -> Labels:
+    """Return the labels; raise `CompanionError` if they are absent or malformed."""
+    has_train = TRAIN in context.source.dataset.sets[context.set_name]
+    return Labels(
+        test=read_companion(context.source, context.set_name, context.split, HowToLabels),
+        train=read_companion(context.source, context.set_name, TRAIN, HowToLabels) if has_train else None,
     )
 
 
-def _labels(context: Context, split: str) -> HowToLabels:
-    return read_companion(context.source, context.set_name, split, HowToLabels)
+def inputs(context: Context, labels: Labels) -> Inputs:
+    """Return the class names and the labelled videos."""
+    return Inputs(
+        texts=labels.test.classes,
+        keys=[video.key for video in labels.test.videos],
+        train_keys=[video.key for video in labels.train.videos] if labels.train is not None else None,
+    )
 
 
-def _class_names(labels: HowToLabels, learnt: HowToLabels | None) -> list[str]:
-    """Return the names of all classes; numbers where the source gives none."""
-    if labels.classes:
-        return list(labels.classes)
-    every = [*labels.videos, *(learnt.videos if learnt is not None else ())]
-    return [f"class {number}" for number in range(1 + max(video.label for video in every))]
+def score(context: Context, labels: Labels, embeddings: Embeddings) -> BenchmarkOutput:
+    """Classify every video zero-shot if classes have names, and by a probe if there is a training split."""
+    matched = match_videos(context, labels.test.videos, embeddings.samples)
+    videos, windows_NKD = matched.videos, matched.vectors
+    names = labels.class_names
+    methods: dict[str, np.ndarray] = {}
+    curves = {}
+    if labels.test.classes:
+        methods[ZERO_SHOT] = cosine(context.aggregate(windows_NKD), embeddings.texts.of(labels.test.classes))
+    probe = _fit_probe(context, labels.train, embeddings.train, len(names))
+    if probe is not None:
+        methods[PROBE] = probe.scores(_probe_inputs(context, windows_NKD))
+        curves["linear probe: loss by step"] = [(float(step), loss) for step, loss in enumerate(probe.losses, 1)]
+    if not methods:
+        raise BenchmarkError(
+            f"{context.set_name}: videos cannot be classified, as the dataset has neither class names nor a training "
+            "split with videos of two classes"
+        )
+    truth_N = np.array([video.label for video in videos])
+    scores, items = [], []
+    for method, scores_NC in methods.items():
+        scores += _scores(context, method, scores_NC, truth_N, len(labels.test.videos))
+        items += _items(method, scores_NC, truth_N, videos, names)
+        curves[f"{method}: accuracy among the first k, % by k"] = [
+            (float(k), float(top_k(scores_NC, truth_N, k).mean())) for k in range(1, min(_CURVE_RANKS, len(names)) + 1)
+        ]
+    best_NC = methods.get(PROBE, methods.get(ZERO_SHOT))
+    assert best_NC is not None
+    counts_CC = confusion(truth_N, best_NC.argmax(axis=1), len(names))
+    return BenchmarkOutput(
+        scores=scores,
+        items=items,
+        missing=matched.missing,
+        of=len(labels.test.videos),
+        curves=curves,
+        confusion=Confusion(labels=names, counts=counts_CC.tolist()),
+    )
 
 
-def _fit(context: Context, learnt: HowToLabels | None, training: Embedded | None, classes: int) -> Probe | None:
-    """Return the probe of the training videos that could be embedded; None where they are of fewer than 2 classes."""
-    if learnt is None or training is None:
+def _fit_probe(
+    context: Context, labels: HowToLabels | None, samples: SampleEmbeddings | None, classes: int
+) -> Probe | None:
+    """Return the probe of the embedded training videos; None if they have fewer than 2 classes."""
+    if labels is None or samples is None:
         return None
-    index = training.index
-    videos = [video for video in learnt.videos if video.key in index]
+    videos = [video for video in labels.videos if video.key in samples.index]
     if len({video.label for video in videos}) < 2:
         return None
-    context.console.print(f"  the probe learns from {len(videos):,} of {len(learnt.videos):,} training videos")
+    context.console.print(f"  fitting the probe on {len(videos):,} of {len(labels.videos):,} training videos")
+    windows_NKD = samples.vectors[[samples.index[video.key] for video in videos]]
     config = context.config.probe
-    pooled_ND = _pooled(context, training.vectors[[index[video.key] for video in videos]])
-    labels = [video.label for video in videos]
-    return fit_probe(pooled_ND, labels, classes, penalty=config.penalty, steps=config.steps)
+    return fit_probe(
+        _probe_inputs(context, windows_NKD),
+        [video.label for video in videos],
+        classes,
+        penalty=config.penalty,
+        steps=config.steps,
+    )
 
 
-def _pooled(context: Context, windows_NKD: np.ndarray) -> np.ndarray:
-    """Return what the probe sees of a video: by default, as published, the mean over its windows."""
+def _probe_inputs(context: Context, windows_NKD: np.ndarray) -> np.ndarray:
+    """Return the probe's input (N, D) for each video: by default, as published, the mean over its windows."""
     if context.config.probe.pooling == "aggregator":
         return context.aggregate(windows_NKD)
-    return windows_NKD.astype(np.float64).mean(axis=1)
+    mean_ND: np.ndarray = windows_NKD.astype(np.float64).mean(axis=1)
+    return mean_ND
 
 
-def _scores(context: Context, way: str, scores_NC: np.ndarray, truth: np.ndarray, of: int) -> list[Score]:
-    found = []
-    for k in _TOPS:
-        values = top_k(scores_NC, truth, k)
-        interval = interval_of_mean(values, seed=context.config.seed, resamples=context.config.resamples)
-        tied = int(((values > 0) & (values < 100)).sum())
-        name = f"{way} top-{k}"
-        found.append(
-            context.score("howto100m", name, values.mean(), interval, items=len(values), of=of, tied=tied),
-        )
-    return found
+def _scores(context: Context, method: str, scores_NC: np.ndarray, truth_N: np.ndarray, of: int) -> list[Score]:
+    scores = []
+    for k in (1, 5):
+        values_N = top_k(scores_NC, truth_N, k)
+        tied = int(((values_N > 0) & (values_N < 100)).sum())
+        scores.append(context.mean_score(NAME, f"{method} top-{k}", values_N, of=of, tied=tied))
+    return scores
 
 
 def _items(
-    way: str, scores_NC: np.ndarray, truth: np.ndarray, videos: Sequence[HowToVideo], names: Sequence[str]
+    method: str, scores_NC: np.ndarray, truth_N: np.ndarray, videos: Sequence[HowToVideo], names: Sequence[str]
 ) -> list[Item]:
-    values = top_k(scores_NC, truth, 1)
+    """Return the videos, each with its top-ranked classes and the correct one."""
+    values_N = top_k(scores_NC, truth_N, 1)
     items = []
     for row, video in enumerate(videos):
         ranked = np.argsort(-scores_NC[row], kind="stable")
-        shown = dict.fromkeys([*ranked[:_SHOWN].tolist(), video.label])
+        shown = dict.fromkeys([*ranked[:_CLASSES_SHOWN].tolist(), video.label])
         items.append(
             Item(
                 id=video.key,
-                group=way,
+                group=method,
                 text="",
-                score=float(values[row]),
+                score=float(values_N[row]),
                 answer=names[video.label],
                 predicted=names[int(ranked[0])],
                 options=[Option(key=names[c], text=names[c], score=float(scores_NC[row, c])) for c in shown],
@@ -151,11 +165,13 @@ def _items(
 
 
 BENCHMARK = Benchmark(
-    name="howto100m",
-    set_name="howto100m",
+    name=NAME,
+    set_name=NAME,
     split="val",
-    evaluate=evaluate,
     title="HowTo100M: classification of long videos, zero-shot and by a linear probe",
+    read=read,
+    inputs=inputs,
+    score=score,
 )
 
 if __name__ == "__main__":

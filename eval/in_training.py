@@ -1,68 +1,120 @@
-"""Multiple-choice questions inside a training run: a few hundred, the same each time, answered in seconds.
+"""Evaluates a model during its own training: multiple-choice questions of a pretraining run, a fine-tuning's benchmark.
 
-    evaluate = periodic_mcq(config)  # of a pretraining run; None where it evaluates nothing
+    evaluate = periodic_mcq(config)  # a PretrainConfig; None if it evaluates nothing
     evaluate(model, tokenizer, ranks)  # {"mcq/inter": 61.2, "mcq/intra": …, "summary_mcq": …, "shuffle_mcq": …}
 
-Asked are EgoMCQ and SummaryMCQ where the dataset has them, otherwise questions made of `clips/val` and `summaries/val`
-(`eval.mcq_builder`), and ShuffleMCQ of the summaries' right choices where the model can tell orders apart. Nothing is
-cached, as the weights change; nothing is drawn from the process's random numbers, so a run that evaluates itself has
-the losses of one that does not.
+The questions are those of EgoMCQ and SummaryMCQ if the dataset has them, otherwise generated from `clips/val` and
+`summaries/val` (`eval.mcq_builder`), and those of ShuffleMCQ if the model distinguishes orders of windows. They are the
+same at every call. Nothing is cached, as the weights change, and nothing is drawn from the process's random numbers: a
+run that evaluates itself has the same losses as one that does not.
+
+Shapes in names: Q questions, W windows, N samples, K windows of a sample, D width of the shared space.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from rich.console import Console
 
-from eval.benchmark import has_order, pool
-from eval.egomcq import answer
-from eval.embed import EmbedSettings, embed_split, embed_texts
+from eval import charades_ego, epic_mir
+from eval.benchmark import Benchmark, Context
+from eval.config import EvalConfig, EvalDataConfig
+from eval.embed import EmbedSettings, aggregate_windows, embed_split, embed_texts, is_order_sensitive
+from eval.mcq import answer_questions
 from eval.mcq_builder import McqConfig, QuestionType, build, read_candidates
-from eval.metrics.mcq import GroupScore, rng_of
-from eval.shufflemcq import GROUP, Asked, shuffle
+from eval.metrics.mcq import GroupAccuracy, keyed_rng
+from eval.shufflemcq import GROUP, answer_order_questions, order_questions
+from hiervl_train.checkpoint.open import OpenedCheckpoint
 from hiervl_train.config import PretrainConfig
+from hiervl_train.data import DataError
 from hiervl_train.distributed import DistributedContext, broadcast_text
 from hiervl_train.evaluation import EvaluationConfig
-from hiervl_train.levels import DataError
 from hiervl_train.models import HierVL
+from hiervl_train.task import Evaluate
+from hiervl_train.tasks.config import FinetuneConfig
 from hiervl_train.tokenizer import Tokenizer
 from shards.companions import Question, Questions, read_companion
 from shards.dataset import Dataset, read_rows
 from shards.schema import set_spec
 from shards.sources import Source, open_source
 
-CLIPS, SUMMARIES = (("egomcq", "test"), ("clips", "val")), (("summarymcq", "test"), ("summaries", "val"))
-_OPTIONS = 5  # of a question; orders of a ShuffleMCQ question
-_CLIPS_A_PASS = 32
+CLIP_SPLITS = (("egomcq", "test"), ("clips", "val"))  # the first one that the dataset has is used
+SUMMARY_SPLITS = (("summarymcq", "test"), ("summaries", "val"))
+_OPTIONS = 5  # per question; orders per ShuffleMCQ question
+_CLIPS_PER_PASS = 32
+# Which scores of its benchmark a fine-tuning run logs. (HowTo100M's head is a part of the run, which scores it itself.)
+_FINETUNE_SCORES = {"charades_ego": ("mAP",), "epic_mir": ("mAP", "nDCG")}
 
 
 def periodic_mcq(config: PretrainConfig) -> PeriodicMcq | None:
-    """Return what evaluates a pretraining run, reading samples as its training does; None where it is off."""
+    """Return the evaluation of a pretraining run, which reads samples as its training does; None if it is off.
+
+    Raises `DataError` if the dataset has no set to evaluate on.
+    """
     if not config.evaluation.is_on:
         return None
     settings = EmbedSettings(
+        **config.data.reading(),
         frames=config.sample.frames,
         windows=config.sample.windows,
         window_seconds=config.sample.window_seconds,
         channel_order=config.compat.channel_order,
-        batch=config.schedule.clip_micro_batch or _CLIPS_A_PASS,
+        batch=config.schedule.clip_micro_batch or _CLIPS_PER_PASS,
         speed=config.speed,
-        decoder=config.data.decoder,
-        workers=config.data.workers,
-        worker_timeout_seconds=config.data.worker_timeout_seconds,
-        max_consecutive_failures=config.data.max_consecutive_failures,
-        source=config.data.source,
     )
     return PeriodicMcq(config.data.root, config.evaluation, settings)
 
 
+def periodic_benchmark(config: FinetuneConfig) -> Evaluate | None:
+    """Return the evaluation of a fine-tuning run by its task's own benchmark; None if it is off or has none.
+
+    Clips are read as in training. Raises `ShardError` if the dataset does not have the benchmark.
+    """
+    task, data = config.task.name, config.data
+    benchmarks: dict[str, Benchmark[Any]] = {"charades_ego": charades_ego.BENCHMARK, "epic_mir": epic_mir.BENCHMARK}
+    benchmark = benchmarks.get(task)
+    if benchmark is None or not config.evaluation.is_on:
+        return None
+    source = open_source(data.root, data.source)
+    source.dataset.split(benchmark.set_name, benchmark.split)
+    settings = EmbedSettings(
+        **data.reading(),
+        frames=config.sample.frames,
+        channel_order=config.compat.channel_order,
+        batch=config.schedule.micro_batch or config.schedule.batch,
+        speed=config.speed,
+    )
+    eval_config = EvalConfig(
+        data=EvalDataConfig(**data.reading(), root=data.root), cache=None, compat=config.compat, resamples=1
+    )
+
+    def evaluate(model: HierVL, tokenizer: Tokenizer, ranks: DistributedContext) -> Mapping[str, float]:
+        context = Context(
+            config=eval_config,
+            settings=settings,
+            opened=OpenedCheckpoint(model=model, tokenizer=tokenizer, digest="", path=config.run.folder),
+            source=source,
+            ranks=ranks,
+            set_name=benchmark.set_name,
+            split=benchmark.split,
+            console=Console(quiet=True),
+        )
+        output = benchmark.evaluate(context)
+        scores = {score.name: score.value for score in output.scores} if output is not None else {}
+        return _on_all_ranks({f"{task}/{n}": scores[n] for n in _FINETUNE_SCORES[task] if n in scores}, ranks)
+
+    return evaluate
+
+
 @dataclass(frozen=True, kw_only=True)
-class _Part:
-    """The questions about one set; on ranks other than the first only what is to be embedded for them."""
+class _SetQuestions:
+    """The questions about one set; on other ranks than the first only what is embedded for them."""
 
     set_name: str
     split: str
@@ -75,114 +127,116 @@ class PeriodicMcq:
     """Answers the same questions at every call; all ranks call it together and get the same scores."""
 
     def __init__(self, root: str | Path, config: EvaluationConfig, settings: EmbedSettings) -> None:
-        """Open the dataset; raise `DataError` where there is no set to ask about."""
+        """Open the dataset; raise `DataError` if it has no set to evaluate on."""
         self._config, self._settings = config, settings
         self._source = open_source(root, settings.source)
-        found = [_first(self._source.dataset, sets) for sets in (CLIPS, SUMMARIES)]
-        self._sets = [place for place in found if place is not None]
-        if not self._sets:
-            wanted = ", ".join(f"{name}/{split}" for name, split in (*CLIPS, *SUMMARIES))
+        found = [_first_split(self._source.dataset, splits) for splits in (CLIP_SPLITS, SUMMARY_SPLITS)]
+        self._splits = [split for split in found if split is not None]
+        if not self._splits:
+            wanted = ", ".join(f"{name}/{split}" for name, split in (*CLIP_SPLITS, *SUMMARY_SPLITS))
             raise DataError(f"{root}: has none of {wanted} to evaluate on; set evaluation.every_steps=null")
-        self._parts: list[_Part] | None = None
+        self._sets: list[_SetQuestions] | None = None
 
-    def __call__(self, model: HierVL, tokenizer: Tokenizer, ranks: DistributedContext) -> dict[str, float]:
-        """Return accuracies in percent by name; those that nothing could be asked for are left out."""
-        if self._parts is None:
-            self._parts = self._prepare(ranks)
+    def __call__(self, model: HierVL, tokenizer: Tokenizer, ranks: DistributedContext) -> Mapping[str, float]:
+        """Return accuracies in percent by name, without those for which the dataset has no questions."""
+        if self._sets is None:
+            self._sets = self._prepare(ranks)
         scores: dict[str, float] = {}
-        for part in self._parts:
-            for name, group in self._ask(model, tokenizer, ranks, part):
+        for one in self._sets:
+            for name, group in self._accuracies(model, tokenizer, ranks, one):
                 if group.items:
                     scores[name] = group.accuracy
-        told: dict[str, float] = json.loads(broadcast_text(json.dumps(scores), ranks.control) or "{}")
-        return told
+        return _on_all_ranks(scores, ranks)
 
-    def _prepare(self, ranks: DistributedContext) -> list[_Part]:
-        """Return the questions of each set: the first rank reads or makes them, the others are told what to embed."""
-        parts = [self._part(name, split) for name, split in self._sets] if ranks.is_main else []
-        told = broadcast_text(json.dumps([[p.set_name, p.split, p.keys, p.texts] for p in parts]), ranks.control)
+    def _prepare(self, ranks: DistributedContext) -> list[_SetQuestions]:
+        """Return the questions of each set: the first rank reads or generates them, the others learn what to embed."""
+        sets = [self._set_questions(name, split) for name, split in self._splits] if ranks.is_main else []
+        inputs = broadcast_text(json.dumps([[s.set_name, s.split, s.keys, s.texts] for s in sets]), ranks.control)
         if ranks.is_main:
-            return parts
-        return [_Part(set_name=n, split=s, keys=keys, texts=texts) for n, s, keys, texts in json.loads(told or "[]")]
+            return sets
+        return [
+            _SetQuestions(set_name=name, split=split, keys=keys, texts=texts)
+            for name, split, keys, texts in json.loads(inputs or "[]")
+        ]
 
-    def _part(self, set_name: str, split: str) -> _Part:
+    def _set_questions(self, set_name: str, split: str) -> _SetQuestions:
         questions = self._questions(set_name, split)
         keys = list(dict.fromkeys(key for question in questions for key in question.choices))
         texts = list(dict.fromkeys(question.text for question in questions))
-        return _Part(set_name=set_name, split=split, keys=keys, texts=texts, questions=questions)
+        return _SetQuestions(set_name=set_name, split=split, keys=keys, texts=texts, questions=questions)
 
     def _questions(self, set_name: str, split: str) -> tuple[Question, ...]:
         if split not in set_spec(set_name).companions:
-            return _made(self._source, set_name, split, self._config)
-        found = read_companion(self._source, set_name, split, Questions)
+            return _generated(self._source, set_name, split, self._config)
+        questions = read_companion(self._source, set_name, split, Questions).questions
         packed: set[str] = set()
         for shard in self._source.dataset.split(set_name, split).shards:
             packed.update(read_rows(self._source.parquet(shard), ["key"])["key"].to_pylist())
-        whole = [question for question in found.questions if packed.issuperset(question.choices)]
-        return tuple(_chosen(whole, self._config))
+        complete = [question for question in questions if packed.issuperset(question.choices)]
+        return tuple(_chosen(complete, self._config))
 
-    def _ask(
-        self, model: HierVL, tokenizer: Tokenizer, ranks: DistributedContext, part: _Part
-    ) -> Iterator[tuple[str, GroupScore]]:
-        """Yield name and score on the first rank; embed on all."""
-        settings, config = self._settings, self._config
-        embedded = embed_split(model, self._source, part.set_name, part.split, settings, ranks=ranks, keys=part.keys)
-        texts = embed_texts(model, tokenizer, part.texts, settings, ranks=ranks)
-        if embedded is None or texts is None:
+    def _accuracies(
+        self, model: HierVL, tokenizer: Tokenizer, ranks: DistributedContext, one: _SetQuestions
+    ) -> Iterator[tuple[str, GroupAccuracy]]:
+        """Embed on all ranks; yield the name and the accuracy of each group on the first one."""
+        settings = self._settings
+        samples = embed_split(model, self._source, one.set_name, one.split, settings, ranks=ranks, keys=one.keys)
+        texts = embed_texts(model, tokenizer, one.texts, settings, ranks=ranks)
+        if samples is None or texts is None:
             return
-        index = embedded.index
-        if not set_spec(part.set_name).is_long:
-            for kind, group in answer(part.questions, texts, embedded.vectors, index).marks.groups.items():
-                yield f"mcq/{kind}", group
+        if not set_spec(one.set_name).is_long:
+            answers = answer_questions(one.questions, texts, samples.vectors, samples.index)
+            yield from ((f"mcq/{group}", accuracy) for group, accuracy in answers.scores.groups.items())
             return
 
-        def pooled(windows_NKD: np.ndarray) -> np.ndarray:
-            return pool(model, windows_NKD, settings, ranks)
+        def aggregate(windows_NKD: np.ndarray) -> np.ndarray:
+            return aggregate_windows(model, windows_NKD, settings.speed, ranks.device)
 
-        for group in answer(part.questions, texts, pooled(embedded.vectors), index).marks.groups.values():
-            yield "summary_mcq", group
-        right = [(q.choices[q.answer], q) for q in part.questions if q.choices[q.answer] in index]
-        if right and has_order(model) and settings.windows > 1:
-            is_named = len({key for key, _ in right}) == len(right)  # as `eval.shufflemcq` names them: the same orders
-            asked = [Asked(id=key if is_named else q.id, key=key, text=q.text) for key, q in right]
-            windows_QWD = embedded.vectors[[index[one.key] for one in asked]]
-            yield (
-                "shuffle_mcq",
-                shuffle(asked, texts, windows_QWD, pooled, options=_OPTIONS, seed=config.seed).marks.groups[GROUP],
+        answers = answer_questions(one.questions, texts, aggregate(samples.vectors), samples.index)
+        yield from (("summary_mcq", accuracy) for accuracy in answers.scores.groups.values())
+        embedded = [question for question in one.questions if question.choices[question.answer] in samples.index]
+        if embedded and is_order_sensitive(model) and settings.windows > 1:
+            questions = order_questions(embedded)
+            windows_QWD = samples.vectors[[samples.index[question.key] for question in questions]]
+            orders = answer_order_questions(
+                questions, texts, windows_QWD, aggregate, options=_OPTIONS, seed=self._config.seed
             )
+            yield "shuffle_mcq", orders.scores.groups[GROUP]
 
 
-def _first(dataset: Dataset, places: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
-    """Return the first split that the dataset has, with samples in it."""
-    return next(
-        (
-            (name, split)
-            for name, split in places
-            if split in dataset.sets.get(name, {}) and dataset.split(name, split).samples
-        ),
-        None,
-    )
+def _on_all_ranks(scores: Mapping[str, float], ranks: DistributedContext) -> Mapping[str, float]:
+    """Return the first rank's scores."""
+    received: dict[str, float] = json.loads(broadcast_text(json.dumps(scores), ranks.control) or "{}")
+    return received
 
 
-def _made(source: Source, set_name: str, split: str, config: EvaluationConfig) -> tuple[Question, ...]:
-    """Return questions made of a split, each type with five options, or the most that any question can have."""
+def _first_split(dataset: Dataset, splits: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
+    """Return the first of the splits that the dataset has with samples in it."""
+    for name, split in splits:
+        if split in dataset.sets.get(name, {}) and dataset.split(name, split).samples:
+            return name, split
+    return None
+
+
+def _generated(source: Source, set_name: str, split: str, config: EvaluationConfig) -> tuple[Question, ...]:
+    """Return questions generated from a split, each type with five options, or with the most that are possible."""
     types: tuple[QuestionType, ...] = ("inter",) if set_spec(set_name).is_long else ("inter", "intra")
     candidates = read_candidates(source, set_name, split)
     fingerprint = source.dataset.split(set_name, split).fingerprint
-    found: list[Question] = []
+    questions: list[Question] = []
     for kind in types:
         for options in range(_OPTIONS, 1, -1):
             wanted = McqConfig(seed=config.seed, options=options, types=(kind,), questions=config.questions)
             built = build(candidates, wanted, fingerprint=fingerprint, set_name=set_name, split=split, name="periodic")
             if built.questions.questions:
-                found += built.questions.questions
+                questions += built.questions.questions
                 break
-    return tuple(found)
+    return tuple(questions)
 
 
 def _chosen(questions: Sequence[Question], config: EvaluationConfig) -> Iterator[Question]:
-    """Yield so many of each type as are wanted: those whose ids come first in an order of their own."""
+    """Yield at most `config.questions` of each type, chosen by a hash of seed and id."""
     for kind in dict.fromkeys(question.type for question in questions):
         inside = [question for question in questions if question.type == kind]
-        inside.sort(key=lambda q: int(rng_of("which", config.seed, kind, q.id).integers(2**63)))
+        inside.sort(key=lambda q: int(keyed_rng("which", config.seed, kind, q.id).integers(2**63)))
         yield from inside[: config.questions]

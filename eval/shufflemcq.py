@@ -1,13 +1,14 @@
-"""ShuffleMCQ: a summary's windows in their order, or in one of four wrong orders; accuracy (HierVL, section 4).
+# PYTHON_ARGCOMPLETE_OK
+"""ShuffleMCQ: a summary's windows in temporal order, or in one of four wrong orders; accuracy (HierVL, section 4).
 
     python eval/shufflemcq.py --checkpoint C --shards ROOT [--config F] [options=5] [key=value …]
     python eval/shufflemcq.py … --set summaries --split val     # any long set whose samples have texts
 
-Asked of the right choices of SummaryMCQ with the summary that each answers, or of each sample of another long set with
-its own text. The wrong orders follow from the seed and the question's id, and are never the right one. A model that
-takes the mean of the windows cannot tell orders apart: all options tie and it is at chance.
+The questions are about the correct choices of SummaryMCQ, or about every sample of another long set and its own text.
+The wrong orders depend on the seed and the question's id alone. A model that averages the windows cannot distinguish
+orders: all options tie and it is at chance.
 
-Shapes in names: Q questions, O orders, W windows, D width of the shared space.
+Shapes in names: Q questions, O orders, W windows, N orders of several questions, D width of the shared space.
 """
 
 from __future__ import annotations
@@ -18,131 +19,154 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.benchmark import Benchmark, BenchmarkOutput, Context, main
-from eval.egomcq import questions_of
-from eval.embed import Texts
-from eval.metrics.bootstrap import interval_of_mean
-from eval.metrics.mcq import Marks, ShuffleOptions, score_questions, shuffle_options
+from eval import mcq
+from eval.benchmark import Benchmark, BenchmarkOutput, Context, Embeddings, Inputs
+from eval.command import main
+from eval.embed import TextEmbeddings
+from eval.metrics.mcq import McqScores, ShuffleOptions, score_questions, shuffle_options
 from eval.metrics.similarity import option_similarities
-from eval.results import Item, Missing, Option
-from shards.companions import CompanionError
+from eval.results import Item, Option
+from shards.companions import CompanionError, Question
 from shards.schema import set_spec
 
 NAME, GROUP = "shufflemcq", "order"
-_AT_ONCE = 1024  # questions whose orders are held at a time
+_QUESTIONS_PER_BLOCK = 1024  # bounds memory
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """A summary and the sample that shows it."""
+class OrderQuestion:
+    """Which order of a sample's windows goes with a text?"""
 
     id: str
-    key: str
+    key: str  # of the sample
     text: str
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Shuffled:
-    """What a model made of the questions."""
+class OrderAnswers:
+    """A model's answers to order questions."""
 
     options: list[ShuffleOptions]
-    sim_QO: np.ndarray  # float64; NaN where a question has fewer options
-    marks: Marks
+    sim_QO: np.ndarray  # float64 cosines; NaN beyond a question's options
+    scores: McqScores
 
 
-def evaluate(context: Context) -> BenchmarkOutput | None:
-    """Score the orders of each summary's windows."""
-    if not set_spec(context.set_name).is_long:
-        raise CompanionError(f"--set {context.set_name}: shufflemcq needs a long set, whose samples have windows")
+def read(context: Context) -> list[OrderQuestion]:
+    """Return the questions; raise `CompanionError` if they are unusable, or if samples have fewer than 2 windows."""
+    spec = set_spec(context.set_name)
+    if not spec.is_long:
+        raise CompanionError(f"set = {context.set_name}: shufflemcq needs a long set, whose samples have windows")
     if context.settings.windows < 2:
-        raise CompanionError(f"windows = {context.settings.windows}: the order of fewer than 2 cannot be wrong")
-    asked = _asked(context)
-    embedded = context.embed(keys=[one.key for one in asked])
-    texts = context.texts([one.text for one in asked])
-    if embedded is None or texts is None:
-        return None
-    index = embedded.index
-    known = [one for one in asked if one.key in index]
-    lost = [one for one in asked if one.key not in index]
-    windows_QWD = embedded.vectors[[index[one.key] for one in known]]
-    config = context.config
-    shuffled = shuffle(known, texts, windows_QWD, context.aggregate, options=config.options, seed=config.seed)
+        raise CompanionError(f"windows = {context.settings.windows}: at least 2 are needed for a wrong order")
+    if context.config.questions is None and spec.companions.get(context.split) is None:
+        captions = context.captions()
+        return [OrderQuestion(id=key, key=key, text=text) for key, text in captions.items() if text.strip()]
+    return order_questions(mcq.read(context).questions)
+
+
+def order_questions(questions: Sequence[Question]) -> list[OrderQuestion]:
+    """Return an order question about the correct choice of each multiple-choice question.
+
+    It has the key of its sample as id, which lets the report show the video, unless two are about the same sample.
+    """
+    keys = [question.choices[question.answer] for question in questions]
+    ids = keys if len(set(keys)) == len(keys) else [question.id for question in questions]
+    return [
+        OrderQuestion(id=name, key=key, text=question.text)
+        for name, key, question in zip(ids, keys, questions, strict=True)
+    ]
+
+
+def inputs(context: Context, questions: Sequence[OrderQuestion]) -> Inputs:
+    """Return the texts and samples of the questions."""
+    return Inputs(texts=[question.text for question in questions], keys=[question.key for question in questions])
+
+
+def score(context: Context, questions: Sequence[OrderQuestion], embeddings: Embeddings) -> BenchmarkOutput:
+    """Score the orders of each sample's windows."""
+    samples, config = embeddings.samples, context.config
+    scored = [question for question in questions if question.key in samples.index]
+    answers = answer_order_questions(
+        scored,
+        embeddings.texts,
+        samples.vectors[[samples.index[question.key] for question in scored]],
+        context.aggregate,
+        options=config.options,
+        seed=config.seed,
+    )
     scores = []
-    if known:
-        total = shuffled.marks.groups[GROUP]
-        interval = interval_of_mean(shuffled.marks.score_Q, seed=config.seed, resamples=config.resamples)
-        scores = [
-            context.score(NAME, "accuracy", total.accuracy, interval, items=total.items, of=len(asked), tied=total.tied)
-        ]
+    if scored:
+        tied = answers.scores.groups[GROUP].tied
+        scores = [context.mean_score(NAME, "accuracy", answers.scores.score_Q, of=len(questions), tied=tied)]
     return BenchmarkOutput(
         scores=scores,
-        items=[_item(one, shuffled, row) for row, one in enumerate(known)],
-        missing=[Missing(item=one.id, reason=f"{one.key}: {context.why(embedded, one.key)}") for one in lost],
-        of=len(asked),
+        items=[_item(question, answers, row) for row, question in enumerate(scored)],
+        missing=[context.missing(samples, q.key, item=q.id) for q in questions if q.key not in samples.index],
+        of=len(questions),
     )
 
 
-def shuffle(
-    asked: Sequence[Asked],
-    texts: Texts,
+def answer_order_questions(
+    questions: Sequence[OrderQuestion],
+    texts: TextEmbeddings,
     windows_QWD: np.ndarray,
-    pool: Callable[[np.ndarray], np.ndarray],
+    aggregate: Callable[[np.ndarray], np.ndarray],
     *,
     options: int,
     seed: int,
-) -> Shuffled:
-    """Return the marks of questions whose windows' embeddings are given in their right order.
+) -> OrderAnswers:
+    """Return the similarities and scores of order questions.
 
-    `pool` makes embeddings of long samples, (N, D), of those of their windows, (N, W, D), by their order.
+    `windows_QWD` are the windows' embeddings in temporal order. `aggregate` returns the embeddings (N, D) of long
+    samples from those of their windows (N, W, D). `options` is the number of orders of a question.
     """
-    found: list[ShuffleOptions] = []
-    rows = []
-    for start in range(0, len(asked), _AT_ONCE):
-        part = asked[start : start + _AT_ONCE]
-        made = [shuffle_options(windows_QWD.shape[1], options, seed, one.id) for one in part]
-        orders = [windows_WD[one.orders_OW] for windows_WD, one in zip(windows_QWD[start:], made, strict=False)]
-        video_ND = pool(np.concatenate(orders))
-        counts = [len(one.orders_OW) for one in made]
-        places_QO = np.full((len(part), max(counts)), -1, np.int64)
+    shuffled: list[ShuffleOptions] = []
+    blocks = []
+    for start in range(0, len(questions), _QUESTIONS_PER_BLOCK):
+        block = questions[start : start + _QUESTIONS_PER_BLOCK]
+        orders = [shuffle_options(windows_QWD.shape[1], options, seed, question.id) for question in block]
+        windows_NWD = np.concatenate(
+            [windows_WD[one.orders_OW] for windows_WD, one in zip(windows_QWD[start:], orders, strict=False)]
+        )
+        counts = [len(one.orders_OW) for one in orders]
+        rows_QO = np.full((len(block), max(counts)), -1, np.int64)
         for row, (begin, count) in enumerate(zip(np.cumsum([0, *counts]), counts, strict=False)):
-            places_QO[row, :count] = np.arange(begin, begin + count)
-        rows.append(option_similarities(texts.of([one.text for one in part]), video_ND, places_QO))
-        found += made
-    # Two windows have only one wrong order, three have five: all questions have the same number of options.
-    sim_QO = np.concatenate([*rows, np.empty((0, rows[0].shape[1] if rows else 1))])
-    marks = score_questions(sim_QO, [one.answer for one in found], [GROUP] * len(found))
-    return Shuffled(options=found, sim_QO=sim_QO, marks=marks)
+            rows_QO[row, :count] = np.arange(begin, begin + count)
+        text_QD = texts.of([question.text for question in block])
+        blocks.append(option_similarities(text_QD, aggregate(windows_NWD), rows_QO))
+        shuffled += orders
+    # The number of orders depends on the number of windows alone, so all blocks have the same width.
+    sim_QO = np.concatenate([*blocks, np.empty((0, blocks[0].shape[1] if blocks else 1))])
+    scores = score_questions(sim_QO, [one.answer for one in shuffled], [GROUP] * len(shuffled))
+    return OrderAnswers(options=shuffled, sim_QO=sim_QO, scores=scores)
 
 
-def _asked(context: Context) -> list[Asked]:
-    """Return the summaries to ask for: those of the questions, or each sample of the set with its own text."""
-    if context.config.questions is None and set_spec(context.set_name).companions.get(context.split) is None:
-        captions = context.captions()
-        return [Asked(id=key, key=key, text=text) for key, text in captions.items() if text.strip()]
-    asked = questions_of(context).questions
-    keys = [question.choices[question.answer] for question in asked]
-    # Named by what they show where that names them: a page then has the film.
-    ids = keys if len(set(keys)) == len(keys) else [question.id for question in asked]
-    return [Asked(id=i, key=key, text=question.text) for i, key, question in zip(ids, keys, asked, strict=True)]
-
-
-def _item(one: Asked, shuffled: Shuffled, row: int) -> Item:
-    options, sims = shuffled.options[row], shuffled.sim_QO[row]
+def _item(question: OrderQuestion, answers: OrderAnswers, row: int) -> Item:
+    options, scores = answers.options[row], answers.scores
     names = [" ".join(str(window + 1) for window in order) for order in options.orders_OW.tolist()]
     return Item(
-        id=one.id,
+        id=question.id,
         group=GROUP,
-        text=one.text,
-        score=float(shuffled.marks.score_Q[row]),
+        text=question.text,
+        score=float(scores.score_Q[row]),
         answer=names[options.answer],
-        predicted=names[int(shuffled.marks.predicted_Q[row])],
-        options=[Option(key=n, text=f"windows {n}", score=float(s)) for n, s in zip(names, sims, strict=True)],
-        note="tied" if shuffled.marks.tied_Q[row] else "",
+        predicted=names[int(scores.predicted_Q[row])],
+        options=[
+            Option(key=name, text=f"windows {name}", score=float(sim))
+            for name, sim in zip(names, answers.sim_QO[row], strict=True)
+        ],
+        note="tied" if scores.tied_Q[row] else "",
     )
 
 
 BENCHMARK = Benchmark(
-    name=NAME, set_name="summarymcq", split="test", evaluate=evaluate, title="ShuffleMCQ: windows in their order?"
+    name=NAME,
+    set_name="summarymcq",
+    split="test",
+    title="ShuffleMCQ: the temporal order of a summary's windows among wrong orders",
+    read=read,
+    inputs=inputs,
+    score=score,
 )
 
 if __name__ == "__main__":

@@ -1,19 +1,27 @@
-"""SummaryMCQ: which of five stretches of minutes a summary tells of; accuracy (HierVL, section 4).
+# PYTHON_ARGCOMPLETE_OK
+"""SummaryMCQ: which of five minutes-long samples a summary describes; accuracy (HierVL, section 4).
 
     python eval/summarymcq.py --checkpoint C --shards ROOT [--questions FILE] [--config F] [key=value …]
 
-Each stretch is its windows in their order, aggregated; the summary is embedded as any text is.
+A sample's embedding is aggregated from its windows in temporal order; the summary is embedded like any text.
 """
 
 from __future__ import annotations
 
 import sys
 
-from eval.benchmark import Benchmark, main
-from eval.egomcq import evaluate
+from eval import mcq
+from eval.benchmark import Benchmark
+from eval.command import main
 
 BENCHMARK = Benchmark(
-    name="summarymcq", set_name="summarymcq", split="test", evaluate=evaluate, title="SummaryMCQ, from shards"
+    name="summarymcq",
+    set_name="summarymcq",
+    split="test",
+    title="SummaryMCQ, or any file of questions over long samples",
+    read=mcq.read,
+    inputs=mcq.inputs,
+    score=mcq.score,
 )
 
 if __name__ == "__main__":

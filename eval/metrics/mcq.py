@@ -1,11 +1,11 @@
-"""Marks multiple-choice questions, ties included, and makes the options of ShuffleMCQ.
+"""Scores multiple-choice questions and makes the options of ShuffleMCQ.
 
-Accuracy is the share of questions whose right option has the highest similarity with the text (EgoVLP, section 3.3,
-EgoMCQ; HierVL, section 4, SummaryMCQ and ShuffleMCQ). The released `egomcq_accuracy_metrics` takes the first of
-tied options; here a right option that shares the highest score with k − 1 others counts 1/k, so that a model that
-gives all options the same score is at chance, wherever the answers stand.
+Accuracy is the share of questions whose correct option has the highest similarity with the text (EgoVLP, section 3.3,
+EgoMCQ; HierVL, section 4, SummaryMCQ and ShuffleMCQ). The released `egomcq_accuracy_metrics` takes the first of tied
+options; here a correct option that shares the highest score with k − 1 others counts 1/k. A model that gives all
+options the same score is then at chance, whatever the order of options.
 
-Shapes in names: Q questions, K options of a question (the most that any has), O options, W windows.
+Shapes in names: Q questions, K options of a question (the most of any), O options, W windows.
 """
 
 from __future__ import annotations
@@ -20,23 +20,29 @@ import numpy as np
 
 
 @dataclass(frozen=True, kw_only=True)
-class GroupScore:
+class GroupAccuracy:
     """The accuracy of one group of questions."""
 
-    accuracy: float  # percent of those scored; NaN where none is
-    items: int  # scored
-    of: int  # asked
-    tied: int  # scored ones whose right option shares the highest score
+    accuracy: float  # percent of the scored questions; NaN if there are none
+    items: int  # scored questions
+    of: int  # all questions of the group
+    tied: int  # scored questions whose correct option shares the highest score
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Marks:
-    """What each question got, and each group."""
+class McqScores:
+    """The score of each question and the accuracy of each group."""
 
     score_Q: np.ndarray  # percent: 100, 0, or 100/k; NaN for a question that is not scored
-    predicted_Q: np.ndarray  # int64: the option of the highest score, the first of tied ones; −1 where not scored
-    tied_Q: np.ndarray  # bool: the right option shares the highest score
-    groups: dict[str, GroupScore]  # in order of appearance
+    predicted_Q: np.ndarray  # int64: the option of the highest score, the first of tied ones; −1 if not scored
+    tied_Q: np.ndarray  # bool: the correct option shares the highest score
+    groups: dict[str, GroupAccuracy]  # in order of first appearance
+
+    @property
+    def is_scored_Q(self) -> np.ndarray:
+        """Whether each question is scored: all of its options have a score."""
+        is_scored_Q: np.ndarray = self.predicted_Q >= 0
+        return is_scored_Q
 
 
 def score_questions(
@@ -44,12 +50,13 @@ def score_questions(
     answers_Q: Sequence[int] | np.ndarray,
     groups_Q: Sequence[str],
     counts_Q: Sequence[int] | np.ndarray | None = None,
-) -> Marks:
-    """Return the marks of questions from the scores of their options.
+) -> McqScores:
+    """Return the scores of questions from the scores of their options (Q, K).
 
-    NaN is the score of an option that could not be had: its question is asked, but not scored, as it would be easier
-    than it is. `counts_Q` says how many options each question has where they differ; the rest of its row is ignored.
-    An answer that is none of the options, or a question without options, is a `ValueError` that names it.
+    The score of a missing option is NaN; its question is not scored, as it would be easier without the option.
+    `answers_Q` are the correct options, `groups_Q` names of groups. `counts_Q` are the numbers of options, if they
+    differ; the rest of a row is ignored. Raises `ValueError` for a question without options or with an answer that is
+    none of them.
     """
     scores_QK = np.asarray(scores_QK, dtype=np.float64)
     answers_Q = np.asarray(answers_Q, dtype=np.int64)
@@ -66,63 +73,63 @@ def score_questions(
     options = np.where(is_option & is_scored[:, None], scores_QK, -np.inf)
     best = (options == options.max(axis=1, keepdims=True, initial=-np.inf)) & is_option
     shares = best.sum(axis=1)
-    is_right = best[np.arange(len(best)), answers_Q]
-    tied_Q = is_scored & is_right & (shares > 1)
-    score_Q = np.where(is_scored, np.where(is_right, 100.0 / np.maximum(shares, 1), 0.0), np.nan)
+    is_correct = best[np.arange(len(best)), answers_Q]
+    tied_Q = is_scored & is_correct & (shares > 1)
+    score_Q = np.where(is_scored, np.where(is_correct, 100.0 / np.maximum(shares, 1), 0.0), np.nan)
     names = np.asarray(groups_Q, dtype=object)
     groups = {}
     for name in dict.fromkeys(groups_Q):
         inside = names == name
         scored = inside & is_scored
-        groups[name] = GroupScore(
+        groups[name] = GroupAccuracy(
             accuracy=float(score_Q[scored].mean()) if scored.any() else math.nan,
             items=int(scored.sum()),
             of=int(inside.sum()),
             tied=int(tied_Q[scored].sum()),
         )
     predicted_Q = np.where(is_scored, best.argmax(axis=1), -1) if most else np.full(len(best), -1)
-    return Marks(score_Q=score_Q, predicted_Q=predicted_Q, tied_Q=tied_Q, groups=groups)
+    return McqScores(score_Q=score_Q, predicted_Q=predicted_Q, tied_Q=tied_Q, groups=groups)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ShuffleOptions:
-    """The options of one ShuffleMCQ question: orders of a summary's windows, one of them the right one."""
+    """The options of one ShuffleMCQ question: the temporal order of a summary's windows among wrong orders."""
 
-    orders_OW: np.ndarray  # int64: option o shows window orders[o, w] at place w
-    answer: int  # which option is the identity
-    wanted: int  # options asked for; len(orders_OW) is less where there are not so many orders
+    orders_OW: np.ndarray  # int64: option o has window orders_OW[o, w] at position w
+    answer: int  # the option that is the identity
+    wanted: int  # options requested; len(orders_OW) is less if there are not enough orders
 
 
 def shuffle_options(windows: int, options: int, seed: int, question_id: str) -> ShuffleOptions:
-    """Return the right order of `windows` windows among others, all distinct: a function of the arguments alone.
+    """Return distinct orders of `windows` windows, one of them the identity: a function of the arguments alone.
 
     Two windows have only one wrong order and three have five, so there may be fewer than `options`; chance is then
-    1 / len(orders_OW). Fewer than 2 windows or options are a `ValueError`.
+    1 / len(orders_OW). Raises `ValueError` for fewer than 2 windows or options.
     """
     if windows < 2:
-        raise ValueError(f"windows = {windows}: the order of fewer than 2 cannot be wrong")
+        raise ValueError(f"windows = {windows}: at least 2 are needed for a wrong order")
     if options < 2:
         raise ValueError(f"options = {options}: a question needs at least 2")
-    rng = rng_of("shuffle", seed, windows, options, question_id)
+    rng = keyed_rng("shuffle", seed, windows, options, question_id)
     identity = tuple(range(windows))
     if windows <= 6:  # at most 720 orders: all of them, shuffled
         wrong = [order for order in itertools.permutations(identity) if order != identity]
         orders = [wrong[i] for i in rng.permutation(len(wrong))[: options - 1]]
     else:
         if options > math.factorial(7):
-            raise ValueError(f"options = {options}: more than the orders of 7 windows")
-        found: dict[tuple[int, ...], None] = {}
-        while len(found) < options - 1:
+            raise ValueError(f"options = {options}: more than the 5,040 orders of 7 windows")
+        distinct: dict[tuple[int, ...], None] = {}
+        while len(distinct) < options - 1:
             order = tuple(rng.permutation(windows).tolist())
             if order != identity:
-                found[order] = None
-        orders = list(found)
+                distinct[order] = None
+        orders = list(distinct)
     answer = int(rng.integers(len(orders) + 1))
     orders.insert(answer, identity)
     return ShuffleOptions(orders_OW=np.asarray(orders, dtype=np.int64), answer=answer, wanted=options)
 
 
-def rng_of(*parts: object) -> np.random.Generator:
-    """Return random numbers that depend on these parts alone, the same on every machine."""
+def keyed_rng(*parts: object) -> np.random.Generator:
+    """Return a generator seeded by a hash of `parts`: the same numbers for the same parts on every machine."""
     digest = hashlib.sha256("\0".join(map(str, parts)).encode(errors="surrogatepass")).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "big")))
