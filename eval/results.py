@@ -31,6 +31,7 @@ class Score:
     value: float  # percent
     low: float | None = None  # bootstrap interval, 95 %
     high: float | None = None
+    chance: float | None = None  # percent, what random scores get; None if it is not defined
     items: int  # scored
     of: int  # in the benchmark
     tied: int = 0  # items whose best answer tied with others: it counted 1/k
@@ -92,6 +93,7 @@ class Result:
     items: list[Item]
     missing: list[Missing] = field(default_factory=list)
     curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    curve_axes: dict[str, tuple[str, str]] = field(default_factory=dict)  # curve → titles of its axes, with units
     confusion: Confusion | None = None
     seconds: float = 0.0
     machine: str = ""
@@ -102,9 +104,13 @@ class Result:
         folder = Path(folder)
         lines = [json.dumps(dataclasses.asdict(item), ensure_ascii=False, allow_nan=False) for item in self.items]
         write_bytes(folder / ITEMS, "".join(f"{line}\n" for line in lines).encode())
-        tree = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "items"}
-        write_json(folder / SCORES, {"version": VERSION, **json.loads(json.dumps(tree, default=_plain))})
+        write_json(folder / SCORES, self.tree())
         return folder
+
+    def tree(self) -> dict[str, Any]:
+        """Return all but the items as JSON: what `scores.json` holds."""
+        tree = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "items"}
+        return {"version": VERSION, **json.loads(json.dumps(tree, default=_plain))}
 
     @classmethod
     def load(cls, folder: str | Path) -> Result:

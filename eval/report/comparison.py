@@ -35,6 +35,7 @@ class Row:
     of: int
     paired: Paired | None  # on the common items; None where the score is no mean of items, or none is common
     note: str = ""  # what the test is over, or why there is none
+    chance: float | None = None  # percent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +70,11 @@ class Comparison:
 
 
 def load_results(folder: Path) -> list[Result]:
-    """Return the result in a folder, or else those of its subfolders; raise `ResultError` or `CompareError`."""
-    if (folder / SCORES).is_file():
-        return [Result.load(folder)]
+    """Return the results in the subfolders of a folder, or else its own; raise `ResultError` or `CompareError`."""
+    # A folder over several results has a scores.json too: a list of theirs.
     found = [Result.load(path.parent) for path in sorted(folder.glob(f"*/{SCORES}"))]
+    if not found and (folder / SCORES).is_file():
+        return [Result.load(folder)]
     if not found:
         raise CompareError(f"{folder}: there is no {SCORES}, nor in its folders: name what an evaluation wrote")
     return found
@@ -140,7 +142,9 @@ def _row(
     common: Sequence[tuple[str, str]],
     seed: int,
 ) -> Row:
-    row = Row(name=a.name, a=a.value, b=b.value, a_items=a.items, b_items=b.items, of=a.of, paired=None)
+    row = Row(
+        name=a.name, a=a.value, b=b.value, a_items=a.items, b_items=b.items, of=a.of, paired=None, chance=a.chance
+    )
     groups = _groups_of(a, items_a)
     if groups is None or groups != _groups_of(b, items_b):
         return dataclasses.replace(row, note="not a mean of the items: no paired test")

@@ -1,6 +1,6 @@
-"""Writes a benchmark's result for people: report.md beside the published figures, and index.html with its clips.
+"""Writes the reports of a benchmark's result: report.md with the scores, index.html with clips and charts.
 
-FOLDER/report.md  index.html  media/<key>.jpg  media/<key>.mp4
+FOLDER/report.md  index.html  media/<key>.jpg  media/<key>.mp4  bokeh-<version>.min.js
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eval.report import media, page
-from eval.results import Result, Score
+from eval.results import SCORES, Result, Score
 from shards.config import SourceConfig
-from shards.files import write_bytes
+from shards.files import write_bytes, write_json
+from shards.html.page import write_page
 from shards.schema import SchemaError
 from shards.sources import open_source
 from shards.stats import ShardError
@@ -29,10 +30,10 @@ def write_report(
     source: SourceConfig | None = None,
     max_bytes: int = 256 << 20,
 ) -> Path:
-    """Write report.md and index.html of a result into `folder`, each whole or not at all; return the page's path.
+    """Write report.md and index.html of a result into `folder`, each atomically; return the page's path.
 
-    Pictures and films of the questions shown are copied from the dataset at `root` (a path or URL; `source` says how
-    a URL is read), `max_bytes` in all. Where it is None or cannot be read, the page says so and has none.
+    Images and videos of the questions shown are copied from the dataset at `root`, a path or URL (`source` says how to
+    read a URL), up to `max_bytes` in total. If `root` is None or cannot be read, the page has none and says why.
     """
     folder = Path(folder)
     write_bytes(folder / MARKDOWN, markdown(result).encode(errors="replace"))
@@ -43,19 +44,19 @@ def write_report(
         try:
             opened = open_source(root, source or SourceConfig())
             splits = [(result.set_name, result.split)]
-            clips = media.bring(opened, page.keys_shown(shown), folder, splits=splits, max_bytes=max_bytes)
+            clips = media.copy_media(opened, page.keys_shown(shown), folder, splits=splits, max_bytes=max_bytes)
             if opened.dataset.split(*splits[0]).fingerprint != result.fingerprint:
-                notes.append("The shards have changed since these scores were made: clips may be others than scored.")
-        except (ShardError, SchemaError, OSError, json.JSONDecodeError) as error:  # scores are worth having without
+                notes.append("The shards have changed since these scores were computed: clips may differ.")
+        except (ShardError, SchemaError, OSError, json.JSONDecodeError) as error:  # a report without clips is useful
             notes.append(f"The clips could not be read: {error}")
-    write_bytes(folder / PAGE, page.render(result, shown, clips, notes))
-    return folder / PAGE
+    title = f"{result.benchmark}: {result.checkpoint}"
+    return write_page(folder / PAGE, title, page.render(result, shown, clips, notes))
 
 
 def write_overview(results: Sequence[Result], folder: str | Path) -> Path:
-    """Write report.md and index.html over several results into `folder`; return the page's path.
+    """Write report.md, index.html and scores.json over several results into `folder`; return the page's path.
 
-    Each is linked to its own report where that lies in `folder`/<its benchmark's name>.
+    Each links to its own report if that is in `folder`/<benchmark>. `scores.json` is the list of their own.
     """
     folder = Path(folder)
     linked = [(r, f"{r.benchmark}/{PAGE}" if (folder / r.benchmark / PAGE).is_file() else "") for r in results]
@@ -64,13 +65,13 @@ def write_overview(results: Sequence[Result], folder: str | Path) -> Path:
         name = _escape(result.benchmark)
         parts += [f"## [{name}]({address.replace(PAGE, MARKDOWN)})" if address else f"## {name}", "", _facts(result)]
         parts += ["", _table(result.scores), ""]
+    write_json(folder / SCORES, [result.tree() for result in results])
     write_bytes(folder / MARKDOWN, "\n".join(parts).encode(errors="replace"))
-    write_bytes(folder / PAGE, page.render_overview(linked))
-    return folder / PAGE
+    return write_page(folder / PAGE, "Evaluation", page.render_overview(linked))
 
 
 def markdown(result: Result) -> str:
-    """Return a result as Markdown: a table beside the published figures, what was not scored, the settings."""
+    """Return a result as Markdown: scores beside published values, what was not scored, and settings."""
     parts = [f"# {_escape(result.benchmark)}", "", _facts(result), "", _table(result.scores), ""]
     if result.missing:
         counts: dict[str, int] = {}
@@ -101,15 +102,12 @@ def _facts(result: Result) -> str:
 
 def _table(scores: Sequence[Score]) -> str:
     names = page.published_names(scores)
-    head = ["score", "value", "95 %", "scored", "tied", *map(_escape, names)]
+    head = [_escape(name) for name in page.score_head(names)]
     lines = [head, ["---", *["---:"] * (len(head) - 1)]]
-    for score in scores:
-        counts = [f"{score.items:,} of {score.of:,}", f"{score.tied:,}"]
-        published = [page.number(score.published.get(name)) for name in names]
-        lines.append([_escape(score.name), page.number(score.value), page.interval(score), *counts, *published])
+    lines += [[_escape(score.name), *page.score_cells(score, names)] for score in scores]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _escape(value: object) -> str:
-    """Return a text as Markdown that shows it, in one line of a table."""
+    """Return a text as Markdown that shows it, on one line so that it fits a table's cell."""
     return " ".join(str(value)[:500].split()).translate(_ESCAPED)

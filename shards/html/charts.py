@@ -29,6 +29,7 @@ _FEW = 30  # points that are drawn as dots on their line
 _VALUES = 60  # points that are listed below a chart
 _LARGEST = 1e100  # what is larger is left out: axes and their ticks would overflow
 _MATH = str.maketrans({"$": "$\u2060", "\\": "\\\u2060"})  # Bokeh would typeset $$…$$ and \\(…\\)
+_DASHES = [3, 2]
 _TIP = '<div style="font: 12px system-ui; white-space: pre-line; overflow-wrap: anywhere; max-width: 160px">@tip</div>'
 
 
@@ -42,6 +43,7 @@ class Series:
     low: Sequence[float] | None = None
     high: Sequence[float] | None = None
     label: str = ""  # in the legend in place of the name, such as "child 2.31"
+    is_chance: bool = False  # drawn dashed in grey
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,24 +80,26 @@ def lines(
     plot.xaxis.formatter = NumeralTickFormatter(format="0,0.[00]")
     if is_log:
         _log_ticks(plot, [y for one in drawn for ys in (one.y, one.low or [], one.high or []) for y in ys])
-    elif max(abs(y) for one in drawn for y in one.y) < 1e-3:
+    elif max(abs(y) for one in drawn for y in one.y) < 1e-2:
         plot.yaxis.formatter = PrintfTickFormatter(format="%.1e")
     if x_range is not None:
         plot.x_range = Range1d(start=x_range[0], end=x_range[1])
     tips: dict[float, list[str]] = {}
     heights: dict[float, float] = {}
-    for one, colour in zip(drawn, _cycle(len(drawn)), strict=True):
+    colours = iter(_cycle(sum(not one.is_chance for one in drawn)))
+    coloured = [(one, _QUIET if one.is_chance else next(colours)) for one in drawn]
+    for one, colour in coloured:
         if one.low is not None and one.high is not None:
             plot.varea(x=one.x, y1=one.low, y2=one.high, fill_color=colour, fill_alpha=0.16)
-        plot.line(x=one.x, y=one.y, line_color=colour, line_width=2)
-        if len(one.x) <= _FEW:
+        plot.line(x=one.x, y=one.y, line_color=colour, line_width=2, line_dash=_DASHES if one.is_chance else "solid")
+        if len(one.x) <= _FEW and not one.is_chance:
             plot.scatter(x=one.x, y=one.y, fill_color=colour, line_color=None, size=6)
         for x, y in zip(one.x, one.y, strict=True):
             tips.setdefault(x, []).append(f"{one.name}: {short(y)}" if one.name else short(y))
             heights.setdefault(x, y)
     rows = ["\n".join((f"{x_title} {short(x)}", *parts)) for x, parts in tips.items()]
     _hover(plot, list(heights), list(heights.values()), rows, is_line=True)
-    named = [(one.label or one.name, colour) for one, colour in zip(drawn, _cycle(len(drawn)), strict=True)]
+    named = [(one.label or one.name, colour) for one, colour in coloured]
     legend = named if len(drawn) > 1 or drawn[0].label else []
     values = None
     if sum(len(one.x) for one in drawn) <= _VALUES:
@@ -133,7 +137,7 @@ def intervals(
         at = [(x, place) for place, row in enumerate(drawn) if _is_drawable(x := row.others.get(other))]
         _marks(plot, at, other, colour=colours[other], dash="solid")
     chances = [(row.chance, place) for place, row in enumerate(drawn) if _is_drawable(row.chance)]
-    _marks(plot, chances, "chance", colour=_QUIET, dash=[3, 2])
+    _marks(plot, chances, "chance", colour=_QUIET, dash=_DASHES)
     bars = [(r.low, r.high, place) for place, r in enumerate(drawn) if _is_drawable(r.low) and _is_drawable(r.high)]
     for low, high, place in bars:
         plot.line(x=[low, high], y=[place, place], line_color=MARK, line_width=2)
@@ -162,6 +166,7 @@ def histogram(
     width, below = edges[1] - edges[0], edges.index(0.0)
     under = [0] * (len(edges) - 1)
     plot = _plot(x_title, y_title, x_range=Range1d(start=edges[0], end=edges[-1]))
+    plot.yaxis.ticker.min_interval = 1
     cells: list[tuple[str, str, str]] = []
     colours = dict(zip(groups, (GOOD, BAD, *COLOURS), strict=False))
     for name, group in groups.items():
@@ -217,19 +222,20 @@ def heat_map(
     if max(map(len, names), default=0) > 2:
         plot.xaxis.major_label_orientation = math.pi / 3
     plot.ygrid.visible = False
-    cells: dict[str, list[Any]] = {key: [] for key in ("x", "y", "colour", "share", "tip", "count")}
+    cells: dict[str, list[Any]] = {key: [] for key in ("x", "y", "colour", "alpha", "tip", "count")}
     for y, row in enumerate(counts):
         total = sum(row) or 1
         for x, value in enumerate(row):
             share = value / total
+            alpha = 0.8 * share  # so that a count can be read on it
             tip = f"{labels[y][:80]} → {labels[x][:80]}: {short(value)} ({100 * share:.0f} %)"
             shown = short(value) if value and count <= 12 else ""
-            for key, entry in zip(cells, (x, y, GOOD if x == y else BAD, share, tip, shown), strict=True):
+            for key, entry in zip(cells, (x, y, GOOD if x == y else BAD, alpha, tip, shown), strict=True):
                 cells[key].append(entry)
     source = _source(cells)
     size = {"width": 0.94, "height": 0.94, "line_color": None, "source": source}
     plot.rect("x", "y", fill_color=_GRID, fill_alpha=0.5, **size)
-    _hover_on(plot, plot.rect("x", "y", fill_color="colour", fill_alpha="share", **size))
+    _hover_on(plot, plot.rect("x", "y", fill_color="colour", fill_alpha="alpha", **size))
     if count <= 12:
         plot.text("x", "y", "count", source=source, text_align="center", text_baseline="middle", text_font_size="12px",
                   text_color=_INK)  # fmt: skip
@@ -322,7 +328,7 @@ def _figure(
     """Return a plot as a figure: title and legend above, its values folded below; `width` bounds it, in pixels."""
     from bokeh.embed import json_item
 
-    data = json.dumps(json_item(plot), separators=(",", ":")).replace("<", "\\u003c")
+    data = json.dumps(json_item(plot), separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
     script = Html(f'<script type="application/json">{data}</script>')
     keys = [
         tag("span", tag("i", class_="swatch", style=f"background:{c}"), label, class_="legend") for label, c in legend
@@ -349,6 +355,7 @@ def _finite(series: Series) -> Series:
     return Series(
         name=series.name,
         label=series.label,
+        is_chance=series.is_chance,
         x=[float(series.x[place]) for place in kept],
         y=pick(series.y),
         low=pick(series.low) if has_band and series.low is not None else None,

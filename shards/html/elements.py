@@ -13,7 +13,6 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
-_MAX_TEXT = 2000  # characters shown of one string, which may come from anywhere and be megabytes long
 _VOID = frozenset({"br", "img", "link", "meta"})
 _SLOW_FPS, _SPEED_UP = 5.0, 8  # videos of fewer frames per second are played that many times as fast
 
@@ -24,12 +23,15 @@ class Html(str):
     __slots__ = ()
 
 
-def text(value: object) -> Html:
-    """Return any value as HTML that shows it, cut after 2,000 characters; `Html` is returned as it is."""
+def text(value: object, *, limit: int = 2000) -> Html:
+    """Return any value as HTML that shows it, cut after `limit` characters; `Html` is returned as it is.
+
+    Strings come from anywhere and may be megabytes long.
+    """
     if isinstance(value, Html):
         return value
     whole = str(value)
-    shown = whole if len(whole) <= _MAX_TEXT else f"{whole[:_MAX_TEXT]}… ({len(whole):,} characters)"
+    shown = whole if len(whole) <= limit else f"{whole[:limit]}… ({len(whole):,} characters)"
     return Html(escape(shown.replace("\0", "\N{REPLACEMENT CHARACTER}"), quote=True))
 
 
@@ -67,16 +69,18 @@ def notice(*children: object) -> Html:
     return tag("div", *children, class_="notice")
 
 
-def tiles(entries: Iterable[tuple[object, ...]]) -> Html:
-    """Return large values with labels: each entry is (value, label) or (value, label, more labels …)."""
-    return tag(
-        "div", [tag("div", tag("b", e[0]), [tag("span", part) for part in e[1:]], class_="tile") for e in entries],
-        class_="tiles",
-    )  # fmt: skip
+def tile(value: object, *labels: object, tone: str = "") -> Html:
+    """Return a large value with lines of labels below; `tone` is "bad" or empty."""
+    return tag("div", tag("b", value), [tag("span", label) for label in labels], class_=f"tile {tone}".strip())
+
+
+def tiles(entries: Iterable[Html]) -> Html:
+    """Return tiles side by side."""
+    return tag("div", entries, class_="tiles")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, align: str = "") -> Html:
-    """Return a table; on a phone each row becomes a card of its cells, labelled with the names in `head`.
+    """Return a table; on a phone each row of more than three cells becomes a card, labelled with the names in `head`.
 
     `align` has a letter per column: l(eft) text, r(ight) numbers. By default the first is l and the others r.
     """
@@ -87,7 +91,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, align: str =
         tag("tr", [tag("td", c, class_=k, data_label=n) for c, k, n in zip(row, kinds, head, strict=True)])
         for row in rows
     ]
-    return tag("div", tag("table", tag("thead", top), tag("tbody", body), class_="stack"), class_="scroll")
+    return tag(
+        "div",
+        tag("table", tag("thead", top), tag("tbody", body), class_="stack" if len(head) > 3 else None),
+        class_="scroll",
+    )
 
 
 def facts(entries: Iterable[tuple[object, object]]) -> Html:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from eval.report.document import text
 from eval.report.page import choose, margin
 from eval.report.write import markdown, write_overview, write_report
 from eval.results import Confusion, Item, Missing, Option, Result, Score
 from shards.config import SourceConfig
 from shards.dataset import Dataset
+from shards.html.page import library_name
 from tests.browser import Browser, PageReport, outside, serve
 from tests.shards.coded import coded_clip, coded_dataset, coded_summary
 
@@ -64,6 +64,7 @@ def result_of(dataset: Dataset, items: list[Item], **changes: object) -> Result:
         value=62.5,
         low=50.1,
         high=75.0,
+        chance=20.0,
         items=len(items),
         of=len(items) + 2,
         tied=1,
@@ -164,14 +165,14 @@ def test_hostile_texts_come_out_as_texts(dataset: Dataset, browser: Browser, tmp
     )
     page = write_report(result, tmp_path, root=dataset.root)
     ask = {
-        "foreign": "document.querySelectorAll('script, h1, [onerror], [onload]').length",
+        "foreign": "document.querySelectorAll('script:not(.plot > script), h1, [onerror], [onload]').length",
         "ground": "getComputedStyle(document.body).backgroundColor",
-        "asked": "[...document.querySelectorAll('.asked')].map((e) => e.textContent)",
+        "asked": "[...document.querySelectorAll('.title')].map((e) => e.textContent)",
     }
     report = browser.open_page(page.as_uri(), max_videos=3, is_dark=is_dark, ask=ask)
     assert_sound(report)
     assert report.title.startswith(nasty[:40])
-    assert report.answers["foreign"] == 2, "our heading and our script"
+    assert report.answers["foreign"] == 3, "our heading, our script and the chart library"
     asked = set(report.answers["asked"])
     for hostile in HOSTILE[:5]:
         assert hostile in asked
@@ -189,13 +190,13 @@ def test_a_phone_need_not_scroll_sideways(dataset: Dataset, browser: Browser, tm
     report = browser.open_page(page.as_uri(), width=390, height=844, max_videos=1)
     assert_sound(report)
     assert report.width == 390
-    assert "The 40 of 60 that are confused most" in report.text
+    assert "The 40 of 60 classes that are confused most" in report.text
 
 
 def test_all_options_play_at_one_press(dataset: Dataset, browser: Browser, tmp_path: Path) -> None:
     page = write_report(result_of(dataset, [question(1, predicted=2)]), tmp_path, root=dataset.root)
     playing = "[...document.querySelectorAll('.options video')].filter((v) => !v.paused).length"
-    ask = {"press": "document.querySelector('.question button').click()", "playing": playing}
+    ask = {"press": "document.querySelector('.item button').click()", "playing": playing}
     assert browser.open_page(page.as_uri(), max_videos=0, ask=ask).answers["playing"] == 4
 
 
@@ -209,7 +210,7 @@ def test_low_rate_films_are_shown_faster_and_say_so(browser: Browser, tmp_path: 
     page = write_report(result, tmp_path / "page", root=dataset.root)
     report = browser.open_page(page.as_uri(), ask={"rate": "document.querySelector('video').playbackRate"})
     assert_sound(report)
-    assert report.answers["rate"] == 8 and "8× as fast" in report.text
+    assert report.answers["rate"] == 8 and "played 8× as fast" in report.text
     assert report.videos[0].advanced > 0.15
 
 
@@ -260,7 +261,7 @@ def test_keys_that_are_paths_write_nothing_anywhere(dataset: Dataset, tmp_path: 
     item = Item(id=evil, group="", text="q", score=0.0, answer=KEYS[0], predicted=evil, options=options)
     write_report(result_of(dataset, [item]), tmp_path / "a" / "b", root=dataset.root)
     written = {path.name for path in tmp_path.rglob("*") if path.is_file()}
-    assert written == {"report.md", "index.html", f"{KEYS[0]}.jpg", f"{KEYS[0]}.mp4"}
+    assert written == {"report.md", "index.html", library_name(), f"{KEYS[0]}.jpg", f"{KEYS[0]}.mp4"}
 
 
 def test_the_surest_come_first_and_groups_share_the_page() -> None:
@@ -289,9 +290,9 @@ def test_no_question_is_shown_twice() -> None:
 def test_the_markdown_table_stands_beside_the_published_figures(dataset: Dataset, tmp_path: Path) -> None:
     write_report(result_of(dataset, [question(1, predicted=2)]), tmp_path, root=None)
     lines = (tmp_path / "report.md").read_text().splitlines()
-    assert "| score | value | 95 % | scored | tied | HierVL-SA | HierVL-Avg | EgoVLP |" in lines
-    assert "| inter accuracy | 62.5 | 50.1 to 75.0 | 1 of 3 | 1 | 90.5 | 90.3 | – |" in lines
-    assert "| intra accuracy | 41.0 | – | 1 of 1 | 0 | – | – | 57.2 |" in lines
+    assert "| score | percent | 95 % | chance | scored | tied | HierVL-SA | HierVL-Avg | EgoVLP |" in lines
+    assert "| inter accuracy | 62.5 | 50.1 to 75.0 | 20.0 | 1 of 3 | 1 | 90.5 | 90.3 | – |" in lines
+    assert "| intra accuracy | 41.0 | – | – | 1 of 1 | 0 | – | – | 57.2 |" in lines
     assert "- 2: clip not packed: decode\\_error" in lines
     assert "| video.frames | 4 |" in lines
 
@@ -338,11 +339,6 @@ def test_the_overview_links_each_benchmark_that_has_a_page(dataset: Dataset, bro
     ask = {"links": "[...document.links].map((link) => link.getAttribute('href'))"}
     report = browser.open_page(page.as_uri(), width=390, ask=ask)
     assert report.console_errors == [] and outside(report) == []
-    assert report.answers["links"] == ["egomcq/index.html"]
+    assert report.answers["links"] == ["egomcq/index.html"] * 2, "one for each score"
     assert "epic_mir" in report.text and report.width == 390
     assert "## [egomcq](egomcq/report.md)" in (tmp_path / "report.md").read_text()
-
-
-def test_escaping_leaves_nothing_that_html_would_read() -> None:
-    for hostile in HOSTILE:
-        assert not set("<>\"'") & set(text(hostile))

@@ -46,6 +46,14 @@ def test_a_line_goes_through_its_points_without_those_that_are_not_finite() -> N
     assert "step 1\\na: 1" in figure, "what pointing at the chart shows"
 
 
+def test_a_chance_level_is_a_dashed_line_in_the_legend() -> None:
+    score = Series(name="inter", x=[1, 2], y=[30.0, 40.0])
+    chance = Series(name="chance", label="chance 20", x=[0, 2], y=[20.0, 20.0], is_chance=True)
+    figure = charts.lines("Evaluation", [score, chance], x_title="step", y_title="score (%)")
+    assert re.findall(r"</i>([^<]*)</span>", figure) == ["inter", "chance 20"]
+    assert '"line_dash":' in figure and "step 2\\ninter: 40\\nchance: 20" in figure
+
+
 def test_a_chart_without_a_value_is_left_out() -> None:
     assert charts.lines("a", [Series(name="", x=[1], y=[math.nan])], x_title="x", y_title="y") == ""
     assert charts.intervals("a", [Interval(name="a", value=math.inf)], x_title="x") == ""
@@ -102,8 +110,8 @@ def test_a_score_stands_beside_its_interval_chance_and_published_values() -> Non
 
 def test_a_heat_map_shades_by_the_share_of_its_row() -> None:
     figure = charts.heat_map("c", ["a", "b"], [[3, 1], [0, 0]], x_title="predicted", y_title="true")
-    cells = next(entry for entry in columns(figure) if "share" in entry)
-    assert cells["share"] == [0.75, 0.25, 0, 0]
+    cells = next(entry for entry in columns(figure) if "alpha" in entry)
+    assert cells["alpha"] == pytest.approx([0.8 * 0.75, 0.8 * 0.25, 0, 0])
     assert cells["tip"][1] == "a → b: 1 (25 %)"
 
 

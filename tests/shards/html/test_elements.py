@@ -9,7 +9,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shards.html import elements
-from shards.html.elements import Html, clock, facts, folded, image, join, notice, player, short, table, tag, text, tiles
+from shards.html.elements import (
+    Html,
+    clock,
+    facts,
+    folded,
+    image,
+    join,
+    notice,
+    player,
+    short,
+    table,
+    tag,
+    text,
+    tile,
+    tiles,
+)
 
 
 class Reader(HTMLParser):
@@ -53,7 +68,7 @@ def test_no_string_adds_a_tag_or_an_attribute_to_any_element(caption: str) -> No
     def page(value: str) -> Reader:
         parts = [
             tag("p", value, title=value),
-            tiles([(value, value)]),
+            tiles([tile(value, value)]),
             table([value, "b"], [[value, 1]]),
             facts([(value, value)]),
             folded(value, notice(value)),

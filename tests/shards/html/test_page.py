@@ -10,7 +10,7 @@ import pytest
 
 from shards.html import charts, page
 from shards.html.charts import Interval, Series
-from shards.html.elements import facts, folded, heading, notice, table, tag, tiles
+from shards.html.elements import facts, folded, heading, notice, table, tag, tile, tiles
 from tests.browser import Browser, outside, serve
 
 HOSTILE = "</script><script>document.title='owned'</script>$$x^2$$ \\(y\\) @tip"
@@ -75,7 +75,7 @@ def sample_page(path: Path) -> Path:
     body = [
         tag("h1", "Page ", HOSTILE),
         notice(HOSTILE),
-        tiles([("61.0", "inter accuracy", "chance 20.0")] * 5),
+        tiles([tile("61.0", "inter accuracy", "chance 20.0", tone="bad")] * 5),
         heading("Scores", "percent"),
         charts.intervals("Scores", rows, x_title="score (%)", name="this checkpoint"),
         charts.lines("Loss", [loss], x_title="step", y_title="loss"),

@@ -69,7 +69,7 @@ def test_the_page_holds_its_pictures_and_no_caption_gets_out_of_its_place(root: 
     pictures = re.findall(r"src=\"data:image/jpeg;base64,([^\"]+)\"", page)
     assert base64.b64decode(pictures[0]).startswith(b"\xff\xd8")
     assert page.count("<figure>") == 12
-    assert page.count('<section class="summary">') == 4
+    assert page.count('<section class="item">') == 4
     assert "人参を切る 🥕" in page
 
 
