@@ -1,1 +1,1 @@
-"""The shard format: schema, writer, index, verification and inspection; nothing here imports other rooms."""
+"""The shard format and its loader: schema, writer, index, sources, decoding, batches, verification, inspection."""

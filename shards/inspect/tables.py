@@ -1,4 +1,4 @@
-"""Finds one sample in a dataset, and sums up what is in it as tables for the terminal."""
+"""Summarises a dataset as tables for the terminal, and finds single samples in it."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from shards.summary import PERCENTILES, SplitSummary, human_bytes, human_hours, 
 
 @dataclass(frozen=True, kw_only=True)
 class Located:
-    """Where one sample lies, and what its record says."""
+    """The location and the record of one sample."""
 
     set_name: str
     split: str
     shard: Shard
     row: dict[str, Any]  # of the shard's parquet
-    record: dict[str, Any]  # the json member
+    record: dict[str, Any]  # the parsed json member
 
 
 def find_sample(dataset: Dataset, key: str) -> Located:
-    """Return the sample of a key; raise `ShardError` where the dataset has none."""
+    """Return the sample with a key; raise `ShardError` if the dataset has none."""
     for set_name, split, entry in dataset.splits():
         for shard in entry.shards:
-            found = shard.rows()
-            found = found.filter(pc.equal(found["key"], key)).to_pylist()
-            if found:
-                raw = read_member(shard.path, found[0]["json_offset"], found[0]["json_size"])
-                return Located(set_name=set_name, split=split, shard=shard, row=found[0], record=json.loads(raw))
-    raise ShardError(f"{dataset.root}: no sample has the key {key!r}; keys are listed in the shards' parquet files")
+            table = shard.rows()
+            rows = table.filter(pc.equal(table["key"], key)).to_pylist()
+            if rows:
+                raw = read_member(shard.path, rows[0]["json_offset"], rows[0]["json_size"])
+                return Located(set_name=set_name, split=split, shard=shard, row=rows[0], record=json.loads(raw))
+    raise ShardError(f"{dataset.root}: no sample has the key {key!r}; the shards' parquet files list all keys")
 
 
 def tables(dataset: Dataset) -> Iterator[Table]:
-    """Yield the tables that show a dataset: splits, clip lengths, ledger, spans, toolchain."""
+    """Yield the tables of a dataset: splits, bytes, clip lengths, ledger, source spans, toolchain."""
     summaries = [summarize(split) for _, _, split in dataset.splits()]
     yield table(
         "Splits",
@@ -55,7 +55,7 @@ def tables(dataset: Dataset) -> Iterator[Table]:
     )  # fmt: skip
     yield table(
         "Bytes",
-        ("split", "tars", "a sample", "fingerprint"),
+        ("split", "tars", "per sample", "fingerprint"),
         [
             (_split_name(s), human_bytes(s.bytes), human_bytes(s.bytes_per_sample), s.fingerprint[:16])
             for s in summaries
@@ -68,8 +68,9 @@ def tables(dataset: Dataset) -> Iterator[Table]:
         [(_split_name(s), *(f"{v:.2f}" for v in s.clip_seconds)) for s in summaries if s.samples],
     )
     yield from _account_tables(dataset.root)
-    made = [*dataset.toolchain.items(), ("code revision", str(dataset.provenance.get("code_revision", "unknown")))]
-    yield table("Made by", ("part", "version"), made, numbers=False)
+    revision = str(dataset.provenance.get("code_revision", "unknown"))
+    toolchain = [*dataset.toolchain.items(), ("code revision", revision)]
+    yield table("Toolchain", ("part", "version"), toolchain, numbers=False)
 
 
 def _split_name(summary: SplitSummary) -> str:
@@ -77,7 +78,7 @@ def _split_name(summary: SplitSummary) -> str:
 
 
 def _account_tables(root: Path) -> Iterator[Table]:
-    """Yield ledger and spans, where they are, by status and reason."""
+    """Yield the ledger and the source spans, if they exist, grouped by status and reason."""
     if (root / "ledger.parquet").exists():
         ledger = read_rows(root / "ledger.parquet", ["set", "status", "reason"])
         grouped = _grouped(ledger, ["set", "status", "reason"], "status", "count")
@@ -96,6 +97,7 @@ def _grouped(table: pa.Table, keys: list[str], column: str, how: str) -> list[tu
 
 
 def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool = True) -> Table:
+    """Return a borderless table; with `numbers`, all columns of numbers are right-aligned."""
     table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", pad_edge=False, box=None)
     for index, name in enumerate(head):
         is_number = numbers and index > 0 and name not in ("status", "reason", "fingerprint")

@@ -64,8 +64,10 @@ def _verify(root: Path, *, workers: int, json_file: Path | None) -> int:
 def _print(report: Report, console: Console) -> None:
     for finding in report.findings:
         where = finding.file + (f" [{finding.key}]" if finding.key else "")
-        console.print(f"[bold red]✗[/] [bold]{escape(_line(where))}[/]: {escape(_line(finding.what))}", soft_wrap=True)
-        console.print(f"  [dim]{escape(finding.mend)}[/]", soft_wrap=True)
+        console.print(
+            f"[bold red]✗[/] [bold]{escape(_line(where))}[/]: {escape(_line(finding.problem))}", soft_wrap=True
+        )
+        console.print(f"  [dim]{escape(finding.remedy)}[/]", soft_wrap=True)
     rate = report.bytes / max(report.seconds, 1e-9)
     work = f"{report.samples:,} samples in {report.shards:,} shards, {report.frames:,} frames decoded"
     speed = f"{human_bytes(report.bytes)} in {report.seconds:.1f} s ({human_bytes(rate)}/s)"
@@ -74,7 +76,7 @@ def _print(report: Report, console: Console) -> None:
 
 
 def _line(text: str) -> str:
-    """Return text as one line without control characters: what is quoted may come from a hostile file."""
+    """Return text as one line without control characters, since it may quote an untrusted file."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", "�", text.replace("\n", " "))
 
 

@@ -1,4 +1,4 @@
-"""Verifies a dataset in parallel, a shard a task, and collects the findings of all checks."""
+"""Verifies a dataset, its shards in parallel, and collects the findings of all checks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shards.stats import shard_paths
-from shards.verify import dataset as whole
+from shards.verify import dataset as checks
 from shards.verify.shard import RESTORE, Finding, ShardJob, ShardReport, check_shard
 
 Check = Callable[[ShardJob], ShardReport]
@@ -19,12 +19,12 @@ Check = Callable[[ShardJob], ShardReport]
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What verification found: nothing wrong where `findings` is empty."""
+    """The result of verifying a dataset, which is sound if there are no findings."""
 
-    findings: tuple[Finding, ...]  # by file, in the order of the file
+    findings: tuple[Finding, ...]  # sorted by file
     shards: int
     samples: int
-    frames: int
+    frames: int  # decoded
     bytes: int  # of the tars
     seconds: float
 
@@ -32,14 +32,15 @@ class Report:
 def verify(
     root: Path, *, workers: int = 0, on_shard: Callable[[ShardReport], None] | None = None, check: Check = check_shard
 ) -> Report:
-    """Return what is wrong with the dataset in `root`, all of it read and decoded.
+    """Verify the dataset in `root`: read all of its bytes and decode all samples.
 
-    `workers` processes share the shards; 0 works in this process. `on_shard` is called for each shard that is done.
+    `workers` is the number of processes that share the shards; 0 uses this process. `on_shard` is called with the
+    report of each shard when it is done.
     """
     begin = time.monotonic()
-    manifest, findings = whole.read_manifest(root)
-    shards, found = whole.find_shards(root, manifest.get("files", {}))
-    findings += found
+    manifest, findings = checks.read_manifest(root)
+    shards, file_findings = checks.find_shards(root, manifest.get("files", {}))
+    findings += file_findings
     jobs = _jobs(root, shards)
     reports = []
     for report in _run(jobs, workers, check):
@@ -48,12 +49,12 @@ def verify(
             on_shard(report)
     reports.sort(key=lambda report: jobs.index(report.job))
     findings += [finding for report in reports for finding in report.findings]
-    findings += whole.index_findings(root, manifest, shards)
-    findings += whole.file_findings(root, manifest)
-    findings += whole.companion_findings(root, manifest, shards)
-    findings += whole.key_findings(reports)
-    findings += whole.ledger_findings(root, reports)
-    findings += whole.spans_findings(root)
+    findings += checks.index_findings(root, manifest, shards)
+    findings += checks.file_findings(root, manifest)
+    findings += checks.companion_findings(root, manifest, shards)
+    findings += checks.key_findings(reports)
+    findings += checks.ledger_findings(root, reports)
+    findings += checks.spans_findings(root)
     return Report(
         findings=tuple(sorted(findings, key=lambda finding: finding.file)),
         shards=len(jobs),
@@ -74,20 +75,20 @@ def _jobs(root: Path, shards: Sequence[tuple[str, str, int]]) -> list[ShardJob]:
 
 
 def _run(jobs: Sequence[ShardJob], workers: int, check: Check) -> Iterator[ShardReport]:
-    """Yield the shards' reports as they are done; a shard that brings its process down is a finding, too."""
+    """Yield the shards' reports as they complete; a shard that crashes its process yields a finding."""
     if workers == 0:
         yield from map(check, jobs)
         return
-    left = list(jobs)
+    remaining = list(jobs)
     with _pool(workers) as pool:
-        # Big ones first, so that none is left to the end alone.
+        # Largest first, so that no large shard runs alone at the end.
         futures = {pool.submit(check, job): job for job in sorted(jobs, key=lambda job: -job.bytes)}
         for future in as_completed(futures):
             report = _result(future)
             if report is not None:
-                left.remove(report.job)
+                remaining.remove(report.job)
                 yield report
-    for job in left:  # they were in the pool when it broke: one by one, to see which of them breaks it
+    for job in remaining:  # were in the pool when it broke: check each alone to find the one that breaks it
         with _pool(1) as pool:
             report = _result(pool.submit(check, job))
         yield report if report is not None else _crashed(job)
@@ -106,5 +107,5 @@ def _result(future: Future[ShardReport]) -> ShardReport | None:
 
 def _crashed(job: ShardJob) -> ShardReport:
     name = f"{job.set_name}/{job.split}/{job.number:05d}.tar"
-    what = "the process that checked it was killed: out of memory, or a file that crashes a decoder"
-    return ShardReport(job=job, findings=[Finding(file=name, what=what, mend=RESTORE)])
+    problem = "the process that checked it was killed: out of memory, or the file crashes a decoder"
+    return ShardReport(job=job, findings=[Finding(file=name, problem=problem, remedy=RESTORE)])

@@ -1,4 +1,4 @@
-"""Checks one shard against itself: stats, tar, parquet, and every sample down to its last frame."""
+"""Checks one shard: its stats file, tar and parquet against each other, and every frame of every sample."""
 
 from __future__ import annotations
 
@@ -20,51 +20,53 @@ from shards.keys import is_key
 from shards.stats import ShardError, ShardStats, shard_paths
 from shards.verify.media import jpg_problems, mp4_problems
 
-MAX_FINDINGS = 40  # of one shard; what is broken all through is not told a thousand times
-MAX_ROWS_BYTES = 1 << 30  # of a shard's parquet, on disk and unpacked
-REBUILD = "delete the shard's three files and run the build again; the plan gives the same shard"
-RESTORE = "fetch the file again from where it was published, or " + REBUILD
+MAX_FINDINGS = 40  # per shard
+MAX_ROWS_BYTES = 1 << 30  # of a shard's parquet, on disk and uncompressed
+REBUILD = "delete the shard's three files and rerun the build, which reproduces the shard"
+RESTORE = "download the file again from where it was published, or " + REBUILD
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One problem: in which file, of which sample, what it is and how to mend it."""
+    """One problem of a dataset."""
 
     file: str  # relative to the dataset's root
-    key: str = ""
-    what: str
-    mend: str
+    key: str = ""  # of the sample, or of the ledger's or span's row, if it concerns a single one
+    problem: str
+    remedy: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardJob:
-    """Which shard is to be checked."""
+    """A shard to check."""
 
     root: Path
     set_name: str
     split: str
     number: int
-    bytes: int  # of the tar, for the progress
+    bytes: int  # of the tar, for the progress bar
 
 
 @dataclass(kw_only=True)
 class ShardReport:
-    """What was found in one shard, and the keys that its tar holds."""
+    """The result of checking one shard."""
 
     job: ShardJob
     findings: list[Finding] = field(default_factory=list)
-    keys: list[str] = field(default_factory=list)
-    frames: int = 0
+    keys: list[str] = field(default_factory=list)  # of the samples in the tar, in order
+    frames: int = 0  # stored, of all samples with a valid record
 
 
 def check_shard(job: ShardJob) -> ShardReport:
-    """Return what is wrong with a shard that has a stats file."""
+    """Check a shard that has a stats file; its report has at most `MAX_FINDINGS` problems and a note of more."""
     report = ShardReport(job=job)
     report.findings += islice(_findings(job, report), MAX_FINDINGS + 1)
     if len(report.findings) > MAX_FINDINGS:
         last = report.findings[MAX_FINDINGS]
         report.findings[MAX_FINDINGS:] = [
-            Finding(file=last.file, what=f"more than {MAX_FINDINGS} problems; the rest is left out", mend=REBUILD)
+            Finding(
+                file=last.file, problem=f"more than {MAX_FINDINGS} problems; the others are omitted", remedy=REBUILD
+            )
         ]
     return report
 
@@ -74,10 +76,10 @@ def _findings(job: ShardJob, report: ShardReport) -> Iterator[Finding]:
     try:
         stats = ShardStats.read(stats_path)
     except (ShardError, OSError) as error:
-        yield Finding(file=_name(job, stats_path), what=_without_root(error, job), mend=RESTORE)
+        yield Finding(file=_name(job, stats_path), problem=_without_root(error, job), remedy=RESTORE)
         return
     if stats.shard != _name(job, tar_path):
-        yield Finding(file=_name(job, stats_path), what=f"it speaks of the shard {stats.shard}", mend=RESTORE)
+        yield Finding(file=_name(job, stats_path), problem=f"it describes the shard {stats.shard}", remedy=RESTORE)
     if stats.samples == 0:
         return
     rows: list[dict[str, Any]] | None = None
@@ -91,65 +93,66 @@ def _findings(job: ShardJob, report: ShardReport) -> Iterator[Finding]:
 def _tar_findings(
     job: ShardJob, path: Path, stats: ShardStats, report: ShardReport, rows: list[dict[str, Any]]
 ) -> Iterator[Finding]:
-    """Yield what is wrong with the tar; fill `rows` with what the parquet should say of each of its samples."""
+    """Yield problems of the tar; append to `rows` the parquet rows that its samples should have."""
     name = _name(job, path)
     if (size := path.stat().st_size) != stats.bytes:
-        yield Finding(file=name, what=f"{size} bytes; its stats say {stats.bytes}", mend=RESTORE)
+        yield Finding(file=name, problem=f"{size} bytes; its stats file lists {stats.bytes}", remedy=RESTORE)
     reader = tar.TarReader(path)
     member_bytes = dict.fromkeys(schema.MEMBERS, 0)
     seen: set[str] = set()
     filled: list[bool] = []
     try:
-        for members in _runs(reader):
+        for members in _samples(reader):
             key = members[0].key
             if key in seen:
-                yield Finding(file=name, key=key, what="its members, or others of this key, come twice", mend=RESTORE)
+                yield Finding(file=name, key=key, problem="the key or its members are repeated", remedy=RESTORE)
             seen.add(key)
             for member in members:
                 member_bytes[member.ext] += member.size
             record, problems = _check_sample(job.set_name, members)
-            for what in problems:
-                yield Finding(file=name, key=key, what=what, mend=RESTORE)
+            for problem in problems:
+                yield Finding(file=name, key=key, problem=problem, remedy=RESTORE)
             report.keys.append(key)
             rows.append(_row(job.set_name, members, record))
             if record is not None:
                 report.frames += record.num_frames
                 filled.append(schema.list_depths_filled(schema.to_json(record)))
     except tar.TarError as error:
-        yield Finding(file=name, what=str(error), mend=RESTORE)
-    for what, found, said in (
+        yield Finding(file=name, problem=str(error), remedy=RESTORE)
+    for name_of_value, actual, expected in (
         ("sha256", reader.sha256, stats.sha256),
         ("number of samples", len(rows), stats.samples),
         ("bytes of the members", member_bytes, stats.member_bytes),
     ):
-        if found != said:
-            yield Finding(file=name, what=f"the {what}: {found}; its stats say {said}", mend=RESTORE)
+        if actual != expected:
+            problem = f"{name_of_value} is {actual}; its stats file lists {expected}"
+            yield Finding(file=name, problem=problem, remedy=RESTORE)
     if any(filled) and not filled[0]:
-        what = "the first sample has an empty list though others have none: readers that infer types stumble"
-        yield Finding(file=name, key=rows[0]["key"], what=what, mend=REBUILD)
+        problem = "the first sample has an empty list, from which readers cannot infer types, though others have none"
+        yield Finding(file=name, key=rows[0]["key"], problem=problem, remedy=REBUILD)
 
 
-def _runs(reader: tar.TarReader) -> Iterator[list[tar.Member]]:
-    """Yield the members sample by sample: those of one key that follow on one another, four at most."""
-    run: list[tar.Member] = []
+def _samples(reader: tar.TarReader) -> Iterator[list[tar.Member]]:
+    """Yield the members grouped by sample: up to four consecutive members with the same key."""
+    group: list[tar.Member] = []
     for member in reader:
-        if run and (member.key != run[0].key or len(run) == len(schema.MEMBERS)):
-            yield run
-            run = []
-        run.append(member)
-    if run:
-        yield run
+        if group and (member.key != group[0].key or len(group) == len(schema.MEMBERS)):
+            yield group
+            group = []
+        group.append(member)
+    if group:
+        yield group
 
 
 def _check_sample(set_name: str, members: list[tar.Member]) -> tuple[schema.MediaRecord | None, list[str]]:
-    """Return a sample's record, None where it has no legal one, and what is wrong with the sample."""
+    """Return a sample's record, None if it is absent or invalid, and the problems of the sample."""
     exts = tuple(member.ext for member in members)
     problems = []
     if exts != schema.MEMBERS:
-        problems.append(f"its members are {', '.join(exts)}; {', '.join(schema.MEMBERS)} is expected, in this order")
+        problems.append(f"the members are {', '.join(exts)}; expected {', '.join(schema.MEMBERS)}, in this order")
     data = {member.ext: member.data for member in members if member.data is not None}
     problems += [
-        f"{member.ext} has {member.size} bytes, more than the {tar.MAX_MEMBER[member.ext]} that are read"
+        f"{member.ext} has {member.size} bytes; the limit is {tar.MAX_MEMBER[member.ext]}"
         for member in members
         if member.data is None
     ]
@@ -162,9 +165,9 @@ def _check_sample(set_name: str, members: list[tar.Member]) -> tuple[schema.Medi
         return None, [*problems, f"json: {error}"]
     problems += _record_problems(record)
     if schema.to_bytes(record) != data["json"]:
-        problems.append("json: not the bytes that the writer writes for this record")
+        problems.append("json: the bytes are not those that the writer produces for this record")
     if "txt" in data and data["txt"] != record.text.encode():
-        problems.append(f"txt is {data['txt'][:80]!r}, not the text in json, {record.text[:80]!r}")
+        problems.append(f"txt is {data['txt'][:80]!r}, but the text in json is {record.text[:80]!r}")
     if "jpg" in data:
         problems += [f"jpg: {problem}" for problem in jpg_problems(data["jpg"], record)]
     if "mp4" in data:
@@ -173,22 +176,22 @@ def _check_sample(set_name: str, members: list[tar.Member]) -> tuple[schema.Medi
 
 
 def _record_problems(record: schema.MediaRecord) -> Iterator[str]:
-    """Yield where the fields of a record do not agree with each other."""
+    """Yield contradictions between the fields of a record."""
     if isinstance(record, schema.ClipRecord):
         segment = f"{record.video_uid}_{math.floor(record.narration_time / 60)}"
         if record.segment != segment:
-            yield f"json: segment is {record.segment!r}; {segment!r} follows from the narration's time"
+            yield f"json: segment is {record.segment!r}; by narration_time it should be {segment!r}"
     if isinstance(record, schema.SummaryRecord):
         starts = [narration.clip_start for narration in record.narrations]
         if starts != sorted(starts):
             yield "json: the narrations are not in time order"
-        illegal = [narration.key for narration in record.narrations if not is_key(narration.key)]
-        if illegal:
-            yield f"json: narrations with illegal keys: {illegal[:3]}"
+        invalid = [narration.key for narration in record.narrations if not is_key(narration.key)]
+        if invalid:
+            yield f"json: narrations with invalid keys: {invalid[:3]}"
 
 
 def _row(set_name: str, members: list[tar.Member], record: schema.MediaRecord | None) -> dict[str, Any]:
-    """Return what a sample's parquet row should say, as far as the tar tells."""
+    """Return the values that a sample's parquet row should have, as far as the tar has them."""
     row: dict[str, Any] = {"key": members[0].key}
     for member in members:
         row[f"{member.ext}_offset"], row[f"{member.ext}_size"] = member.offset, member.size
@@ -200,37 +203,42 @@ def _row(set_name: str, members: list[tar.Member], record: schema.MediaRecord | 
 def _parquet_findings(
     job: ShardJob, path: Path, stats: ShardStats, rows: list[dict[str, Any]] | None
 ) -> Iterator[Finding]:
-    """Yield what is wrong with the parquet; `rows` is what the tar says, None without a tar."""
+    """Yield problems of the parquet; `rows` are those expected from the tar, None without a tar."""
     name = _name(job, path)
     if (sha256 := hash_file(path)) != stats.parquet_sha256:
-        what = f"the sha256: {sha256}; its stats say {stats.parquet_sha256}"
-        yield Finding(file=name, what=what, mend=RESTORE)
+        problem = f"sha256 is {sha256}; the stats file lists {stats.parquet_sha256}"
+        yield Finding(file=name, problem=problem, remedy=RESTORE)
     try:
         table = read_bounded(path, row_schema(job.set_name))
     except (ShardError, pa.ArrowException, OSError) as error:
-        yield Finding(file=name, what=_without_root(error, job), mend=RESTORE)
+        yield Finding(file=name, problem=_without_root(error, job), remedy=RESTORE)
         return
     if len(table) != stats.samples:
-        yield Finding(file=name, what=f"{len(table)} rows; its stats say {stats.samples} samples", mend=RESTORE)
+        yield Finding(
+            file=name, problem=f"{len(table)} rows; the stats file lists {stats.samples} samples", remedy=RESTORE
+        )
     if rows is None:
         return
-    for number, (expected, found) in enumerate(zip(rows, table.to_pylist(), strict=False)):
+    for number, (expected, actual) in enumerate(zip(rows, table.to_pylist(), strict=False)):
         for column, value in expected.items():
-            if found[column] != value:
-                what = f"row {number}: {column} is {reprlib.repr(found[column])}; the tar says {reprlib.repr(value)}"
-                yield Finding(file=name, key=expected["key"], what=what, mend=RESTORE)
+            if actual[column] != value:
+                problem = f"row {number}: {column} is {reprlib.repr(actual[column])}; in the tar {reprlib.repr(value)}"
+                yield Finding(file=name, key=expected["key"], problem=problem, remedy=RESTORE)
 
 
 def read_bounded(path: Path, expected: pa.Schema | None = None, *, limit: int = MAX_ROWS_BYTES) -> pa.Table:
-    """Return a parquet file that nobody vouches for; raise `ShardError` for other columns or for one too big."""
+    """Return an untrusted parquet file as a table.
+
+    Raises `ShardError` if it has more than `limit` bytes, compressed or not, or other columns than `expected`.
+    """
     with pq.ParquetFile(path) as handle:
         groups = (handle.metadata.row_group(i) for i in range(handle.metadata.num_row_groups))
         if max(path.stat().st_size, sum(group.total_byte_size for group in groups)) > limit:
-            raise ShardError(f"{path}: more than {limit} bytes, unpacked: it was not read")
-        found = handle.schema_arrow
-        if expected is not None and not found.equals(expected):
+            raise ShardError(f"{path}: more than {limit} bytes, compressed or uncompressed; not read")
+        actual = handle.schema_arrow
+        if expected is not None and not actual.equals(expected):
             columns = [f"{column.name} {column.type}" for column in expected]
-            raise ShardError(f"{path}: the columns are {', '.join(found.names)}; expected: {', '.join(columns)}")
+            raise ShardError(f"{path}: the columns are {', '.join(actual.names)}; expected: {', '.join(columns)}")
         return handle.read()
 
 

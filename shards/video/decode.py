@@ -203,8 +203,8 @@ class _Scaler:
         _require_inside(crop, frame.width, frame.height)
         h, w = crop.height, crop.width
         if (h, w) != (frame.height, frame.width):
-            whole, frame = frame, av.VideoFrame(w, h, "yuv420p")
-            for source, target, step in zip(whole.planes, frame.planes, (1, 2, 2), strict=True):
+            uncropped, frame = frame, av.VideoFrame(w, h, "yuv420p")
+            for source, target, step in zip(uncropped.planes, frame.planes, (1, 2, 2), strict=True):
                 top, left, rows, columns = crop.top // step, crop.left // step, h // step, w // step
                 _pixels(target)[:rows, :columns] = _pixels(source)[top : top + rows, left : left + columns]
         return self._scale(frame, crop, size)
