@@ -27,6 +27,7 @@ class GroupAccuracy:
     items: int  # scored questions
     of: int  # all questions of the group
     tied: int  # scored questions whose correct option shares the highest score
+    chance: float  # percent, the accuracy of random scores on the scored questions; NaN if there are none
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -86,6 +87,7 @@ def score_questions(
             items=int(scored.sum()),
             of=int(inside.sum()),
             tied=int(tied_Q[scored].sum()),
+            chance=float((100.0 / counts[scored]).mean()) if scored.any() else math.nan,
         )
     predicted_Q = np.where(is_scored, best.argmax(axis=1), -1) if most else np.full(len(best), -1)
     return McqScores(score_Q=score_Q, predicted_Q=predicted_Q, tied_Q=tied_Q, groups=groups)

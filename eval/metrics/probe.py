@@ -1,7 +1,7 @@
-"""A linear probe: multinomial logistic regression on embeddings that stay as they are, solved to its optimum.
+"""A linear probe: multinomial logistic regression on frozen embeddings, solved to its optimum.
 
-The objective is convex, so the result depends on nothing but the data and the penalty: no seed, no order, no schedule.
-(HierVL trained its probe by AdamW for 100 epochs at lr 1e-3, which stops somewhere on the way there.)
+The objective is convex, so the result depends on the data and the penalty alone: not on a seed, an order or a schedule.
+(HierVL trained its probe by AdamW for 100 epochs at lr 1e-3, which stops before the optimum.)
 
 Shapes in names: N videos, D width of the embeddings, C classes.
 """
@@ -15,22 +15,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_FLAT = 1e-12  # a dimension of smaller variance over the training videos says nothing
+_MIN_VARIANCE = 1e-12  # a dimension of smaller variance over the training videos is ignored
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Probe:
     """A fitted probe."""
 
-    weight_CD: np.ndarray  # float64, of standardised embeddings
+    weight_CD: np.ndarray  # float64, for standardised embeddings
     bias_C: np.ndarray
-    mean_D: np.ndarray
-    scale_D: np.ndarray
-    losses: tuple[float, ...]  # of each step, penalty included
+    mean_D: np.ndarray  # of the training embeddings
+    scale_D: np.ndarray  # 1 / their standard deviation
+    losses: tuple[float, ...]  # per step, penalty included
 
     def scores(self, x_ND: np.ndarray) -> np.ndarray:
         """Return the logits (N, C) of embeddings, in float64."""
-        return ((x_ND.astype(np.float64) - self.mean_D) * self.scale_D) @ self.weight_CD.T + self.bias_C
+        standardised_ND = (x_ND.astype(np.float64) - self.mean_D) * self.scale_D
+        logits_NC: np.ndarray = standardised_ND @ self.weight_CD.T + self.bias_C
+        return logits_NC
 
 
 def fit_probe(
@@ -38,18 +40,18 @@ def fit_probe(
 ) -> Probe:
     """Return the probe that minimises cross entropy + penalty / 2 · Σ weight², by L-BFGS in float64 on the CPU.
 
-    Each dimension is brought to mean 0 and variance 1 over these videos first. A label out of range, or no video at
-    all, is a `ValueError`.
+    `steps` bounds the iterations. Each dimension is standardised over these videos first. Raises `ValueError` for a
+    label out of range or if there are no videos.
     """
     labels_N = np.asarray(labels_N, np.int64)
     if len(x_ND) != len(labels_N) or not len(x_ND):
-        raise ValueError(f"{len(x_ND)} embeddings and {len(labels_N)} labels: as many are expected, and at least one")
+        raise ValueError(f"{len(x_ND)} embeddings and {len(labels_N)} labels: as many of both are needed, at least one")
     outside = np.flatnonzero((labels_N < 0) | (labels_N >= classes))
     if len(outside):
         raise ValueError(f"video {outside[0]}: class {labels_N[outside[0]]} of {classes}")
     x_ND = x_ND.astype(np.float64)
     mean_D, variance_D = x_ND.mean(axis=0), x_ND.var(axis=0)
-    scale_D = np.where(variance_D > _FLAT, 1 / np.sqrt(np.maximum(variance_D, _FLAT)), 0.0)
+    scale_D = np.where(variance_D > _MIN_VARIANCE, 1 / np.sqrt(np.maximum(variance_D, _MIN_VARIANCE)), 0.0)
     inputs, targets = torch.from_numpy((x_ND - mean_D) * scale_D), torch.from_numpy(labels_N)
     weight_CD = torch.zeros(classes, x_ND.shape[1], dtype=torch.float64, requires_grad=True)
     bias_C = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
@@ -60,11 +62,11 @@ def fit_probe(
         solver.zero_grad()
         value = torch.nn.functional.cross_entropy(inputs @ weight_CD.T + bias_C, targets)
         value = value + penalty / 2 * weight_CD.square().sum()
-        value.backward()
+        value.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return value
 
     for _ in range(steps):
-        value = solver.step(loss)
+        value = solver.step(loss)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         losses.append(float(value.detach() if isinstance(value, Tensor) else value))
         if len(losses) > 1 and losses[-2] - losses[-1] <= 1e-10 * max(1.0, abs(losses[-1])):
             break

@@ -11,9 +11,8 @@ which EgoVLP, HierVL, LaViLa and AVION use):
 - nDCG: gains are relevancies, rank k is divided by log2(k + 1), each query is cut at its number of items of
   relevancy > 0, and divided by the same of the ideal order.
 
-Deviations, where the program has no answer: ties give the expected value over their orders (`eval.metrics.ranking`; the
-program leaves them in the order of its sort), and a query that has no relevant item is not scored (the program divides
-by 0).
+Two deviations: ties give the expected value over their orders (`eval.metrics.ranking`; the program leaves them in the
+order of its sort), and a query without a relevant item is not scored (the program divides by 0).
 
 Shapes in names: V videos, S sentences, Q queries, M items to rank.
 """
@@ -26,22 +25,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from eval.metrics.ranking import Ranking
-from eval.metrics.relevancy import Relevancy
+from hiervl_train.relevancy import Relevancy
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Direction:
-    """One direction's scores in percent, query by query; NaN where a query has no relevant item."""
+    """The scores of each query of one direction, in percent; NaN for a query without a relevant item."""
 
     ap_Q: np.ndarray
     strict_ap_Q: np.ndarray
     ndcg_Q: np.ndarray
-    tied_Q: np.ndarray  # bool: items of different relevancy tie, so that the order of equals would matter
-    best_Q: np.ndarray  # int64: the item ranked first (of tied ones, any)
+    tied_Q: np.ndarray  # bool: items of different relevancy tie, so that their order would matter
+    best_Q: np.ndarray  # int64: the item ranked first (any of tied ones)
 
     @property
     def map(self) -> float:
-        """The official mAP; NaN where no query has a relevant item."""
+        """The official mAP; NaN if no query has a relevant item."""
         return _mean(self.ap_Q)
 
     @property
@@ -51,22 +50,22 @@ class Direction:
 
     @property
     def ndcg(self) -> float:
-        """The nDCG; NaN where no query has an item of relevancy > 0."""
+        """The nDCG; NaN if no query has an item of relevancy > 0."""
         return _mean(self.ndcg_Q)
 
     @property
     def tied(self) -> int:
-        """How many queries' scores would depend on the order of equals."""
+        """The number of queries whose score would depend on the order of tied items."""
         return int(self.tied_Q.sum())
 
     @property
     def of(self) -> int:
-        """How many queries there are."""
+        """The number of queries."""
         return len(self.ap_Q)
 
     @property
     def scored(self) -> int:
-        """How many queries have an item of relevancy 1, so that their mAP is defined."""
+        """The number of queries with an item of relevancy 1, for which the mAP is defined."""
         return int(np.isfinite(self.ap_Q).sum())
 
 
@@ -94,12 +93,13 @@ class Retrieval:
 
 
 def score_retrieval(sim_VS: np.ndarray, relevancy: Relevancy, *, block: int = 256) -> Retrieval:
-    """Return both directions' scores of similarities (V, S), `block` queries at a time.
+    """Return the scores of both directions from similarities (V, S) and the relevancy of the same shape.
 
-    `sim_VS` comes from `eval.metrics.similarity`: `cosine(video, text)`, or `dual_softmax(text, video, rows)`.
+    `sim_VS` comes from `eval.metrics.similarity`: `cosine(video, text)`, or `dual_softmax(text, video, rows)`. `block`
+    queries are scored at a time, which bounds memory. Raises `ValueError` if the shapes differ or are empty.
     """
     if sim_VS.shape != relevancy.shape:
-        raise ValueError(f"similarities {sim_VS.shape}, but classes of {relevancy.shape} videos and sentences")
+        raise ValueError(f"similarities {sim_VS.shape}, but relevancy {relevancy.shape} of videos and sentences")
     return Retrieval(
         video_to_text=_score(lambda start, stop: sim_VS[start:stop], relevancy, block),
         text_to_video=_score(lambda start, stop: np.ascontiguousarray(sim_VS[:, start:stop].T), relevancy.T, block),
@@ -109,7 +109,7 @@ def score_retrieval(sim_VS: np.ndarray, relevancy: Relevancy, *, block: int = 25
 def _score(scores: Callable[[int, int], np.ndarray], relevancy: Relevancy, block: int) -> Direction:
     queries, items = relevancy.shape
     if not items:
-        raise ValueError("there is nothing to retrieve")
+        raise ValueError("no items to rank")
     columns = {name: np.empty(queries) for name in ("ap_Q", "strict_ap_Q", "ndcg_Q")}
     tied_Q, best_Q = np.empty(queries, dtype=bool), np.empty(queries, dtype=np.int64)
     for start in range(0, queries, block):
@@ -127,13 +127,15 @@ def _score(scores: Callable[[int, int], np.ndarray], relevancy: Relevancy, block
 
 
 def _ideal(relevancy_QM: np.ndarray) -> np.ndarray:
-    """Return the discounted gain of the ideal order; zeros at its end add nothing, so no cut is needed."""
-    falling = -np.sort(-relevancy_QM, axis=1)
-    return (falling / np.log2(np.arange(2, falling.shape[1] + 2))).sum(axis=1)
+    """Return the DCG (Q) of the ideal order; the zeros at its end add nothing, so no cut is needed."""
+    descending_QM = -np.sort(-relevancy_QM, axis=1)
+    dcg_Q: np.ndarray = (descending_QM / np.log2(np.arange(2, descending_QM.shape[1] + 2))).sum(axis=1)
+    return dcg_Q
 
 
 def _divide(a_Q: np.ndarray, b_Q: np.ndarray) -> np.ndarray:
-    return np.divide(a_Q, b_Q, out=np.full(len(a_Q), np.nan), where=b_Q > 0)
+    ratio_Q: np.ndarray = np.divide(a_Q, b_Q, out=np.full(len(a_Q), np.nan), where=b_Q > 0)
+    return ratio_Q
 
 
 def _mean(values_Q: np.ndarray) -> float:
