@@ -25,7 +25,7 @@ import pyarrow as pa  # noqa: E402
 
 from benchmarks.measuring import by_turns, show, spent  # noqa: E402
 from preprocessing import jobs, toolchain  # noqa: E402
-from preprocessing.annotations.tables import NARRATIONS, SUMMARIES  # noqa: E402
+from preprocessing.annotations.tables import NARRATION_SCHEMA, SUMMARY_SCHEMA  # noqa: E402
 from preprocessing.config import BuildConfig, DaskConfig  # noqa: E402
 from preprocessing.demo import DemoConfig, generate  # noqa: E402
 from preprocessing.hierarchy import join  # noqa: E402
@@ -101,8 +101,8 @@ def make_plans(source: ProbedVideo, work: Path) -> list[tuple[str, int]]:
         clips.append(_row("c", i, start, start + length, [3], [5]))
     span = min(120.0, source.duration)
     summaries = [_row("s", i, i * span, (i + 1) * span - 0.5, [1], [2]) for i in range(int(source.duration // span))]
-    narrations = pa.Table.from_pylist(clips, schema=NARRATIONS)
-    table = pa.Table.from_pylist(summaries, schema=SUMMARIES)
+    narrations = pa.Table.from_pylist(clips, schema=NARRATION_SCHEMA)
+    table = pa.Table.from_pylist(summaries, schema=SUMMARY_SCHEMA)
     items = {
         "clips": clip_items(narrations),
         "summaries": summary_items(table, narrations, join(narrations, table, match_pass=False)),
@@ -184,7 +184,7 @@ def measure_cuts(root: Path, repeats: int) -> dict:
 
     number = iter(range(100, 10**6))
     rows = [_row("c", i, first / 30, stop / 30, [1], [2]) for i, (first, stop) in enumerate(wanted)]
-    items = clip_items(pa.Table.from_pylist(rows, schema=NARRATIONS))
+    items = clip_items(pa.Table.from_pylist(rows, schema=NARRATION_SCHEMA))
     config = make_tasks(root / "source.mp4", work, chunk_seconds=600)[0].config
 
     def pack() -> None:

@@ -1,4 +1,4 @@
-"""Keeps two builds out of one folder: a lock that the kernel drops when its holder dies."""
+"""A lock that keeps two builds out of one folder; the kernel releases it when its holder dies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from preprocessing.errors import TransientError, UsageError
 
 @contextmanager
 def build_lock(*folders: Path) -> Iterator[None]:
-    """Hold the locks of `folders` (files beside them) while the block runs; raise `UsageError` where one is held."""
+    """Hold a lock on each of `folders` (a hidden file next to it) while the block runs.
+
+    Raises `UsageError` where another build holds one, and `TransientError` where the lock file cannot be written. On
+    file systems without locks there is no protection.
+    """
     with ExitStack() as stack:
         for folder in folders:
             path = folder.parent / f".{folder.name}.lock"
@@ -28,9 +32,10 @@ def build_lock(*folders: Path) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                    continue  # a file system without locks; the user has to see to it
+                    continue  # the file system does not support locks
                 file.seek(0)
-                raise UsageError(f"{folder}: another build works there ({file.read().strip() or 'unknown'})") from None
+                holder = file.read().strip() or "unknown process"
+                raise UsageError(f"{folder}: another build is using this folder ({holder})") from None
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()

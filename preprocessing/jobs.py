@@ -1,4 +1,4 @@
-"""Runs jobs on a Dask cluster: each when what it needs is done, the largest first, every error a record."""
+"""Runs jobs on a Dask cluster, each once its dependencies have ended; an error in a job is returned as its outcome."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from preprocessing.config import DaskConfig
 from preprocessing.errors import TransientError, UsageError
 
 _SETTINGS = {
-    # A worker that the batch system takes away is no sign that the task is at fault.
+    # A worker that the batch system preempts says nothing about the task that it was running.
     "distributed.scheduler.allowed-failures": 10,
-    # Without a figure, an adaptive cluster takes an unmeasured task for half a second's work and stays small.
+    # By default an adaptive cluster assumes half a second for an unmeasured task and therefore stays small.
     "distributed.scheduler.unknown-task-duration": "1m",
     "distributed.worker.daemon": True,
     "distributed.logging.distributed": "error",
     "distributed.comm.timeouts.connect": "60s",
 }
-_FFMPEG = {"ffmpeg": 1}  # the resource of which each worker has one: Dask cannot see what its children take
+_FFMPEG = {"ffmpeg": 1}  # a Dask resource, one per worker: Dask does not see the load of child processes
 
 
 @dataclass(frozen=True, kw_only=True)
 class DaskJob:
-    """A unit of work: `function(task)` on some worker once all jobs named in `needs` have ended."""
+    """A unit of work: `function(task)`, run on a worker once all jobs named in `needs` have ended."""
 
     name: str
-    stage: str  # what its progress is shown under
+    stage: str  # the progress display's stage to which it counts
     function: Callable[[Any], Any]
     task: Any
-    size: float = 1.0  # how much of the stage it is, in the stage's unit
-    needs: frozenset[str] = field(default_factory=frozenset)
-    runs_ffmpeg: bool = False
+    size: float = 1.0  # progress that it adds to its stage, in the stage's unit
+    needs: frozenset[str] = field(default_factory=frozenset)  # names of jobs
+    runs_ffmpeg: bool = False  # limited to one such job per worker at a time
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobOutcome:
-    """How a job ended: with a `value`, or with an `error` (a traceback)."""
+    """The outcome of a job: the `value` that its function returned, or an `error` (a traceback)."""
 
     job: DaskJob
     value: Any = None
@@ -51,11 +51,14 @@ class JobOutcome:
 
 @contextmanager
 def cluster(config: DaskConfig, *, scratch: str) -> Iterator[Client]:
-    """Yield a client of the configured cluster; end the cluster with it, unless it was running before."""
+    """Yield a client of the configured cluster; shut the cluster down afterwards, unless it was running before.
+
+    `scratch` is a folder for Dask's own files. Raises `UsageError` where a configured scheduler does not answer.
+    """
     with dask.config.set(_SETTINGS):
         if config.cluster == "local":
             with (
-                LocalCluster(
+                LocalCluster(  # type: ignore[no-untyped-call]  # distributed is not annotated
                     n_workers=config.workers,
                     threads_per_worker=1,
                     processes=True,
@@ -64,12 +67,15 @@ def cluster(config: DaskConfig, *, scratch: str) -> Iterator[Client]:
                     local_directory=scratch,
                     silence_logs="ERROR",
                 ) as local,
-                Client(local) as client,
+                Client(local) as client,  # type: ignore[no-untyped-call]  # as above
             ):
                 yield client
         elif config.cluster == "slurm":
-            with slurm_cluster(config, scratch) as slurm, Client(slurm) as client:
-                # Unlike `scale`, which asks once: a job that its walltime or a dead node ended is submitted anew.
+            with (
+                slurm_cluster(config, scratch) as slurm,
+                Client(slurm) as client,  # type: ignore[no-untyped-call]  # as above
+            ):
+                # Unlike `scale`, `adapt` resubmits jobs that ended because of their walltime or a dead node.
                 slurm.adapt(minimum_jobs=config.slurm.jobs, maximum_jobs=config.slurm.jobs)
                 yield client
         else:
@@ -78,10 +84,11 @@ def cluster(config: DaskConfig, *, scratch: str) -> Iterator[Client]:
 
 
 def run(client: Client, jobs: Sequence[DaskJob]) -> Iterator[JobOutcome]:
-    """Run `jobs` and yield how each ended, as they end. Jobs listed first start first.
+    """Run `jobs` and yield their outcomes as they end. Jobs listed first start first.
 
-    A job whose need ended in an error still runs: what a missing part means is for the job to say. Raises
-    `TransientError` as soon as a job does, or where workers keep dying under a job.
+    A job runs even if one of its dependencies ended in an error; it decides itself what to do then. Raises
+    `TransientError` as soon as a job does or when workers keep dying under a job, and `ValueError` where a dependency
+    is not in `jobs` or two jobs have the same name.
     """
     waiting = {job.name: set(job.needs) for job in jobs if job.needs}
     dependents: dict[str, list[DaskJob]] = {}
@@ -91,11 +98,11 @@ def run(client: Client, jobs: Sequence[DaskJob]) -> Iterator[JobOutcome]:
     known = {job.name for job in jobs}
     absent = {need for need in dependents if need not in known}
     if absent or len(known) != len(jobs):
-        raise ValueError(f"jobs need what is not among them: {sorted(absent)[:3]}, or a name stands twice")
+        raise ValueError(f"dependencies not among the jobs: {sorted(absent)[:3]}, or a job name is used twice")
     limited = _has_ffmpeg_resource(client)
     running: dict[str, DaskJob] = {}
-    # Results are fetched as they come, many at a time: asking for each would cost a round trip a task.
-    futures = as_completed(with_results=True, raise_errors=False)
+    # Results are fetched in batches as they arrive: requesting each one would cost a round trip per task.
+    futures: Any = as_completed(with_results=True, raise_errors=False)  # type: ignore[no-untyped-call]  # as above
 
     def submit(job: DaskJob, priority: int) -> None:
         future = client.submit(
@@ -122,10 +129,11 @@ def run(client: Client, jobs: Sequence[DaskJob]) -> Iterator[JobOutcome]:
             for dependent in dependents.get(job.name, ()):
                 waiting[dependent.name].discard(job.name)
                 if not waiting[dependent.name]:
-                    submit(dependent, priority=1)  # finish what is nearly done before beginning anew
+                    submit(dependent, priority=1)  # finish nearly complete work before starting something new
     finally:
         if running:
-            client.cancel(list(futures.futures), force=True)
+            cancel: Any = client.cancel
+            cancel(list(futures.futures), force=True)
 
 
 @dataclass(frozen=True)
@@ -139,24 +147,25 @@ class _Error:
 
 
 def _guarded(function: Callable[[Any], Any], task: Any) -> Any:
-    """Call `function` on a worker; an exception comes back as a value, so that Dask never retries or hides it."""
+    """Call `function` on a worker and return exceptions as values, so that Dask neither retries nor hides them."""
     try:
         return function(task)
     except TransientError as error:
         return _Fault(str(error))
-    except Exception:  # noqa: BLE001  a record, which the caller must look at
+    except Exception:  # noqa: BLE001  becomes the job's outcome, which the caller must handle
         return _Error(traceback.format_exc())
 
 
 def _ended(job: DaskJob, future: Any, result: Any) -> JobOutcome:
-    if future.status != "finished":  # Dask's own trouble: our functions return what they could raise
+    """Return the outcome of a finished future; raise `TransientError` for faults of the machine or of Dask."""
+    if future.status != "finished":  # a fault of Dask: `_guarded` never raises
         error = future.exception()
         if isinstance(error, KilledWorker):
             raise TransientError(
-                f"{job.name}: {_SETTINGS['distributed.scheduler.allowed-failures']} workers died under it, "
-                "perhaps for want of memory; run again with fewer workers a machine"
+                f"{job.name}: {_SETTINGS['distributed.scheduler.allowed-failures']} workers died while running it, "
+                "perhaps out of memory; rerun with fewer workers per machine"
             ) from error
-        raise TransientError(f"{job.name}: Dask could not run it ({future.status}): {error}")
+        raise TransientError(f"{job.name}: Dask could not run the job ({future.status}): {error}")
     if isinstance(result, _Fault):
         raise TransientError(result.message)
     if isinstance(result, _Error):
@@ -165,24 +174,24 @@ def _ended(job: DaskJob, future: Any, result: Any) -> JobOutcome:
 
 
 def _has_ffmpeg_resource(client: Client) -> bool:
-    """Return whether workers declare the resource; without it, a limited task would wait for ever."""
+    """Return whether all workers declare the resource; a task that requires it would otherwise wait forever."""
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
     return not workers or all("ffmpeg" in worker.get("resources", {}) for worker in workers)
 
 
 def _connect(address: str) -> Client:
     try:
-        return Client(address, timeout=30)
+        return Client(address, timeout=30)  # type: ignore[no-untyped-call]  # as above
     except OSError as error:
-        raise UsageError(f"dask.cluster = {address}: no scheduler answers there: {error}") from error
+        raise UsageError(f"dask.cluster = {address}: no scheduler answers at this address: {error}") from error
 
 
 def slurm_cluster(config: DaskConfig, scratch: str) -> Any:
-    """Return a cluster whose workers are SLURM jobs; none is submitted before it is scaled."""
+    """Return a cluster whose workers are SLURM jobs; no job is submitted until it is scaled."""
     on_interrupt = signal.getsignal(signal.SIGINT)
-    from dask_jobqueue import SLURMCluster  # only here: a laptop needs no batch system
+    from dask_jobqueue.slurm import SLURMCluster  # imported here because only SLURM builds need it
 
-    signal.signal(signal.SIGINT, on_interrupt)  # the import puts a handler there that leaves with 0, as if all was done
+    signal.signal(signal.SIGINT, on_interrupt)  # the import installs a handler that exits with 0 on Ctrl-C
     slurm = config.slurm
     return SLURMCluster(
         queue=slurm.queue,
@@ -196,6 +205,6 @@ def slurm_cluster(config: DaskConfig, scratch: str) -> Any:
         job_script_prologue=list(slurm.prologue),
         worker_extra_args=["--resources", "ffmpeg=1", "--lifetime-stagger", "2m"],
         local_directory=scratch,
-        log_directory=f"{scratch}/logs",  # what the workers' jobs say; SLURM's own default is the working directory
+        log_directory=f"{scratch}/logs",  # of the workers' jobs; SLURM's default is the working directory
         scheduler_options={"dashboard_address": config.dashboard},
     )

@@ -1,4 +1,4 @@
-"""Decides, before any work, which sample goes into which shard: a pure function of annotations and configuration."""
+"""Plans which sample goes into which shard: a pure function of the annotations and the configuration."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from preprocessing.config import ShardConfig
 from preprocessing.hierarchy import Hierarchy
 from shards.files import replacing
 
-NARRATION = pa.struct(
+NARRATION_STRUCT = pa.struct(
     [
         ("key", pa.string()),
         ("text", pa.string()),
@@ -33,39 +33,39 @@ _SEGMENT_SECONDS = 60
 
 @dataclass(frozen=True, kw_only=True)
 class ShardPlan:
-    """The samples meant for one shard, in the order in which they are packed."""
+    """The samples planned for one shard, in packing order."""
 
     set_name: str  # clips | summaries | a benchmark
     split: str
     number: int
-    items: pa.Table  # the annotation columns, `segment`, and for summaries `narrations`
+    items: pa.Table  # the annotation columns, `segment` and, for summaries, `narrations`
 
     @property
     def name(self) -> str:
-        """`clips/train/00000`, for messages and paths."""
+        """The shard's name in messages and paths, such as `clips/train/00000`."""
         return f"{self.set_name}/{self.split}/{self.number:05d}"
 
 
 def clip_items(clips: pa.Table) -> pa.Table:
-    """Return the annotations of a set as items to plan: with their 60 s segment."""
+    """Return the annotations of a set as items to plan, with the name of their 60 s segment in column `segment`."""
     return _with_segment(clips)
 
 
 def seconds_of(items: pa.Table, config: ShardConfig) -> np.ndarray:
-    """Return how long items are (N,), in s; what lasts as long as its video counts `nominal_seconds`.
+    """Return the duration of each item, (N,) in s; a whole video counts as `nominal_seconds`.
 
-    The plan depends on annotations and configuration alone, and these do not say how long that is.
+    Annotations do not state how long such a video is, and the plan may depend on annotations and configuration only.
     """
     seconds = np.subtract(items["clip_end"].to_numpy(), items["clip_start"].to_numpy())
     return np.where(np.isfinite(seconds), seconds, config.nominal_seconds)
 
 
 def summary_items(summaries: pa.Table, narrations: pa.Table, hierarchy: Hierarchy) -> pa.Table:
-    """Return summaries as items to plan: with their segment, and their narrations as structs in time order."""
-    inside = narrations.select([field.name for field in NARRATION]).take(pa.array(hierarchy.rows))
+    """Return summaries as items to plan, with their segment and their narrations as structs in time order."""
+    inside = narrations.select([field.name for field in NARRATION_STRUCT]).take(pa.array(hierarchy.rows))
     inside = inside.combine_chunks()
     values = pa.StructArray.from_arrays(
-        [inside.column(f.name).combine_chunks().cast(f.type) for f in NARRATION], fields=list(NARRATION)
+        [inside.column(f.name).combine_chunks().cast(f.type) for f in NARRATION_STRUCT], fields=list(NARRATION_STRUCT)
     )
     lists = pa.LargeListArray.from_arrays(pa.array(hierarchy.offsets), values)
     return _with_segment(summaries).append_column("narrations", lists)
@@ -74,25 +74,26 @@ def summary_items(summaries: pa.Table, narrations: pa.Table, hierarchy: Hierarch
 def plan_shards(
     items: pa.Table, *, set_name: str, split: str, first_number: int, kbps: int, config: ShardConfig
 ) -> list[ShardPlan]:
-    """Deal items to shards numbered from `first_number`.
+    """Assign items to shards numbered from `first_number`.
 
-    Whole segments of a video stay together (unless one alone exceeds a bound), segments are dealt in a seeded random
-    order to the shard with the fewest nominal bytes, so that every shard mixes many videos and all are of one size.
-    The byte bound counts duration × `kbps`: what the clips really weigh is not known before the work.
+    A segment of a video stays in one shard unless it exceeds a bound by itself. Segments are assigned in a seeded
+    random order, each to the least full shard, so that shards mix many videos and are of similar size.
+    Sizes are nominal (duration × `kbps`), because the real ones are unknown before encoding.
     """
     if not len(items):
         return []
     seconds = seconds_of(items, config)
     weight = np.maximum(1, (seconds * kbps * 125).astype(np.int64))
     groups = list(_groups(items, weight, config))
-    # Groups with a sample that has every list filled go first: each shard is then opened by one as long as they last.
+    # Groups that contain a sample without empty lists go first, so that each shard starts with one while they last:
+    # readers that infer types from the first sample then see the type of every list (docs/shards.md).
     filled = _all_lists_filled(items)
     groups.sort(key=lambda group: not filled[group].any())
     shards = max(math.ceil(len(items) / config.max_samples), math.ceil(int(weight.sum()) / config.max_bytes), 1)
-    while (dealt := _deal(groups, weight, shards, config)) is None:
+    while (assigned := _assign(groups, weight, shards, config)) is None:
         shards += max(1, shards // 50)
-    rows = [np.concatenate(shard) for shard in dealt if shard]
-    # One gather and many slices: a gather a shard would copy the whole table each time.
+    rows = [np.concatenate(shard) for shard in assigned if shard]
+    # One gather followed by slices: a gather per shard would copy the whole table each time.
     ordered = items.combine_chunks().take(pa.array(np.concatenate(rows)))
     ends = np.cumsum([len(shard) for shard in rows])
     return [
@@ -107,25 +108,16 @@ def plan_shards(
 
 
 def plan_path(work: Path, set_name: str, split: str, number: int) -> Path:
-    """Return where the plan of one shard lies in the work folder."""
+    """Return the path of a shard's plan in the work folder."""
     return work / "plan" / set_name / split / f"{number:05d}.parquet"
 
 
 def write_plan(work: Path, plan: ShardPlan) -> Path:
-    """Save one shard's plan for the task that packs it; return its path."""
+    """Save a shard's plan for the task that packs it; return its path."""
     path = plan_path(work, plan.set_name, plan.split, plan.number)
     with replacing(path) as temporary:
         pq.write_table(plan.items, temporary, compression="zstd")
     return path
-
-
-def plan_digest(plans: list[ShardPlan]) -> str:
-    """Return a hash over which key goes into which shard."""
-    digest = hashlib.sha256()
-    for plan in plans:
-        digest.update(f"{plan.name} {len(plan.items)}\n".encode())
-        digest.update("\n".join(plan.items["key"].to_pylist()).encode())
-    return digest.hexdigest()
 
 
 def _with_segment(table: pa.Table) -> pa.Table:
@@ -135,11 +127,11 @@ def _with_segment(table: pa.Table) -> pa.Table:
 
 
 def _groups(items: pa.Table, weight: np.ndarray, config: ShardConfig) -> Iterator[np.ndarray]:
-    """Yield the row numbers of each segment, in the order of a seeded hash; a segment over a bound in several parts."""
+    """Yield the row numbers of each segment in seeded hash order; a segment over a bound is yielded in parts."""
     encoded = items["segment"].combine_chunks().dictionary_encode()
     codes = encoded.indices.to_numpy()
     names = encoded.dictionary.to_pylist()
-    by_segment = np.argsort(codes, kind="stable")  # rows stay in time order within their segment
+    by_segment = np.argsort(codes, kind="stable")  # keeps the rows of a segment in time order
     bounds = np.searchsorted(codes[by_segment], np.arange(len(names) + 1))
     salt = f"{config.seed}:".encode()
     order = sorted(range(len(names)), key=lambda i: hashlib.blake2b(salt + names[i].encode(), digest_size=8).digest())
@@ -152,39 +144,40 @@ def _groups(items: pa.Table, weight: np.ndarray, config: ShardConfig) -> Iterato
 
 
 def _split(rows: np.ndarray, weight: np.ndarray, config: ShardConfig) -> Iterator[np.ndarray]:
+    """Yield consecutive parts of a segment, each within both bounds."""
     part: list[int] = []
-    held = 0
+    size = 0  # nominal bytes
     for row in rows:
-        if part and (len(part) == config.max_samples or held + weight[row] > config.max_bytes):
+        if part and (len(part) == config.max_samples or size + weight[row] > config.max_bytes):
             yield np.array(part)
-            part, held = [], 0
+            part, size = [], 0
         part.append(int(row))
-        held += int(weight[row])
+        size += int(weight[row])
     yield np.array(part)
 
 
-def _deal(
+def _assign(
     groups: list[np.ndarray], weight: np.ndarray, shards: int, config: ShardConfig
 ) -> list[list[np.ndarray]] | None:
-    """Return the groups of each of `shards` shards, each dealt to the emptiest; None where they do not fit in so many.
+    """Return the groups of each of `shards` shards, each group given to the least full one; None if they do not fit.
 
-    How full a shard is counts by whichever bound it is nearer to.
+    A shard's fill level is measured against the bound (samples or bytes) that it is closer to.
     """
-    dealt: list[list[np.ndarray]] = [[] for _ in range(shards)]
-    emptiest = [(0.0, shard, 0, 0) for shard in range(shards)]  # how full, which, samples, bytes
+    assigned: list[list[np.ndarray]] = [[] for _ in range(shards)]
+    heap = [(0.0, shard, 0, 0) for shard in range(shards)]  # fill level, shard, samples, nominal bytes
     for group in groups:
-        _, shard, samples, held = emptiest[0]
-        samples, held = samples + len(group), held + int(weight[group].sum())
-        if dealt[shard] and (samples > config.max_samples or held > config.max_bytes):
+        _, shard, samples, size = heap[0]
+        samples, size = samples + len(group), size + int(weight[group].sum())
+        if assigned[shard] and (samples > config.max_samples or size > config.max_bytes):
             return None
-        dealt[shard].append(group)
-        full = max(samples / config.max_samples, held / config.max_bytes)
-        heapq.heapreplace(emptiest, (full, shard, samples, held))
-    return dealt
+        assigned[shard].append(group)
+        level = max(samples / config.max_samples, size / config.max_bytes)
+        heapq.heapreplace(heap, (level, shard, samples, size))
+    return assigned
 
 
 def _all_lists_filled(items: pa.Table) -> np.ndarray:
-    """Return (N,) bool: whether the sample has no empty list at any depth."""
+    """Return (N,) bool: whether a sample has no empty list at any depth."""
     filled = np.ones(len(items), bool)
     for name, kind in zip(items.schema.names, items.schema.types, strict=True):
         if pa.types.is_list(kind) or pa.types.is_large_list(kind):
@@ -206,4 +199,5 @@ def _structs_filled(lists: pa.Array) -> np.ndarray:
 
 
 def _filled(lists: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    return pc.greater(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False).astype(bool)
+    filled: np.ndarray = pc.greater(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+    return filled.astype(bool)

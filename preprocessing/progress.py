@@ -1,4 +1,4 @@
-"""Shows how far each stage is, how fast it goes and how long it still takes: bars on a terminal, lines in a log."""
+"""Displays the progress, rate and remaining time of each stage: bars on a terminal, lines in a log."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-_LOG_EVERY = 30.0  # s between lines where the output is no terminal
+_LOG_EVERY = 30.0  # s between lines where the output is not a terminal
 
 
 @dataclass
 class _Stage:
-    total: float
+    total: float  # in `unit`
     unit: str
-    started: float
-    done: float = 0.0
-    spoken: float = 0.0
+    started: float  # s, monotonic clock
+    done: float = 0.0  # in `unit`
+    logged: float = 0.0  # s, monotonic clock: when the last line was printed
 
 
-class Stages:
-    """The progress of the stages that were begun; `advance` is safe to call from the one thread that runs jobs."""
+class StageProgress:
+    """The progress of all stages begun so far. Not thread-safe: call it from the thread that runs the jobs."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -49,20 +49,20 @@ class Stages:
         )
 
     def begin(self, name: str, total: float, unit: str) -> None:
-        """Begin a stage of `total` units."""
+        """Start a stage of `total` units."""
         self._stages[name] = _Stage(total=total, unit=unit, started=time.monotonic())
         self._bars[name] = self._progress.add_task(name, total=round(total), rate="")
 
     def advance(self, name: str, amount: float) -> None:
-        """Note that `amount` more units of a stage are done."""
+        """Add `amount` finished units to a stage."""
         stage = self._stages[name]
         now = time.monotonic()
         stage.done += amount
         rate = stage.done / max(now - stage.started, 1e-3)
         self._progress.update(self._bars[name], completed=round(stage.done), rate=f"{rate:,.1f} {stage.unit}/s")
         finished = stage.done >= stage.total - 1e-6
-        if not self._console.is_terminal and (now - stage.spoken > _LOG_EVERY or finished):
-            stage.spoken = now
+        if not self._console.is_terminal and (now - stage.logged > _LOG_EVERY or finished):
+            stage.logged = now
             left = (stage.total - stage.done) / rate if rate else 0
             self._console.print(
                 f"{name}: {stage.done:,.0f} of {stage.total:,.0f} {stage.unit}, {rate:,.1f}/s, {left:,.0f} s left",
@@ -71,6 +71,6 @@ class Stages:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Show the bars while the block runs."""
+        """Display the bars while the block runs."""
         with self._progress:
             yield

@@ -1,4 +1,4 @@
-"""What `dataset.json` says of how a dataset was made, where several builds made one set after another of it."""
+"""Configuration and provenance in `dataset.json`, merged over the builds that added sets to a dataset."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from preprocessing.annotations import Annotations
 from preprocessing.config import BuildConfig
 from shards.schema import SETS
 
-# Where a build runs and what it is told to retry do not decide what it makes: they are not part of the dataset.
-_NOT_OF_THE_DATASET = (
-    "output", "work", "ffmpeg", "dask", "retry", "demo_root", "max_failed_fraction",
-)  # fmt: skip
+# Keys that do not affect the content of a dataset, and are therefore not recorded in it.
+_UNRECORDED_KEYS = ("output", "work", "ffmpeg", "dask", "retry", "demo_root", "max_failed_fraction")
 
 
 def merged_config(config: BuildConfig, before: Mapping[str, Any]) -> dict[str, Any]:
-    """Return this build's configuration; annotation files that it does not name stay named as an earlier build did."""
-    value = {name: item for name, item in to_dict(config).items() if name not in _NOT_OF_THE_DATASET}
+    """Return this build's configuration; annotation files that it does not set are taken from `before`."""
+    value = {name: item for name, item in to_dict(config).items() if name not in _UNRECORDED_KEYS}
     earlier = before.get("annotations", {})
     value["annotations"] = {
         name: earlier.get(name, item) if item in (None, []) else item for name, item in value["annotations"].items()
@@ -36,10 +34,10 @@ def merged_provenance(
     excluded: int,
     counts: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return what a reader must know of all sets: of this build's what it did, of the others what is said already.
+    """Return the provenance of all sets: of this build's sets from this build, of others as recorded in `before`.
 
-    `before` is the provenance of the dataset as it was published, empty for a new one; `excluded` counts the videos
-    that annotations.exclude names, `counts` what became of every item of every set.
+    `before` is the published provenance (empty for a new dataset), `excluded` the number of videos that
+    annotations.exclude lists, `counts` the items per set and outcome (set → `status: reason` → items).
     """
     sets = list(annotations.sets)
     pretraining = any(not SETS[name].is_benchmark for name in sets)

@@ -1,4 +1,4 @@
-"""Closes a build: the ledger, the spans, the indexes, and last of all dataset.json."""
+"""Publishes a build: writes the ledger, the spans, the index files and, last, dataset.json."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from preprocessing.annotations import Annotations
 from preprocessing.config import BuildConfig
 from preprocessing.errors import UsageError
 from preprocessing.provenance import merged_config, merged_provenance
-from preprocessing.selection import Published, Selection
+from preprocessing.selection import PublishedState, Selection
 from preprocessing.video.chunks import Chunk
 from shards.dataset import Dataset
 from shards.files import write_json
@@ -23,21 +23,22 @@ from shards.index import done_shards, splits_of, write_dataset
 from shards.schema import LABELS, QUESTIONS, SETS
 
 
-def close_account(
+def close_ledger(
     config: BuildConfig,
     annotations: Annotations,
     selection: Selection,
     chunks: Mapping[str, Sequence[Chunk] | str],
     excluded: frozenset[str],
-) -> tuple[pa.Table, list[ledger.Span]]:
-    """Return ledger and spans over everything in the output folder; raise `UnbalancedError` unless all sums close.
+) -> tuple[pa.Table, list[ledger.SourceSpan]]:
+    """Return the ledger and the spans of everything in the output folder.
 
-    `chunks` has, for each video of this run, the records of its chunks or why there are none. Of sets and videos that
-    these annotations do not speak of, the account of the build that made them is carried over.
+    `chunks` has, for each video of this build, the records of its chunks or why there are none. Rows about sets and
+    videos that these annotations do not mention are carried over from the ledger of earlier builds. Raises
+    `UnbalancedError` unless every input item is accounted for exactly once.
     """
     root = config.output
     before = ledger.read_ledger(root)
-    carried = _carried(annotations, before)
+    carried = _carried_over(annotations, before)
     video_of = _videos_of_items(annotations, before)
     tables = [
         carried,
@@ -47,38 +48,39 @@ def close_account(
     ]
     for set_name, split in splits_of(root):
         tables += [ledger.shard_rows(root, stats, video_of) for stats in done_shards(root, set_name, split)]
-    account = _latest(pa.concat_tables(tables))
-    ledger.check_sums(account, _expected(annotations, account, carried))
+    table = _latest(pa.concat_tables(tables))
+    ledger.require_balanced(table, _expected(annotations, table, carried))
     spans = [span for span in ledger.read_spans(root) if span.video_uid not in chunks]
     durations = dict(zip(*(annotations.videos[n].to_pylist() for n in ("video_uid", "duration")), strict=True))
     for uid, records in chunks.items():
         if isinstance(records, str):
-            spans.append(ledger.lost_span(uid, durations.get(uid, 0.0), records))
+            spans.append(ledger.unusable_span(uid, durations.get(uid, 0.0), records))
         else:
             spans += ledger.video_spans(uid, records)
-    return account, spans
+    return table, spans
 
 
 def publish(
     config: BuildConfig,
     annotations: Annotations,
-    account: pa.Table,
-    spans: Sequence[ledger.Span],
+    ledger_table: pa.Table,
+    spans: Sequence[ledger.SourceSpan],
     *,
     excluded: frozenset[str],
     toolchain: Mapping[str, str],
-    published: Published,
+    published: PublishedState,
 ) -> Dataset:
-    """Write questions and labels, the account, the indexes, the card and dataset.json; return the dataset.
+    """Write companions, ledger, spans, index files, dataset card and, last, dataset.json; return the dataset.
 
-    `published` is what the output held before this build: what it says of other sets stays.
+    `published` is the state of the output before this build; what it records about other sets is kept. Raises
+    `UsageError` where a sample of an excluded video is in a set for pretraining.
     """
-    _prove_exclusion(account, excluded)
+    _require_exclusion(ledger_table, excluded)
     for path, value in annotations.companions.items():
         write_json(config.output / path, value)
-    ledger.write(config.output, account, spans)
+    ledger.write(config.output, ledger_table, spans)
     counts: dict[str, Any] = {}
-    for set_name, status, reason, count in ledger.summarise(account):
+    for set_name, status, reason, count in ledger.summarise(ledger_table):
         counts.setdefault(set_name, {})[f"{status}: {reason}" if reason else status] = count
     return write_dataset(
         config.output,
@@ -89,27 +91,27 @@ def publish(
     )
 
 
-def require_companions(root: Path, annotations: Annotations, published: Published) -> None:
-    """Raise `UsageError` where questions or labels that an earlier build published are gone, and will not come back."""
+def require_companions(root: Path, annotations: Annotations, published: PublishedState) -> None:
+    """Raise `UsageError` where a published companion file is missing and this build would not write it again."""
     for path in _companions(published):
         if path not in annotations.companions and not (root / path).is_file():
             raise UsageError(
-                f"{root / path} is gone, though dataset.json lists it: build {path.partition('/')[0]} again with its "
-                "own configuration, which writes it anew"
+                f"{root / path} is listed in dataset.json but missing: build {path.partition('/')[0]} again with its "
+                "own configuration to restore it"
             )
 
 
-def _companions(published: Published) -> list[str]:
-    """Return the questions and labels that a published dataset lists."""
+def _companions(published: PublishedState) -> list[str]:
+    """Return the paths of the questions and labels of a published dataset."""
     return [path for path in published.files if Path(path).name in (QUESTIONS, LABELS)]
 
 
 def _videos_of_items(annotations: Annotations, before: pa.Table) -> dict[str, str]:
-    """Return key → video_uid of every item that can have failed, those of earlier annotations included."""
-    known = dict(zip(before["item"].to_pylist(), before["video_uid"].to_pylist(), strict=True))
+    """Return key → video_uid of every annotated item, including items of earlier annotations."""
+    video_of = dict(zip(before["item"].to_pylist(), before["video_uid"].to_pylist(), strict=True))
     for table in annotations.sets.values():
-        known.update(zip(table["key"].to_pylist(), table["video_uid"].to_pylist(), strict=True))
-    return known
+        video_of.update(zip(table["key"].to_pylist(), table["video_uid"].to_pylist(), strict=True))
+    return video_of
 
 
 def _video_rows(
@@ -119,7 +121,7 @@ def _video_rows(
     before: pa.Table,
     excluded: frozenset[str],
 ) -> pa.Table:
-    """Return one ledger row for each video that annotations or metadata name."""
+    """Return one ledger row for each video that annotations or metadata mention."""
     earlier = {
         row["item"]: row
         for row in before.filter(pc.equal(before["set"], "videos")).to_pylist()
@@ -148,53 +150,52 @@ def _video_rows(
             row = (ledger.FAILED if lost else ledger.PACKED, "damaged source" if lost else "", damage)
         for column, value in zip((status, reason, detail), row, strict=True):
             column.append(value)
-    return ledger.rows("videos", uids, uids, status=status, reason=reason, detail=detail)
+    return ledger.make_rows("videos", uids, uids, status=status, reason=reason, detail=detail)
 
 
-def _latest(account: pa.Table) -> pa.Table:
-    """Return the account with one row an item where a later build mended an earlier one's failure: packed wins."""
-    rank = pc.index_in(account["status"], pa.array([ledger.PACKED, ledger.FAILED, ledger.FILTERED])).to_numpy()
-    # The last row of equal rank is the latest shard's.
-    order = np.lexsort((-np.arange(len(account)), rank))
-    ordered = account.take(pa.array(order)).append_column("row", pa.array(order))
+def _latest(table: pa.Table) -> pa.Table:
+    """Return a ledger with one row per item: `packed` before `failed` before `filtered`, then the latest shard's."""
+    rank = pc.index_in(table["status"], pa.array([ledger.PACKED, ledger.FAILED, ledger.FILTERED])).to_numpy()
+    order = np.lexsort((-np.arange(len(table)), rank))
+    ordered = table.take(pa.array(order)).append_column("row", pa.array(order))
     kept = ordered.group_by(["set", "item"], use_threads=False).aggregate([("row", "first")])["row_first"]
-    return account.take(kept.combine_chunks())
+    return table.take(kept.combine_chunks())
 
 
-def _carried(annotations: Annotations, before: pa.Table) -> pa.Table:
-    """Return the rows of an earlier build's ledger about sets and videos that these annotations do not speak of."""
-    today = pa.array([*annotations.sets, "videos"], pa.string())
+def _carried_over(annotations: Annotations, before: pa.Table) -> pa.Table:
+    """Return the rows of the earlier ledger about sets and videos that these annotations do not mention."""
+    current = pa.array([*annotations.sets, "videos"], pa.string())
     videos = before.filter(pc.equal(before["set"], "videos"))
     known = pa.concat_arrays(
         [annotations.videos["video_uid"].combine_chunks(), annotations.rejects["item"].combine_chunks()]
     )
-    others = before.filter(pc.invert(pc.is_in(before["set"], today)))
+    others = before.filter(pc.invert(pc.is_in(before["set"], current)))
     return pa.concat_tables([others, videos.filter(pc.invert(pc.is_in(videos["item"], known)))])
 
 
-def _expected(annotations: Annotations, account: pa.Table, carried: pa.Table) -> dict[str, int]:
-    """Return how many rows each set must have: today's input rows, and what only earlier annotations had."""
+def _expected(annotations: Annotations, ledger_table: pa.Table, carried: pa.Table) -> dict[str, int]:
+    """Return the number of rows each set must have: current input rows plus items of earlier annotations only."""
     expected = dict.fromkeys((*SETS, "videos"), 0)
     for row in carried.group_by("set").aggregate([("item", "count")]).to_pylist():
         expected[row["set"]] = row["item_count"]
     rejected = pc.sum(pc.equal(annotations.rejects["set"], "videos")).as_py() or 0
     expected["videos"] += len(annotations.videos) + rejected
     for name, table in annotations.sets.items():
-        rows = account.filter(pc.equal(account["set"], name))
-        today = pa.concat_arrays([table["key"].combine_chunks(), annotations.rejects["item"].combine_chunks()])
-        earlier = pc.sum(pc.invert(pc.is_in(rows["item"], today))).as_py() or 0
+        rows = ledger_table.filter(pc.equal(ledger_table["set"], name))
+        current = pa.concat_arrays([table["key"].combine_chunks(), annotations.rejects["item"].combine_chunks()])
+        earlier = pc.sum(pc.invert(pc.is_in(rows["item"], current))).as_py() or 0
         expected[name] = annotations.input_rows[name] + earlier
     return expected
 
 
-def _prove_exclusion(account: pa.Table, excluded: frozenset[str]) -> None:
-    """Raise `UsageError` where an excluded video is packed to pretrain on: evaluation would see what was learnt."""
+def _require_exclusion(table: pa.Table, excluded: frozenset[str]) -> None:
+    """Raise `UsageError` where a pretraining set contains an excluded video: evaluation would use training data."""
     pretraining = pa.array([name for name, spec in SETS.items() if not spec.is_benchmark])
-    packed = account.filter(pc.and_(pc.equal(account["status"], ledger.PACKED), pc.is_in(account["set"], pretraining)))
-    inside = packed.filter(pc.is_in(packed["video_uid"], pa.array(sorted(excluded), pa.string())))
-    if len(inside):
-        row = inside.slice(0, 1).to_pylist()[0]
+    packed = table.filter(pc.and_(pc.equal(table["status"], ledger.PACKED), pc.is_in(table["set"], pretraining)))
+    leaked = packed.filter(pc.is_in(packed["video_uid"], pa.array(sorted(excluded), pa.string())))
+    if len(leaked):
+        row = leaked.slice(0, 1).to_pylist()[0]
         raise UsageError(
-            f"{row['shard']}: {row['key']} is of {row['video_uid']}, which annotations.exclude names, and was packed "
-            "by an earlier build; a published tar is never rewritten: build into another output"
+            f"{row['shard']} contains {row['key']} of video {row['video_uid']}, which annotations.exclude lists; it "
+            "was packed by an earlier build, and published shards are never rewritten: build into another output"
         )

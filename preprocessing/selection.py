@@ -1,4 +1,4 @@
-"""Decides what is still to be built: which videos, which samples, after what was published before."""
+"""Selects the work of a build: the annotated samples minus those that are filtered or already published."""
 
 from __future__ import annotations
 
@@ -27,32 +27,32 @@ ABSENT = "missing"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Published:
-    """What a dataset that was finished before holds; all empty for a new one."""
+class PublishedState:
+    """The contents of the dataset published by earlier builds; empty for a new one."""
 
-    next_number: dict[tuple[str, str], int] = field(default_factory=dict)  # (set, split) → first number to append
-    packed: set[str] = field(default_factory=set)  # keys
-    failed: dict[str, str] = field(default_factory=dict)  # key → reason
-    annotations: dict[str, str] = field(default_factory=dict)  # file name → sha256, as of then
-    config: dict[str, Any] = field(default_factory=dict)  # of the build that finished it
-    provenance: dict[str, Any] = field(default_factory=dict)
-    files: dict[str, str] = field(default_factory=dict)  # path below the root → sha256
+    next_number: dict[tuple[str, str], int] = field(default_factory=dict)  # (set, split) → first free shard number
+    packed: set[str] = field(default_factory=set)  # keys of samples
+    failed: dict[str, str] = field(default_factory=dict)  # key of a failed sample → reason
+    annotations: dict[str, str] = field(default_factory=dict)  # annotation file name → sha256 at that time
+    config: dict[str, Any] = field(default_factory=dict)  # of the latest build
+    provenance: dict[str, Any] = field(default_factory=dict)  # as in dataset.json
+    files: dict[str, str] = field(default_factory=dict)  # path below the dataset's root → sha256
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """The work of this run."""
+    """The work of this build."""
 
     plans: list[ShardPlan]
-    videos: set[str]  # those whose samples are planned
-    filtered: pa.Table  # ledger rows of items that the rules leave out
-    items: int  # planned samples
+    videos: set[str]  # uids of the videos with planned samples
+    filtered: pa.Table  # ledger rows of items that the rules exclude
+    items: int  # number of planned samples
 
 
-def read_published(root: Path) -> Published:
-    """Return what `root/dataset.json` vouches for; shards that a killed run left beside it are not published."""
+def read_published(root: Path) -> PublishedState:
+    """Return what `root/dataset.json` lists; further shards, left by a killed build, are not published."""
     if not (root / MANIFEST).exists():
-        return Published()
+        return PublishedState()
     dataset = open_dataset(root)
     next_number: dict[tuple[str, str], int] = {}
     packed: set[str] = set()
@@ -64,7 +64,7 @@ def read_published(root: Path) -> Published:
         for stats in done_shards(root, set_name, split):
             if Path(stats.shard).name in names:
                 failed.update((item.key, item.reason) for item in stats.failed)
-    return Published(
+    return PublishedState(
         next_number=next_number,
         packed=packed,
         failed=failed,
@@ -75,18 +75,23 @@ def read_published(root: Path) -> Published:
     )
 
 
-def is_accounted_for(annotations: Annotations, published: Published, root: Path) -> bool:
-    """Return whether what is published was accounted for from these very files, so that nothing would be written."""
+def is_up_to_date(annotations: Annotations, published: PublishedState, root: Path) -> bool:
+    """Return whether the published dataset was made from exactly these annotation files and is complete."""
     files = {Path(name).name: digest for name, digest in annotations.sources.items()}
     is_known = files.items() <= published.annotations.items()
     return is_known and all(path in published.files and (root / path).exists() for path in annotations.companions)
 
 
-def select(annotations: Annotations, found: Mapping[str, Path], published: Published, config: BuildConfig) -> Selection:
-    """Return the plan of this run: what the annotations name, less what rules leave out and what is there already."""
+def select(
+    annotations: Annotations, video_paths: Mapping[str, Path], published: PublishedState, config: BuildConfig
+) -> Selection:
+    """Return the work of this build: annotated items minus those that rules exclude or that are published.
+
+    `video_paths` maps the uids of the videos on disk to their files.
+    """
     split_of = dict(zip(*(annotations.videos[name].to_pylist() for name in ("video_uid", "split")), strict=True))
     annotated = {uid for table in annotations.sets.values() for uid in table["video_uid"].unique().to_pylist()}
-    present = annotated & found.keys()
+    present = annotated & video_paths.keys()
     chosen = subset(present if config.videos.limit else annotated, limit=config.videos.limit, seed=config.shard.seed)
     kept: dict[str, pa.Table] = {}
     filtered: list[pa.Table] = []
@@ -94,15 +99,15 @@ def select(annotations: Annotations, found: Mapping[str, Path], published: Publi
         reasons = {
             uid: reason
             for uid in table["video_uid"].unique().to_pylist()
-            if (reason := _left_out(uid, set_spec(set_name), split_of, uid in chosen, uid in present, config))
+            if (reason := _exclusion_rule(uid, set_spec(set_name), split_of, uid in chosen, uid in present, config))
         }
-        kept[set_name], without = _drop(table, set_name, reasons)
-        filtered.append(without)
+        kept[set_name], dropped = _drop(table, set_name, reasons)
+        filtered.append(dropped)
     plans: list[ShardPlan] = []
     videos: set[str] = set()
     for set_name, table in _items(kept, config).items():
         spec = set_spec(set_name)
-        table = table.filter(pa.array(_is_due(table, published, found, config)))
+        table = table.filter(pa.array(_is_due(table, published, video_paths, config)))
         splits = np.array(_splits(table, split_of), dtype=object)
         for split in spec.splits:
             part = table.filter(pa.array(splits == split, pa.bool_()))
@@ -118,13 +123,16 @@ def select(annotations: Annotations, found: Mapping[str, Path], published: Publi
     return Selection(
         plans=plans,
         videos=videos,
-        filtered=pa.concat_tables([ledger.LEDGER.empty_table(), *filtered]),
+        filtered=pa.concat_tables([ledger.LEDGER_SCHEMA.empty_table(), *filtered]),
         items=sum(len(plan.items) for plan in plans),
     )
 
 
-def require_same_plan(root: Path, plans: list[ShardPlan], published: Published) -> set[str]:
-    """Return the planned shards that an unfinished run has written; raise `UsageError` where its plan was another."""
+def require_same_plan(root: Path, plans: list[ShardPlan], published: PublishedState) -> set[str]:
+    """Return the names of planned shards that an interrupted build already wrote.
+
+    Raises `UsageError` where the interrupted build followed a different plan.
+    """
     planned = {(plan.set_name, plan.split, plan.number): plan for plan in plans}
     done = set()
     for set_name, split in splits_of(root):
@@ -136,19 +144,20 @@ def require_same_plan(root: Path, plans: list[ShardPlan], published: Published) 
             keys = {item.key for item in stats.failed}
             if stats.samples:
                 keys.update(read_rows(shard_paths(root, set_name, split, number)[1], ["key"])["key"].to_pylist())
-            wanted = set(plan.items["key"].to_pylist()) if plan else set()
-            if plan is None or keys != wanted:
+            expected = set(plan.items["key"].to_pylist()) if plan else set()
+            if plan is None or keys != expected:
                 raise UsageError(
-                    f"{root / stats.shard} is of an unfinished build with another plan ({len(keys)} samples, of which "
-                    f"{len(keys & wanted)} are planned there now): finish it with the annotations and configuration "
-                    "that it began with (WORK/config.yaml), then build again to append; or use another output"
+                    f"{root / stats.shard} belongs to an unfinished build with a different plan ({len(keys)} samples, "
+                    f"{len(keys & expected)} of which are planned for it now): finish that build with its own "
+                    "annotations and configuration (config.yaml in its work folder), then build again to append; or "
+                    "choose another output"
                 )
             done.add(plan.name)
     return done
 
 
 def _items(kept: Mapping[str, pa.Table], config: BuildConfig) -> dict[str, pa.Table]:
-    """Return what to plan of each set; the hierarchy is joined over all that the rules keep, packed before or not."""
+    """Return the items to plan of each set; summaries are joined with all kept narrations, also published ones."""
     items = {set_name: clip_items(table) for set_name, table in kept.items() if set_name != "summaries"}
     if "summaries" in kept:
         hierarchy = join(kept["clips"], kept["summaries"], match_pass=config.annotations.match_pass)
@@ -157,16 +166,16 @@ def _items(kept: Mapping[str, pa.Table], config: BuildConfig) -> dict[str, pa.Ta
 
 
 def _splits(table: pa.Table, split_of: Mapping[str, str]) -> list[str]:
-    """Return each item's split: a benchmark's files say it, else it is the video's."""
+    """Return each item's split: as stated by a benchmark's files, otherwise that of its video."""
     if "split" in table.column_names:
-        return table["split"].to_pylist()
+        return list(table["split"].to_pylist())
     return [split_of.get(uid, "train") for uid in table["video_uid"].to_pylist()]
 
 
-def _left_out(
+def _exclusion_rule(
     uid: str, spec: SetSpec, split_of: Mapping[str, str], is_chosen: bool, is_present: bool, config: BuildConfig
 ) -> str:
-    """Return the rule that leaves a video's items out of a set; empty where none does."""
+    """Return the reason why a video's items are excluded from a set; empty if they are not."""
     split = split_of.get(uid, "train")
     if not spec.is_benchmark and split not in spec.splits:
         return f"{split} split"
@@ -176,20 +185,25 @@ def _left_out(
 
 
 def _drop(table: pa.Table, set_name: str, reasons: Mapping[str, str]) -> tuple[pa.Table, pa.Table]:
-    """Return the rows of videos without a reason, and ledger rows of the others."""
-    out = pc.is_in(table["video_uid"], pa.array(list(reasons), pa.string()))
-    left = table.filter(out)
-    why = [reasons[uid] for uid in left["video_uid"].to_pylist()]
-    rows = ledger.rows(set_name, left["key"], left["video_uid"], status=ledger.FILTERED, reason=why)
-    return table.filter(pc.invert(out)), rows
+    """Return the rows of videos not in `reasons` (uid → reason), and ledger rows for the others."""
+    is_dropped = pc.is_in(table["video_uid"], pa.array(list(reasons), pa.string()))
+    dropped = table.filter(is_dropped)
+    reason = [reasons[uid] for uid in dropped["video_uid"].to_pylist()]
+    rows = ledger.make_rows(set_name, dropped["key"], dropped["video_uid"], status=ledger.FILTERED, reason=reason)
+    return table.filter(pc.invert(is_dropped)), rows
 
 
-def _is_due(table: pa.Table, published: Published, found: Mapping[str, Path], config: BuildConfig) -> list[bool]:
-    """Return for each item whether to build it: not packed, and not failed before unless asked to try again."""
+def _is_due(
+    table: pa.Table, published: PublishedState, video_paths: Mapping[str, Path], config: BuildConfig
+) -> list[bool]:
+    """Return for each item whether to build it: not packed yet, and not failed before unless it is to be retried.
+
+    An item whose video was missing is retried as soon as the video is present.
+    """
     retry = config.retry == "failed"
     due = []
     for key, uid in zip(table["key"].to_pylist(), table["video_uid"].to_pylist(), strict=True):
         reason = published.failed.get(key)
-        has_come = reason == ABSENT and uid in found
-        due.append(key not in published.packed and (reason is None or retry or has_come))
+        is_present_now = reason == ABSENT and uid in video_paths
+        due.append(key not in published.packed and (reason is None or retry or is_present_now))
     return due

@@ -1,4 +1,4 @@
-"""The work of a build on its cluster: look into the videos, make their chunks, pack the shards."""
+"""The stages of a build that run on a cluster: probe the videos, transcode them into chunks, pack the shards."""
 
 from __future__ import annotations
 
@@ -15,22 +15,26 @@ from preprocessing import jobs
 from preprocessing.annotations import Annotations
 from preprocessing.config import BuildConfig
 from preprocessing.errors import TooManyFailuresError, TransientError, UsageError, is_output_fault
-from preprocessing.pack import Packed, PackTask, pack_shard
+from preprocessing.pack import PackTask, ShardOutcome, pack_shard
 from preprocessing.plan import ShardPlan, write_plan
-from preprocessing.progress import Stages
+from preprocessing.progress import StageProgress
 from preprocessing.selection import ABSENT, Selection
 from preprocessing.video.chunks import Chunk, Damage, delete_media, has_media, is_current, read_sidecar, write_sidecar
 from preprocessing.video.probe import ProbedVideo
-from preprocessing.video.sources import ProbeTask, look_into
+from preprocessing.video.sources import ProbeTask, probe_video
 from preprocessing.video.transcode import ChunkTask, make_chunk, stored_size
 from shards.files import write_json
 from shards.index import require_toolchain
 
-Sources = dict[str, ProbedVideo | str]  # video_uid → what it is, or why it cannot be used
+ProbeResults = dict[str, ProbedVideo | str]
+"""video_uid → the probed video, or `reason: detail` where it cannot be used."""
 
 
 def require_same_format(config: BuildConfig, toolchain: Mapping[str, str]) -> None:
-    """Raise where chunks or shards of another toolchain or format are there already, with both values."""
+    """Raise an error with both values where existing chunks or shards have a different toolchain or format.
+
+    Raises `UsageError` for chunks and `ShardError` for shards.
+    """
     require_toolchain(config.output, toolchain)
     path = _format_path(config)
     if path.exists():
@@ -39,49 +43,54 @@ def require_same_format(config: BuildConfig, toolchain: Mapping[str, str]) -> No
         if changed:
             values = ", ".join(f"{n}: {before.get(n)} before, {toolchain.get(n)} now" for n in sorted(changed))
             raise UsageError(
-                f"{config.work_folder} holds chunks of another make ({values}); use another work folder and output, "
-                "or go back to what it was"
+                f"{config.work_folder} holds chunks built with a different toolchain or configuration ({values}); "
+                "use another work folder and output, or restore the earlier values"
             )
 
 
-def remember_format(config: BuildConfig, toolchain: Mapping[str, str]) -> None:
-    """Write down what the chunks in the work folder are made with."""
+def write_format(config: BuildConfig, toolchain: Mapping[str, str]) -> None:
+    """Record the toolchain and format of the chunks in the work folder, for `require_same_format`."""
     write_json(_format_path(config), dict(toolchain))
 
 
-def chunk_records(config: BuildConfig, sources: Sources) -> dict[str, list[Chunk] | str]:
-    """Return, for each video, the records of its chunks, or why it has none."""
+def chunk_records(config: BuildConfig, sources: ProbeResults) -> dict[str, list[Chunk] | str]:
+    """Return, for each video, the records of its chunks, or `reason: detail` where it has none.
+
+    Raises `TransientError` where a chunk that was made is gone.
+    """
     records: dict[str, list[Chunk] | str] = {}
     for uid, source in sources.items():
         if isinstance(source, str):
             records[uid] = source
             continue
-        found = [read_sidecar(config.work_folder, uid, index) for index in range(_count(source, config))]
-        records[uid] = [chunk for chunk in found if chunk is not None]
-        if len(records[uid]) != len(found):
-            raise TransientError(f"{config.work_folder}: chunks of {uid} vanished; run again")
+        count = _count(source, config)
+        chunks = [read_sidecar(config.work_folder, uid, index) for index in range(count)]
+        records[uid] = [chunk for chunk in chunks if chunk is not None]
+        if len(records[uid]) != count:
+            raise TransientError(f"{config.work_folder}: chunks of {uid} have disappeared; rerun the same command")
     return records
 
 
-class Run:
-    """A build's hold on its cluster, with a progress bar for each stage."""
+class BuildRun:
+    """Runs the stages of one build on its cluster, with a progress bar for each; a context manager."""
 
     def __init__(
         self,
         config: BuildConfig,
         annotations: Annotations,
-        found: Mapping[str, Path],
+        video_paths: Mapping[str, Path],
         *,
         ffmpeg: str,
         toolchain: dict[str, str],
         console: Console,
     ) -> None:
-        self._config, self._found, self._ffmpeg, self._toolchain = config, found, ffmpeg, toolchain
+        self._config, self._video_paths = config, video_paths
+        self._ffmpeg, self._toolchain = ffmpeg, toolchain
         columns = [annotations.videos[name].to_pylist() for name in ("video_uid", "is_stereo")]
         self._is_stereo = dict(zip(*columns, strict=True))
         self._frame_rates = annotations.frame_rates
         self._console = console
-        self._stages = Stages(console)
+        self._stages = StageProgress(console)
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -97,26 +106,29 @@ class Run:
     ) -> None:
         self._stack.__exit__(kind, error, trace)
 
-    def probe(self, selection: Selection) -> Sources:
-        """Return what each selected video is, or why it cannot be used; stop early where too many cannot."""
+    def probe(self, selection: Selection) -> ProbeResults:
+        """Return what each selected video is, or why it cannot be used.
+
+        Raises `TooManyFailuresError` where more samples are lost by that than `max_failed_fraction` allows.
+        """
         assert self._config.videos.root is not None
-        sources: Sources = {
+        sources: ProbeResults = {
             uid: f"{ABSENT}: no file of this name in videos.root"
-            for uid in sorted(selection.videos - self._found.keys())
+            for uid in sorted(selection.videos - self._video_paths.keys())
         }
         work = [
             jobs.DaskJob(
                 name=f"probe-{uid}",
                 stage="probe",
-                function=look_into,
+                function=probe_video,
                 task=ProbeTask(
                     video_uid=uid,
-                    path=self._found[uid],
+                    path=self._video_paths[uid],
                     root=self._config.videos.root,
                     frames_fps=self._config.videos.frames_fps or self._frame_rates.get(uid),
                 ),
             )
-            for uid in sorted(selection.videos & self._found.keys())
+            for uid in sorted(selection.videos & self._video_paths.keys())
         ]
         self._stages.begin("videos", len(work), "videos")
         for ended in jobs.run(self._client, work):
@@ -127,20 +139,23 @@ class Run:
         self._require_few(items, selection.items, f"{len(lost)} of {len(sources)} videos are missing or unreadable")
         return dict(sorted(sources.items()))
 
-    def chunk_and_pack(self, selection: Selection, sources: Sources, done: set[str]) -> None:
-        """Make the chunks that are wanting and the shards that are not `done`, each shard once its chunks are there."""
+    def chunk_and_pack(self, selection: Selection, sources: ProbeResults, done: set[str]) -> None:
+        """Make the missing chunks and the shards not in `done` (names), each shard as soon as its chunks exist.
+
+        Raises `TooManyFailuresError` where too many samples cannot be packed, and `TransientError` for machine faults.
+        """
         plans = [plan for plan in selection.plans if plan.name not in done]
         counts = {uid: s if isinstance(s, str) else _count(s, self._config) for uid, s in sources.items()}
         needed_by = {plan.name: _videos(plan) for plan in plans}
-        in_demand = set().union(*needed_by.values()) if needed_by else set()
+        needed_videos = set().union(*needed_by.values())
         chunking = [
             self._chunk_job(uid, source, index)
             for uid, source in sources.items()
             if isinstance(source, ProbedVideo)
             for index in range(_count(source, self._config))
-            if self._is_wanting(uid, source, index, in_demand)
+            if self._must_make(uid, source, index, needed_videos)
         ]
-        chunking.sort(key=lambda job: -job.size)  # a long one begun last would be waited for alone
+        chunking.sort(key=lambda job: -job.size)  # a long job started last would run alone at the end
         chunk_names: dict[str, set[str]] = {}
         for job in chunking:
             chunk_names.setdefault(job.task.video_uid, set()).add(job.name)
@@ -163,11 +178,11 @@ class Run:
                 if ended.error:
                     self._record_failed_chunk(ended)
                 continue
-            packed: Packed = _value(ended)
+            packed: ShardOutcome = _value(ended)
             failed += packed.failed
             self._require_few(failed, selection.items, f"{failed} samples could not be packed")
             if not self._config.chunk.keep:
-                self._release(ended.job.name, needed_by[ended.job.name], users, counts)
+                self._delete_unneeded_chunks(ended.job.name, needed_by[ended.job.name], users, counts)
 
     def _chunk_job(self, uid: str, source: ProbedVideo, index: int) -> jobs.DaskJob:
         task = ChunkTask(
@@ -205,17 +220,17 @@ class Run:
             name=plan.name, stage="shards", function=pack_shard, task=task, size=len(plan.items), needs=needs
         )
 
-    def _is_wanting(self, uid: str, source: ProbedVideo, index: int, in_demand: set[str]) -> bool:
-        """Return whether a chunk is to be made: not there, of an older file, failed and to be retried, or deleted."""
+    def _must_make(self, uid: str, source: ProbedVideo, index: int, needed_videos: set[str]) -> bool:
+        """Return whether a chunk must be made: absent, outdated, failed and to be retried, or deleted but needed."""
         chunk = read_sidecar(self._config.work_folder, uid, index)
         if chunk is None or not is_current(chunk, source) or chunk.toolchain != self._toolchain:
             return True
         if chunk.damage and self._config.retry == "failed":
             return True
-        return uid in in_demand and not has_media(self._config.work_folder, chunk)
+        return uid in needed_videos and not has_media(self._config.work_folder, chunk)
 
     def _record_failed_chunk(self, ended: jobs.JobOutcome) -> None:
-        """Record a chunk at which our own code failed, so that the rest of the work goes on and the account closes."""
+        """Record a chunk for which our own code raised an exception, so that the build can go on."""
         task: ChunkTask = ended.job.task
         assert ended.error is not None
         reason = f"unexpected error: {ended.error.strip().splitlines()[-1]}"
@@ -239,10 +254,10 @@ class Run:
         )
         write_sidecar(task.work, chunk)
 
-    def _release(
+    def _delete_unneeded_chunks(
         self, shard: str, videos: set[str], users: dict[str, set[str]], counts: Mapping[str, int | str]
     ) -> None:
-        """Delete the chunks that no shard needs any more, now that `shard` is written."""
+        """Delete the chunks that no other shard needs, now that `shard` is written."""
         for uid in videos:
             users[uid].discard(shard)
             count = counts[uid]
@@ -253,14 +268,14 @@ class Run:
     def _require_few(self, failed: int, items: int, what: str) -> None:
         if failed > self._config.max_failed_fraction * items:
             raise TooManyFailuresError(
-                f"{what}: {failed} of {items} samples are lost, over max_failed_fraction = "
-                f"{self._config.max_failed_fraction}. Everything made so far is kept; if that many are to be expected, "
-                "raise it (or set videos.allow_missing=true for absent videos) and run again"
+                f"{what}: {failed} of {items} samples are lost, more than max_failed_fraction = "
+                f"{self._config.max_failed_fraction} allows. Finished work is kept. If that many failures are "
+                "expected, raise max_failed_fraction (or set videos.allow_missing=true for missing videos) and rerun"
             )
 
 
 def _make_chunk(task: ChunkTask) -> Chunk:
-    """Make a chunk on a worker; what the machine does wrong is not the video's fault."""
+    """Make a chunk on a worker; raise `TransientError` where writing fails because of the machine."""
     try:
         return make_chunk(task)
     except OSError as error:
@@ -270,8 +285,9 @@ def _make_chunk(task: ChunkTask) -> Chunk:
 
 
 def _value(ended: jobs.JobOutcome) -> Any:
+    """Return the value of a job; raise `RuntimeError` with the worker's traceback where it has none."""
     if ended.error:
-        raise RuntimeError(f"{ended.job.name} failed in our own code:\n{ended.error}")
+        raise RuntimeError(f"{ended.job.name} raised an unexpected exception:\n{ended.error}")
     return ended.value
 
 
@@ -280,7 +296,7 @@ def _videos(plan: ShardPlan) -> set[str]:
 
 
 def _count(source: ProbedVideo, config: BuildConfig) -> int:
-    """Return how many chunks a source makes."""
+    """Return the number of chunks of a source."""
     return -(-source.frames(config.chunk.fps) // (config.chunk.seconds * config.chunk.fps))
 
 

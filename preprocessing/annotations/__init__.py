@@ -1,4 +1,4 @@
-"""One reader per annotation format, all returning the same typed tables (`tables.Annotations`)."""
+"""Annotation readers, one per format, which all return the same typed tables (`tables.Annotations`)."""
 
 from preprocessing.annotations.config import AnnotationsConfig
 from preprocessing.annotations.reading import READERS, read_annotations

@@ -1,4 +1,4 @@
-"""Splits a delimited text file into rows, most of them vectorised, each with the physical line that it starts on."""
+"""Splits a delimited text file into rows, vectorised where possible, and reports the physical line of each row."""
 
 from __future__ import annotations
 
@@ -21,70 +21,70 @@ _LF, _CR, _QUOTE = 10, 13, 34
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """The column names of a delimited file, and where its rows begin."""
+    """The column names of a delimited file, and the start of its rows."""
 
     path: Path
     delimiter: str
     names: tuple[str, ...]
-    offset: int  # bytes
-    lines: int  # physical lines up to the first row
+    offset: int  # bytes before the first row
+    lines: int  # physical lines before the first row
 
     def columns(self, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, int]:
-        """Return name → position; raise `AnnotationError` where a required column is missing, or any is there twice."""
+        """Return column name → position; raise `AnnotationError` where one is missing or occurs twice."""
         missing = [name for name in required if name not in self.names]
         if missing:
             raise AnnotationError(
                 f"{self.path}: missing columns {', '.join(missing)}; the first line has {', '.join(self.names)}; "
                 f"columns are separated by {self.delimiter!r}"
             )
-        found = [name for name in required + optional if name in self.names]
-        twice = [name for name in found if self.names.count(name) > 1]
-        if twice:
-            raise AnnotationError(f"{self.path}: column {twice[0]} is there {self.names.count(twice[0])} times")
-        return {name: self.names.index(name) for name in found}
+        present = [name for name in required + optional if name in self.names]
+        repeated = [name for name in present if self.names.count(name) > 1]
+        if repeated:
+            raise AnnotationError(f"{self.path}: column {repeated[0]} occurs {self.names.count(repeated[0])} times")
+        return {name: self.names.index(name) for name in present}
 
 
 @dataclass(frozen=True, kw_only=True)
 class BadRow:
-    """A row that cannot be split into the header's columns."""
+    """A row that cannot be split into the columns of the header."""
 
-    line: int
+    line: int  # physical, from 1
     reason: str
-    value: str
+    value: str  # the offending text and details
 
 
 @dataclass(frozen=True, kw_only=True)
 class DelimitedRows:
-    """Some rows of a file: the cells of the wanted columns as text, and each row's first physical line (from 1)."""
+    """A block of N rows of a file."""
 
-    cells: pa.Table
-    lines: np.ndarray
-    bad: list[BadRow]
+    cells: pa.Table  # the requested columns as text, N rows
+    lines: np.ndarray  # (N,) the first physical line of each row, from 1
+    bad: list[BadRow]  # further rows, which could not be split
 
 
 def read_header(path: Path, delimiter: str) -> Header:
-    """Return the header of a file; raise `AnnotationError` where there is none."""
+    """Return the header of a file; raise `AnnotationError` where the first line is not one."""
     try:
         with path.open("rb") as file:
             start = len(_BOM) if file.read(len(_BOM)) == _BOM else 0
             file.seek(start)
-            lines = _Lines(b"", 0, file)
+            lines = _PhysicalLines(b"", 0, file)
             names = next(csv.reader(lines, delimiter=delimiter, strict=True), [])
             offset = file.tell()
     except (csv.Error, UnicodeDecodeError) as error:
-        raise AnnotationError(f"{path}: the first line is no header: {error}") from None
+        raise AnnotationError(f"{path}: the first line is not a header: {error}") from None
     if not names:
-        raise AnnotationError(f"{path}: empty, a line of column names is expected first")
+        raise AnnotationError(f"{path}: the file is empty; expected a line of column names")
     return Header(path=path, delimiter=delimiter, names=tuple(names), offset=offset, lines=lines.count)
 
 
 def read_rows(header: Header, columns: Mapping[str, int], *, block: int = BLOCK) -> Iterator[DelimitedRows]:
-    """Yield the rows of a file block by block, in no order within a block; blank lines are no rows.
+    """Yield the rows of a file in blocks of about `block` bytes, unordered within a block; blank lines are skipped.
 
-    A line without quotes and with the right number of columns is split vectorised; any other goes through Python's
-    csv module, strict: a quoted cell may hold delimiters, doubled quotes and line ends. A quote that opens a cell
-    and is not closed as it should be (or within 128 KiB) makes a bad row of its own line only, and the next
-    line starts afresh, so that one stray quote never swallows the rows after it.
+    Lines without quotes and with the right number of columns are split vectorised, others by Python's csv module in
+    strict mode: a quoted cell may contain delimiters, doubled quotes and line ends. A cell whose opening quote is not
+    closed correctly (or within 128 KiB) makes its own line a bad row, and parsing continues with the next line, so that
+    a stray quote does not consume the rows after it.
     """
     line = header.lines + 1
     with header.path.open("rb") as file:
@@ -97,15 +97,15 @@ def read_rows(header: Header, columns: Mapping[str, int], *, block: int = BLOCK)
 
 
 @dataclass
-class _Lines:
-    """Iterates over physical lines as text: those of `data` from `at` on, then those of `file`."""
+class _PhysicalLines:
+    """Iterates over physical lines as text: those of `data` from offset `at`, then those of `file`."""
 
     data: bytes
     at: int
     file: BinaryIO
     count: int = field(default=0)
 
-    def __iter__(self) -> _Lines:
+    def __iter__(self) -> _PhysicalLines:
         return self
 
     def __next__(self) -> str:
@@ -121,8 +121,8 @@ class _Lines:
 
 
 @dataclass
-class _Slow:
-    """What the slow path found in a block."""
+class _SlowRows:
+    """The rows of a block that were split by the csv module."""
 
     cells: list[list[str]] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
@@ -132,30 +132,30 @@ class _Slow:
 def _split(
     data: bytes, file: BinaryIO, header: Header, columns: Mapping[str, int], first: int
 ) -> tuple[DelimitedRows, int]:
-    """Split `data`, whole physical lines of which the first is number `first`; return its rows and the lines taken.
+    """Split `data`, complete physical lines starting with line `first`; return its rows and the number of lines read.
 
-    A quoted cell at the end may go on in `file`, which is then left behind it.
+    A quoted cell at the end of `data` may continue in `file`, whose position is then after that row.
     """
     buffer = np.frombuffer(data, np.uint8)
-    ends = np.flatnonzero(buffer == _LF)  # where each line's line feed is, or would be
+    ends = np.flatnonzero(buffer == _LF)  # of each line, the offset of its line feed (of the last: or of the end)
     if not len(ends) or ends[-1] != len(data) - 1:
         ends = np.append(ends, len(data))
     starts = np.concatenate([[0], ends[:-1] + 1])
-    places = np.flatnonzero(buffer == ord(header.delimiter))
-    delimiters = np.diff(np.searchsorted(places, ends), prepend=0)
+    positions = np.flatnonzero(buffer == ord(header.delimiter))
+    delimiters = np.diff(np.searchsorted(positions, ends), prepend=0)
     returns = np.flatnonzero(buffer == _CR)
     closing = (returns + 1 == len(data)) | (buffer[np.minimum(returns + 1, len(data) - 1)] == _LF)
-    stops = ends.copy()  # where each line's content stops
+    stops = ends.copy()  # of each line, the end of its content
     stops[np.searchsorted(ends, returns[closing])] -= 1
-    odd = np.zeros(len(ends), bool)  # to be read by the csv module
+    odd = np.zeros(len(ends), bool)  # lines to be split by the csv module
     odd[np.searchsorted(ends, np.flatnonzero(buffer == _QUOTE))] = True
     odd[np.searchsorted(ends, returns[~closing])] = True
     odd[_not_utf8(data, buffer, starts, ends)] = True
     filled = stops > starts
     plain = ~odd & filled & (delimiters == len(header.names) - 1)
 
-    slow = _Slow()
-    taken = len(ends)
+    slow = _SlowRows()
+    taken = len(ends)  # lines read
     done = 0  # lines before this one belong to an accepted row
     for index in np.flatnonzero(~plain & filled).tolist():
         if index < done:
@@ -163,7 +163,7 @@ def _split(
         text = data[starts[index] : stops[index]]
         if odd[index]:
             here = file.tell()
-            lines = _Lines(data, int(starts[index]), file)
+            lines = _PhysicalLines(data, int(starts[index]), file)
             if _slow_row(lines, text, header, columns, first + index, slow):
                 done = index + lines.count
                 plain[index:done] = False
@@ -180,24 +180,25 @@ def _split(
 
 
 def _not_utf8(data: bytes, buffer: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> list[int]:
-    """Return the lines that are not UTF-8."""
+    """Return the indices of the lines that are not UTF-8."""
+    if _is_utf8(data):
+        return []
+    suspects = np.unique(np.searchsorted(ends, np.flatnonzero(buffer >= 0x80))).tolist()
+    return [index for index in suspects if not _is_utf8(data[starts[index] : ends[index]])]
+
+
+def _is_utf8(data: bytes) -> bool:
     try:
         data.decode()
     except UnicodeDecodeError:
-        pass
-    else:
-        return []
-    found = []
-    for index in np.unique(np.searchsorted(ends, np.flatnonzero(buffer >= 0x80))).tolist():
-        try:
-            data[starts[index] : ends[index]].decode()
-        except UnicodeDecodeError:
-            found.append(index)
-    return found
+        return False
+    return True
 
 
-def _slow_row(lines: _Lines, text: bytes, header: Header, columns: Mapping[str, int], number: int, slow: _Slow) -> bool:
-    """Read one row with the csv module into `slow`; return whether it is accepted. `text` is its first line."""
+def _slow_row(
+    lines: _PhysicalLines, text: bytes, header: Header, columns: Mapping[str, int], number: int, slow: _SlowRows
+) -> bool:
+    """Read one row with the csv module into `slow`; return whether it is well formed. `text` is its first line."""
     reason, value = "", _show(text)
     try:
         cells = next(csv.reader(lines, delimiter=header.delimiter, strict=True))
@@ -223,14 +224,14 @@ def _wrong_count(line: int, found: int, header: Header, text: bytes) -> BadRow:
 
 
 def _show(text: bytes) -> str:
-    """Return the beginning of a line for a message."""
+    """Return the beginning of a line, for a message."""
     return repr(text[:80].decode(errors="replace")) + ("…" if len(text) > 80 else "")
 
 
 def _fast_cells(
     data: bytes, starts: np.ndarray, ends: np.ndarray, plain: np.ndarray, header: Header, columns: Mapping[str, int]
 ) -> pa.Table:
-    """Return the wanted cells of the plain lines."""
+    """Return the requested cells of the plain lines, as text."""
     names = [f"f{i}" for i in range(len(header.names))]
     wanted = [names[position] for position in columns.values()]
     if not plain.any():

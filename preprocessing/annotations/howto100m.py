@@ -1,4 +1,4 @@
-"""Reads HowTo100M's classification lists: stretches of minutes, each with the class of its video."""
+"""Reads HowTo100M's classification lists: clips of several minutes, each with the class of its video."""
 
 from __future__ import annotations
 
@@ -6,56 +6,57 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from preprocessing.annotations.benchmark import (
-    Items,
+    BenchmarkItems,
     MalformedError,
     for_each_row,
+    parse_uid,
     read_lines,
     require_order,
     seconds,
     whole_number,
 )
 from preprocessing.annotations.config import AnnotationsConfig
-from preprocessing.annotations.merge import ReaderOutput, Rejects, is_uid, show
+from preprocessing.annotations.merge import ReaderOutput, RejectedRows
 from preprocessing.annotations.tables import AnnotationError
 from shards.companions import HowToLabels, HowToVideo
 
-_MOST_CLASSES = 10**6  # a label past it is an error, and not a class that is left out
+_MAX_CLASSES = 10**6  # larger labels are malformed rather than filtered
 
 
-def read(config: AnnotationsConfig, durations: Mapping[str, float], rejects: Rejects) -> ReaderOutput:
-    """Read `config.howto100m`; videos of classes from `num_classes` on are filtered, malformed rows fail."""
+def read(config: AnnotationsConfig, durations: Mapping[str, float], rejects: RejectedRows) -> ReaderOutput:
+    """Read `config.howto100m`; rows with labels from `num_classes` on are filtered. `durations` is unused."""
     files = config.howto100m
     assert files is not None
-    items = Items("howto100m", rejects)
+    items = BenchmarkItems("howto100m", rejects)
     classes = _read_classes(files.classes, files.num_classes) if files.classes is not None else ()
     for split, path in (("train", files.train), ("val", files.val)):
         if path is not None:
             videos = _read_list(path, split, classes, files.num_classes, items)
-            items.accompany(split, HowToLabels(classes=classes, videos=videos))
-    return items.part()
+            items.set_companion(split, HowToLabels(classes=classes, videos=videos))
+    return items.output()
 
 
 def _read_classes(path: Path, count: int) -> tuple[str, ...]:
+    """Return the names of the first `count` classes; raise `AnnotationError` where the file has none."""
     names = [line.strip() for line in read_lines(path) if line.strip()]
     if not names:
-        raise AnnotationError(f"{path}: there is no class in it; names, one a line, class 0 first, are expected")
+        raise AnnotationError(f"{path}: contains no class; expected one name per line, class 0 first")
     return tuple(names[:count])
 
 
-def _read_list(path: Path, split: str, classes: tuple[str, ...], count: int, items: Items) -> tuple[HowToVideo, ...]:
+def _read_list(
+    path: Path, split: str, classes: tuple[str, ...], count: int, items: BenchmarkItems
+) -> tuple[HowToVideo, ...]:
+    """Read the list of one split; return its labels in file order."""
     videos: dict[str, HowToVideo] = {}
 
-    def take(place: str, cells: dict[str, str]) -> None:
-        uid = cells["video_uid"]
-        if not is_uid(uid):
-            raise MalformedError(
-                "malformed video_uid", f"video_uid = {show(uid)}; an id that can name a file is needed"
-            )
+    def read_row(location: str, cells: dict[str, str]) -> None:
+        uid = parse_uid(cells["video_uid"], "video_uid")
         start, end = (seconds(cells[name], name) for name in ("clip_start", "clip_end"))
         require_order(start, end, ("clip_start", "clip_end"))
-        label = whole_number(cells["label"].removesuffix(".0"), "label", _MOST_CLASSES)
+        label = whole_number(cells["label"].removesuffix(".0"), "label", _MAX_CLASSES)
         if classes and len(classes) <= label < count:
-            detail = f"label = {label}; the file of classes names 0 … {len(classes) - 1}"
+            detail = f"label = {label}; the file of classes has names for 0 … {len(classes) - 1}"
             raise MalformedError("malformed label", detail)
         if label >= count:
             detail = f"label = {label}; classes from num_classes = {count} on are left out"
@@ -63,13 +64,13 @@ def _read_list(path: Path, split: str, classes: tuple[str, ...], count: int, ite
         key = items.key(uid, start, end)
         times = {"video_uid": uid, "split": split, "clip_start": start, "clip_end": end}
         text = classes[label] if classes else ""
-        if not items.add(key, {**times, "text": text, "label": label}, place=place):
+        if not items.add(key, {**times, "text": text, "label": label}, location=location):
             if (before := items.kept(key)["label"]) != label:
-                detail = f"label = {label}, but {before} at {items.place_of(key)}; the first is kept"
+                detail = f"label = {label}, but {before} at {items.location_of(key)}; the first is kept"
                 raise MalformedError("duplicate identity", detail)
-            items.repeated(key, place=place)
+            items.reject_repeated(key, location=location)
             return
         videos[key] = HowToVideo(key=key, label=label)
 
-    for_each_row(items, path, ("video_uid", "clip_start", "clip_end", "label"), take, video="video_uid")
+    for_each_row(items, path, ("video_uid", "clip_start", "clip_end", "label"), read_row, video="video_uid")
     return tuple(videos.values())

@@ -1,4 +1,4 @@
-"""Reads a large JSON file value by value, so that only one video's objects are in memory at a time."""
+"""Reads a large JSON file value by value, so that only the objects of one video are in memory at a time."""
 
 from __future__ import annotations
 
@@ -11,18 +11,24 @@ from typing import Any
 from preprocessing.annotations.tables import AnnotationError
 
 _SPACE = re.compile(r"[ \t\n\r]*")
-_LONG_INTEGER = 20  # digits; past int64, and no field here means such a number
+_LONG_INTEGER = 20  # digits; longer ones exceed int64 and become floats
 
 
 def _integer(digits: str) -> int | float:
     return int(digits) if len(digits) < _LONG_INTEGER else float(digits)
 
 
-class JsonText:
-    """A cursor over a JSON file: `members` and `elements` step into a container, `value` reads what comes next.
+class JsonCursor:
+    """A cursor over a JSON file: `members` and `elements` iterate over a container, `value` reads the next value.
 
-    Whoever iterates takes the value (`value`, or a container to its end) before asking for the next name.
-    A file that is not UTF-8 or not JSON raises `AnnotationError` with line and column.
+    While iterating, read each value (with `value`, or a nested container to its end) before advancing. All methods
+    raise `AnnotationError` with line and column where the file is not valid JSON; the constructor where it is not
+    UTF-8.
+
+        cursor = JsonCursor(path)
+        for uid in cursor.members():
+            video = cursor.value()
+        cursor.end()
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,18 +36,18 @@ class JsonText:
         try:
             self._text = path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
-            raise AnnotationError(f"{path}: not UTF-8 at byte {error.start}; a JSON file must be UTF-8") from None
+            raise AnnotationError(f"{path}: not UTF-8 at byte {error.start}; JSON files must be UTF-8") from None
         self._at = 0
         self._decoder = json.JSONDecoder(parse_int=_integer)
 
     def peek(self) -> str:
-        """Return the first character of what comes next, or an empty text at the end."""
+        """Return the first character of the next value; an empty string at the end."""
         space = _SPACE.match(self._text, self._at)
         self._at = space.end() if space else self._at
         return self._text[self._at : self._at + 1]
 
     def value(self) -> Any:
-        """Return the next value whole."""
+        """Return the next value, parsed completely."""
         self.peek()
         try:
             value, self._at = self._decoder.raw_decode(self._text, self._at)
@@ -52,13 +58,13 @@ class JsonText:
         return value
 
     def members(self) -> Iterator[str]:
-        """Yield each name of the object that comes next; the cursor then stands before that name's value."""
+        """Yield each name of the next value, an object; the cursor is then before the value of that name."""
         self._expect("{")
         if self._take("}"):
             return
         while True:
             if self.peek() != '"':
-                raise self._error("a name in quotes is expected", self._at)
+                raise self._error("expected a name in quotes", self._at)
             name = self.value()
             self._expect(":")
             yield name
@@ -67,7 +73,7 @@ class JsonText:
             self._expect(",")
 
     def elements(self) -> Iterator[int]:
-        """Yield 0, 1, … for the list that comes next; the cursor then stands before that element."""
+        """Yield 0, 1, … for the next value, a list; the cursor is then before the element of that index."""
         self._expect("[")
         if self._take("]"):
             return
@@ -80,7 +86,7 @@ class JsonText:
             index += 1
 
     def end(self) -> None:
-        """Raise `AnnotationError` where anything but white space is left."""
+        """Raise `AnnotationError` unless only white space remains."""
         if self.peek():
             raise self._error("text after the end", self._at)
 
@@ -93,9 +99,9 @@ class JsonText:
     def _expect(self, char: str) -> None:
         if not self._take(char):
             found = repr(self._text[self._at : self._at + 20]) if self.peek() else "the end of the file"
-            raise self._error(f"{char!r} is expected, not {found}", self._at)
+            raise self._error(f"expected {char!r}, found {found}", self._at)
 
     def _error(self, message: str, at: int) -> AnnotationError:
         line = self._text.count("\n", 0, at) + 1
         column = at - self._text.rfind("\n", 0, at)
-        return AnnotationError(f"{self.path} line {line} column {column}: not valid JSON: {message}; fetch it anew")
+        return AnnotationError(f"{self.path} line {line} column {column}: not valid JSON: {message}; download it again")

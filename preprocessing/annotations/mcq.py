@@ -1,4 +1,4 @@
-"""Reads `egomcq.json` and `summarymcq_full.json`: questions of five choices, each choice a stretch of a video."""
+"""Reads `egomcq.json` and `summarymcq_full.json`: multiple-choice questions whose choices are clips of videos."""
 
 from __future__ import annotations
 
@@ -6,86 +6,87 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from preprocessing.annotations.benchmark import Items, MalformedError, require_order, seconds
+from preprocessing.annotations.benchmark import BenchmarkItems, MalformedError, parse_uid, require_order, seconds
 from preprocessing.annotations.config import AnnotationsConfig
-from preprocessing.annotations.json_stream import JsonText
-from preprocessing.annotations.merge import ReaderOutput, Rejects, is_text, is_uid, show
+from preprocessing.annotations.json_stream import JsonCursor
+from preprocessing.annotations.merge import ReaderOutput, RejectedRows
 from preprocessing.annotations.tables import AnnotationError
+from preprocessing.annotations.values import is_text, show
 from shards.companions import Question, Questions, QuestionType, Rejected
 
 _TYPES: dict[int, QuestionType] = {1: "inter", 2: "intra", 3: "summary"}
 
 
-def read_egomcq(config: AnnotationsConfig, durations: Mapping[str, float], rejects: Rejects) -> ReaderOutput:
-    """Read `config.egomcq`; `durations` is not needed, as the clips are ready-made."""
+def read_egomcq(config: AnnotationsConfig, durations: Mapping[str, float], rejects: RejectedRows) -> ReaderOutput:
+    """Read `config.egomcq`; `durations` is unused, since the file states the clips."""
     assert config.egomcq is not None
     return _read(config.egomcq, "egomcq", rejects)
 
 
-def read_summarymcq(config: AnnotationsConfig, durations: Mapping[str, float], rejects: Rejects) -> ReaderOutput:
-    """Read `config.summarymcq`; `durations` is not needed, as the spans are ready-made."""
+def read_summarymcq(config: AnnotationsConfig, durations: Mapping[str, float], rejects: RejectedRows) -> ReaderOutput:
+    """Read `config.summarymcq`; `durations` is unused, since the file states the clips."""
     assert config.summarymcq is not None
     return _read(config.summarymcq, "summarymcq", rejects)
 
 
-def _read(path: Path, set_name: str, rejects: Rejects) -> ReaderOutput:
-    """Return the distinct clips of a file of questions, and the questions as their companion.
+def _read(path: Path, set_name: str, rejects: RejectedRows) -> ReaderOutput:
+    """Return the distinct clips of a file of questions, with the questions as their companion.
 
-    A question that cannot be asked (an answer out of range, a choice without times, no text) is one failed row, and
-    its choices count for nothing; the account has a row for each distinct clip and each such question.
+    A malformed question (answer out of range, choice without times, no text) is rejected as one failed row together
+    with its choices. The number of input rows is that of distinct clips plus malformed questions.
     """
-    items = Items(set_name, rejects)
+    items = BenchmarkItems(set_name, rejects)
     questions: dict[str, Question] = {}
     rejected: list[Rejected] = []
-    text = JsonText(path)
-    if text.peek() != "{":
-        raise AnnotationError(f'{path}: an object of questions is expected, as {{"0": {{"query": …}}}}')
-    for number in text.members():
-        place = f"{path.name}:{number}"
-        value = text.value()
+    cursor = JsonCursor(path)
+    if cursor.peek() != "{":
+        raise AnnotationError(f'{path}: expected an object of questions such as {{"0": {{"query": …}}}}')
+    for number in cursor.members():
+        location = f"{path.name}:{number}"
+        value = cursor.value()
         try:
             if number in questions:
-                raise MalformedError("duplicate identity", f"there is a question {number} already; the first is kept")
+                raise MalformedError("duplicate identity", f"question {number} exists already; the first is kept")
             question, choices = _question(number, value, items)
         except MalformedError as error:
             items.input_rows += 1
-            items.reject(error, place=place)
+            items.reject(error, location=location)
             rejected.append(Rejected(id=number, reason=str(error)))
             continue
         questions[number] = question
         for index, (key, choice) in enumerate(zip(question.choices, choices, strict=True)):
-            items.input_rows += items.add(key, choice, place=f"{place}.choices.{index}")
-    text.end()
+            items.input_rows += items.add(key, choice, location=f"{location}.choices.{index}")
+    cursor.end()
     if not questions and not rejected:
-        raise AnnotationError(f"{path}: there is no question in it")
-    found = Questions(
+        raise AnnotationError(f"{path}: contains no question")
+    companion = Questions(
         set=set_name, split="test", name=set_name, questions=tuple(questions.values()), rejected=tuple(rejected)
     )
-    items.accompany("test", found)
-    return items.part()
+    items.set_companion("test", companion)
+    return items.output()
 
 
-def _question(number: str, value: Any, items: Items) -> tuple[Question, list[dict[str, Any]]]:
-    """Return a question and the clips of its choices; raise `MalformedError` where it cannot be asked."""
+def _question(number: str, value: Any, items: BenchmarkItems) -> tuple[Question, list[dict[str, Any]]]:
+    """Return a question and the clips of its choices; raise `MalformedError` where it is malformed."""
     if not number or not is_text(number):
-        raise MalformedError("malformed question", f"its name is {show(number)}; text is needed")
+        raise MalformedError("malformed question", f"its name is {show(number)}; expected text")
     if not isinstance(value, dict):
-        raise MalformedError("malformed question", f"an object is needed, not {show(value)}")
+        raise MalformedError("malformed question", f"expected an object, found {show(value)}")
     kind = value.get("types")
     if type(kind) is not int or kind not in _TYPES:
         known = ", ".join(f"{n} ({name})" for n, name in _TYPES.items())
-        raise MalformedError("malformed types", f"types = {show(kind)}; one of {known} is needed")
+        raise MalformedError("malformed types", f"types = {show(kind)}; expected one of {known}")
     query = value.get("query")
     text = query.get("clip_text") if isinstance(query, dict) else None
     if not isinstance(text, str) or not text.strip() or not is_text(text):
-        raise MalformedError("malformed query", f"query.clip_text = {show(text)}; text is needed")
+        raise MalformedError("malformed query", f"query.clip_text = {show(text)}; expected text")
     listed = value.get("choices")
     if not isinstance(listed, dict) or len(listed) < 2 or set(listed) != {str(i) for i in range(len(listed))}:
         names = sorted(listed) if isinstance(listed, dict) else listed
-        raise MalformedError("malformed choices", f"choices = {show(names)}; objects named 0, 1, … are needed")
+        raise MalformedError("malformed choices", f"choices = {show(names)}; expected two or more, named 0, 1, …")
     answer = value.get("answer")
     if type(answer) is not int or not 0 <= answer < len(listed):
-        raise MalformedError("malformed answer", f"answer = {show(answer)}; one of 0 … {len(listed) - 1} is needed")
+        raise MalformedError("malformed answer", f"answer = {show(answer)}; expected one of 0 … {len(listed) - 1}")
     choices = [_choice(f"choices.{i}", listed[str(i)]) for i in range(len(listed))]
     keys = [items.key(choice["video_uid"], choice["clip_start"], choice["clip_end"]) for choice in choices]
     question = Question(id=number, type=_TYPES[kind], text=text, answer=answer, choices=tuple(keys))
@@ -93,14 +94,12 @@ def _question(number: str, value: Any, items: Items) -> tuple[Question, list[dic
 
 
 def _choice(where: str, value: Any) -> dict[str, Any]:
-    """Return the clip of a choice; what it lacks beyond video and times is not needed."""
+    """Return the clip of a choice; only video and times are required."""
     if not isinstance(value, dict):
-        raise MalformedError("malformed choice", f"{where} = {show(value)}; an object is needed")
-    uid, text = value.get("video_uid"), value.get("clip_text")
-    if not is_uid(uid):
-        raise MalformedError("malformed video_uid", f"{where}.video_uid = {show(uid)}; an id that can name a file")
+        raise MalformedError("malformed choice", f"{where} = {show(value)}; expected an object")
+    uid, text = parse_uid(value.get("video_uid"), f"{where}.video_uid"), value.get("clip_text")
     start, end = (seconds(value.get(name), f"{where}.{name}") for name in ("clip_start", "clip_end"))
     require_order(start, end, (f"{where}.clip_start", f"{where}.clip_end"))
     if text is not None and not (isinstance(text, str) and is_text(text)):
-        raise MalformedError("malformed text", f"{where}.clip_text = {show(text)}; text or null is needed")
+        raise MalformedError("malformed text", f"{where}.clip_text = {show(text)}; expected text or null")
     return {"video_uid": uid, "split": "test", "clip_start": start, "clip_end": end, "text": text or ""}

@@ -1,46 +1,46 @@
-"""What readers return, and how it becomes one set of tables: duplicates, exclusion, order, sums."""
+"""Merges the output of the annotation readers into tables: removes duplicates and excluded videos, and sorts."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from preprocessing.annotations.tables import NARRATIONS, REJECTS, VIDEOS, AnnotationError
+from preprocessing.annotations.tables import NARRATION_SCHEMA, REJECT_SCHEMA, VIDEO_SCHEMA, AnnotationError
+from preprocessing.annotations.values import show
 from shards.schema import SETS
 
 LETTERS = {name: spec.letter for name, spec in SETS.items()}  # set → the letter in its keys
-PRETRAINING = tuple(name for name, spec in SETS.items() if not spec.is_benchmark)  # what exclusion is about
-_SHOWN = 80  # characters of a value in a message
+PRETRAINING = tuple(name for name, spec in SETS.items() if not spec.is_benchmark)  # the sets that exclusion applies to
 
-ROWS = NARRATIONS.append(pa.field("line", pa.int64()))
-"""What readers collect: annotations, each with its line (or its running number) in the file."""
+ROW_SCHEMA = NARRATION_SCHEMA.append(pa.field("line", pa.int64()))
+"""Narrations and summaries as readers collect them: with their line, or running number, in the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Video:
-    """What annotations say of one video."""
+class VideoMetadata:
+    """The metadata of one video."""
 
     duration: float = math.nan  # s; NaN: unknown
     is_stereo: bool = False
-    split: str = "train"
+    split: str = "train"  # train | val | test
 
 
 @dataclass(frozen=True, kw_only=True)
-class Metadata:
-    """The videos that a metadata file describes, and how many rows it has."""
+class MetadataFile:
+    """The content of a metadata file."""
 
-    videos: dict[str, Video] = field(default_factory=dict)
-    input_rows: int = 0
+    videos: dict[str, VideoMetadata] = field(default_factory=dict)  # by video_uid
+    input_rows: int = 0  # including rows that could not be used
 
 
-class Rejects:
-    """Collects the rows that no table holds, each with the place it stands at and, where it has one, its key."""
+class RejectedRows:
+    """Collects the annotation rows that are in no table, with their location and, if they have one, their key."""
 
     def __init__(self) -> None:
         self._rows: list[tuple[str, str, str, str, str, str, str]] = []
@@ -49,84 +49,65 @@ class Rejects:
         self,
         set_name: str,
         *,
-        place: str,
+        location: str,
         reason: str,
         detail: str,
         status: str = "failed",
         uid: str = "",
         key: str = "",
     ) -> None:
-        """Add a row; `place` is file:line, `detail` what is wrong there and with which value."""
-        self._rows.append((set_name, key, place, uid, status, reason, f"{place}: {detail}"))
+        """Add a row: `location` is file:line, `reason` names the kind of problem, `detail` states it with the value.
+
+        `status` is `failed` (malformed) or `filtered` (excluded by a rule).
+        """
+        self._rows.append((set_name, key, location, uid, status, reason, f"{location}: {detail}"))
 
     def count(self, set_name: str) -> int:
-        """Return how many rows of a set are here."""
+        """Return the number of rejected rows of a set."""
         return sum(row[0] == set_name for row in self._rows)
 
     def table(self, kept: Mapping[str, pa.Table]) -> pa.Table:
-        """Return the rejects as a table sorted by (set, item).
+        """Return the rejected rows as a table sorted by (set, item).
 
-        An item is the row's key, unless `kept` (set → table) or an earlier reject has that key: then its place.
+        An item is the row's key, or its location where `kept` (set → table) or an earlier reject has that key.
         """
         taken: set[tuple[str, str]] = set()
         for name, table in kept.items():
             keys = pa.array([row[1] for row in self._rows if row[0] == name and row[1]], pa.string())
             taken |= {(name, key) for key in table["key"].filter(pc.is_in(table["key"], keys)).to_pylist()}
         rows = []
-        for name, key, place, *rest in self._rows:
+        for name, key, location, *rest in self._rows:
             item, number = key, 1
             if not key or (name, key) in taken:
-                item = place
+                item = location
             while (name, item) in taken:
                 number += 1
-                item = f"{place}#{number}"
+                item = f"{location}#{number}"
             taken.add((name, item))
             rows.append((name, item, *rest))
         rows.sort()
-        columns = list(zip(*rows, strict=True)) or [() for _ in REJECTS]
-        return pa.table([pa.array(column, pa.string()) for column in columns], schema=REJECTS)
+        columns = list(zip(*rows, strict=True)) or [() for _ in REJECT_SCHEMA]
+        return pa.table([pa.array(column, pa.string()) for column in columns], schema=REJECT_SCHEMA)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReaderOutput:
-    """What one reader found: tables without duplicates, and the count of every row that it looked at."""
+    """The output of one reader: tables without duplicate keys, and the number of rows read."""
 
-    rows: dict[str, pa.Table]  # set → its items (`tables.ITEMS`), with the column `line` in clips and summaries
-    input_rows: dict[str, int]  # set → rows that the files hold
+    rows: dict[str, pa.Table]  # set → its items (`tables.ITEM_SCHEMAS`), with the column `line` in clips and summaries
+    input_rows: dict[str, int]  # set → rows in the files
     durations: dict[str, float]  # uid of every video with a usable row → s, NaN where not stated
-    places: dict[str, Callable[[int], str]] = field(default_factory=dict)  # set → what names a line in messages
-    alpha: float | None = None
-    companions: dict[str, Any] = field(default_factory=dict)  # path below ROOT → JSON of questions or labels
-    frame_rates: dict[str, float] = field(default_factory=dict)  # uid → frames/s by which the files count frames
+    locations: dict[str, Callable[[int], str]] = field(default_factory=dict)  # set → `line` → location for messages
+    alpha: float | None = None  # s; see `tables.Annotations`
+    companions: dict[str, Any] = field(default_factory=dict)  # path below the dataset's root → JSON value
+    frame_rates: dict[str, float] = field(default_factory=dict)  # uid → frames/s of the files' frame numbers
 
 
-def is_uid(value: Any) -> TypeGuard[str]:
-    """Return whether a value can be a video id: text that can name a file `<video_uid>.mp4`, and not in a folder."""
-    if not isinstance(value, str) or value in ("", ".", "..") or not value.isprintable():
-        return False
-    return "/" not in value and "\\" not in value and is_text(value)
+def deduplicate(rows: pa.Table, set_name: str, location: Callable[[int], str], rejects: RejectedRows) -> pa.Table:
+    """Return `rows` with each key once; of rows with equal keys, the first in the file is kept.
 
-
-def is_text(value: str) -> bool:
-    """Return whether text is free of lone surrogates, which JSON can spell but nothing can store."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def show(value: Any) -> str:
-    """Return a value as it appears in a message: its repr, cut where long."""
-    text = repr(value)
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
-
-
-def deduplicate(rows: pa.Table, set_name: str, place: Callable[[int], str], rejects: Rejects) -> pa.Table:
-    """Return `rows` with each key once: of equal keys the row that stands first in the file stays.
-
-    A later row that says the same is filtered (`duplicate row`); one that says something else is failed
-    (`duplicate identity`), and its detail names both places. All columns but `line` are compared.
+    A later row with equal columns (other than `line`) is filtered as `duplicate row`. One that differs is failed as
+    `duplicate identity`, with both locations in its detail.
     """
     if not rows.num_rows:
         return rows
@@ -145,7 +126,7 @@ def deduplicate(rows: pa.Table, set_name: str, place: Callable[[int], str], reje
             continue
         dropped.append(index)
         differing = [name for name in row if name != "line" and row[name] != kept[name]]
-        same = f"the same annotation as {place(kept['line'])}"
+        same = f"the same annotation as {location(kept['line'])}"
         if differing:
             name = differing[0]
             detail = f"{same}, but {name} is {show(row[name])} here and {show(kept[name])} there; the first is kept"
@@ -153,7 +134,7 @@ def deduplicate(rows: pa.Table, set_name: str, place: Callable[[int], str], reje
             detail = f"{same}, word for word"
         rejects.add(
             set_name,
-            place=place(row["line"]),
+            location=location(row["line"]),
             uid=row["video_uid"],
             status="failed" if differing else "filtered",
             reason="duplicate identity" if differing else "duplicate row",
@@ -165,48 +146,51 @@ def deduplicate(rows: pa.Table, set_name: str, place: Callable[[int], str], reje
 
 
 def exclude(
-    rows: pa.Table, set_name: str, place: Callable[[int], str], excluded: Mapping[str, str], rejects: Rejects
+    rows: pa.Table, set_name: str, location: Callable[[int], str], excluded: Mapping[str, str], rejects: RejectedRows
 ) -> pa.Table:
-    """Return `rows` without those of `excluded` videos (uid → the file that lists it), which become rejects."""
+    """Return `rows` without those of `excluded` videos (uid → the file that lists it), which are rejected."""
     if not excluded or not rows.num_rows:
         return rows
-    out = pc.is_in(rows["video_uid"], pa.array(list(excluded), pa.string()))
-    gone = rows.filter(out).select(["key", "video_uid", "line"])
-    for key, uid, line in zip(*(gone[name].to_pylist() for name in gone.column_names), strict=True):
+    is_excluded = pc.is_in(rows["video_uid"], pa.array(list(excluded), pa.string()))
+    dropped = rows.filter(is_excluded).select(["key", "video_uid", "line"])
+    for key, uid, line in zip(*(dropped[name].to_pylist() for name in dropped.column_names), strict=True):
         rejects.add(
             set_name,
-            place=place(line),
+            location=location(line),
             uid=uid,
             key=key,
             status="filtered",
             reason="excluded: used by evaluation",
             detail=f"video {uid} is listed in {excluded[uid]}",
         )
-    return rows.filter(pc.invert(out))
+    return rows.filter(pc.invert(is_excluded))
 
 
 def finish(tables: list[pa.Table], schema: pa.Schema, set_name: str) -> pa.Table:
-    """Return the readers' rows of one set as one table, sorted by (video_uid, clip_start, key); empties `tables`."""
+    """Return the rows of one set as one table, sorted by (video_uid, clip_start, key).
+
+    Clears `tables`, so that the unsorted rows can be freed. Raises `AnnotationError` where two tables share a key.
+    """
     rows = pa.concat_tables(tables).select(schema.names)
     if len(tables) > 1 and pc.count_distinct(rows["key"]).as_py() != rows.num_rows:
         raise AnnotationError(f"two annotation files describe the same {set_name}; give only one of them")
     tables.clear()
     if not rows.num_rows:
         return schema.empty_table()
-    # Videos as ranks: integers sort several times faster than 36-character texts.
+    # Videos as ranks: integers sort several times faster than strings of 36 characters.
     uids = pc.dictionary_encode(rows["video_uid"].combine_chunks())
     rank = np.empty(len(uids.dictionary), np.int64)
     rank[pc.sort_indices(uids.dictionary).to_numpy()] = np.arange(len(rank))
     order = sort_by_start(rank[uids.indices.to_numpy()], rows["clip_start"].to_numpy(), rows["key"])
     columns = []
-    for name in schema.names:  # each unsorted column is let go before the next is sorted: at most one is there twice
+    for name in schema.names:  # column by column, so that at most one column exists twice
         columns.append(rows[name].combine_chunks().take(pa.array(order)))
         rows = rows.drop_columns([name])
     return pa.table(columns, schema=schema)
 
 
 def sort_by_start(group: np.ndarray, start: np.ndarray, keys: pa.ChunkedArray) -> np.ndarray:
-    """Return the order of rows by (group, start, key): numbers first, and keys only where those are equal."""
+    """Return the order of rows by (group, start, key); keys are compared only where the numbers are equal."""
     order = np.lexsort((start, group))
     group, start = group[order], start[order]
     equal = (group[1:] == group[:-1]) & (start[1:] == start[:-1])
@@ -219,16 +203,19 @@ def sort_by_start(group: np.ndarray, start: np.ndarray, keys: pa.ChunkedArray) -
     return order
 
 
-def videos_table(described: Mapping[str, Video], durations: Mapping[str, float], val: frozenset[str]) -> pa.Table:
-    """Return the videos table: all that metadata describe and annotations mention.
+def videos_table(
+    described: Mapping[str, VideoMetadata], durations: Mapping[str, float], val: frozenset[str]
+) -> pa.Table:
+    """Return the videos table: all videos that the metadata describe or the annotations mention.
 
-    Metadata's duration goes before that of annotations. A uid of `val` is val, unless metadata call it test.
+    A duration (s) of the metadata takes precedence over one of the annotations. Videos in `val` are in the val split,
+    unless the metadata put them into test.
     """
     columns: list[list[Any]] = [[], [], [], []]
     for uid in sorted({*described, *durations}):
-        video = described.get(uid, Video())
+        video = described.get(uid, VideoMetadata())
         duration = durations.get(uid, math.nan) if math.isnan(video.duration) else video.duration
         split = "val" if uid in val and video.split != "test" else video.split
         for column, value in zip(columns, (uid, duration, video.is_stereo, split), strict=True):
             column.append(value)
-    return pa.table([pa.array(c, f.type) for c, f in zip(columns, VIDEOS, strict=True)], schema=VIDEOS)
+    return pa.table([pa.array(c, f.type) for c, f in zip(columns, VIDEO_SCHEMA, strict=True)], schema=VIDEO_SCHEMA)

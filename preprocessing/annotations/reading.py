@@ -1,4 +1,4 @@
-"""Reads a dataset's annotations: the configured reader, metadata, exclusion, order, and the sums that must close."""
+"""Reads all configured annotation files into one set of tables, and accounts for every row."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from preprocessing.annotations import epic_mir as epic
 from preprocessing.annotations import howto100m as howto
 from preprocessing.annotations import mcq as questions
 from preprocessing.annotations.config import AnnotationsConfig
-from preprocessing.annotations.merge import PRETRAINING, ReaderOutput, Rejects, exclude, finish, videos_table
+from preprocessing.annotations.merge import PRETRAINING, ReaderOutput, RejectedRows, exclude, finish, videos_table
 from preprocessing.annotations.metadata import read_excluded, read_metadata, read_val_list
-from preprocessing.annotations.tables import ITEMS, AnnotationError, Annotations
+from preprocessing.annotations.tables import ITEM_SCHEMAS, AnnotationError, Annotations
 from shards.schema import SETS
 
-Reader = Callable[[AnnotationsConfig, Mapping[str, float], Rejects], ReaderOutput]
+Reader = Callable[[AnnotationsConfig, Mapping[str, float], RejectedRows], ReaderOutput]
 
 READERS: dict[str, Reader] = {
     "egoclip": egoclip.read,
@@ -31,18 +31,18 @@ READERS: dict[str, Reader] = {
     "charades_ego": charades.read,
     "howto100m": howto.read,
 }
-"""The reader of each key of `AnnotationsConfig` that names annotation files; a new dataset is a key and a line here.
+"""Key of `AnnotationsConfig` → reader of its files. To add a dataset, add a key there and a line here.
 
-A reader takes the configuration, the durations (s) that metadata state, and the rejects to add to.
+A reader takes the configuration, the durations of the metadata (uid → s), and the rejected rows, to which it adds.
 """
 
 
 def read_annotations(config: AnnotationsConfig) -> Annotations:
-    """Return everything that the configured files say; each of their rows is in exactly one of the tables.
+    """Return the content of the configured files; each input row is in exactly one of the tables.
 
-    Rows to pretrain on become filtered rejects where `exclude` lists their video. Of rows with the same identity the
-    first in the file is kept; the others are rejects, filtered where they say the same and failed where they do not.
-    Raises `AnnotationError` where a file as a whole cannot be used (absent, no such columns, not JSON).
+    Pretraining rows of videos that `exclude` lists are rejected as filtered. Of rows with the same key, the first in
+    the file is kept; the others are rejected, as filtered if they are equal and as failed if they differ. Raises
+    `AnnotationError` where a whole file cannot be used (absent, columns missing, not JSON).
     """
     names = [name for name in READERS if getattr(config, name) is not None]
     if not names:
@@ -52,26 +52,28 @@ def read_annotations(config: AnnotationsConfig) -> Annotations:
         if not path.is_file():
             raise AnnotationError(f"{key} = {path}: there is no such file")
 
-    rejects = Rejects()
+    rejects = RejectedRows()
     metadata = read_metadata(config, rejects)
-    known = {uid: video.duration for uid, video in metadata.videos.items()}
-    parts = [READERS[name](config, known, rejects) for name in names]
-    held = {name for part in parts for name in part.rows}
-    counts = {name: sum(part.input_rows.get(name, 0) for part in parts) for name in SETS if name in held}
-    alpha = next((part.alpha for part in parts if part.alpha is not None), None)
+    metadata_durations = {uid: video.duration for uid, video in metadata.videos.items()}
+    outputs = [READERS[name](config, metadata_durations, rejects) for name in names]
+    sets = {name for output in outputs for name in output.rows}
+    counts = {name: sum(output.input_rows.get(name, 0) for output in outputs) for name in SETS if name in sets}
+    alpha = next((output.alpha for output in outputs if output.alpha is not None), None)
     excluded = read_excluded(config)
-    durations = _durations(parts)
+    durations = _durations(outputs)
     tables = {}
     for name in counts:
-        # Taken out of the parts, so that nothing holds the unsorted rows while they are sorted.
-        kept = [(part.rows.pop(name), part.places.get(name, str)) for part in parts if name in part.rows]
-        out = excluded if name in PRETRAINING else {}
-        found = [exclude(rows, name, place, out, rejects) for rows, place in kept]
-        del kept
-        tables[name] = finish(found, ITEMS[name], name)
+        # `pop`, so that no reference to the unsorted rows remains while they are sorted.
+        unsorted = [
+            (output.rows.pop(name), output.locations.get(name, str)) for output in outputs if name in output.rows
+        ]
+        excluded_here = excluded if name in PRETRAINING else {}
+        kept = [exclude(rows, name, location, excluded_here, rejects) for rows, location in unsorted]
+        del unsorted
+        tables[name] = finish(kept, ITEM_SCHEMAS[name], name)
     for name, table in tables.items():
-        landed = table.num_rows + rejects.count(name)
-        assert landed == counts[name], f"{counts[name]} rows of {name} were read, {landed} are accounted for"
+        accounted = table.num_rows + rejects.count(name)
+        assert accounted == counts[name], f"{counts[name]} rows of {name} were read, {accounted} are accounted for"
     paths = sorted({path for _, path in _paths(config)})
     files = [path.name for path in paths]
     sources = {(path.name if files.count(path.name) == 1 else str(path)): _sha256(path) for path in paths}
@@ -82,23 +84,23 @@ def read_annotations(config: AnnotationsConfig) -> Annotations:
         sources=sources,
         input_rows={**counts, "videos": metadata.input_rows},
         alpha=alpha,
-        companions={path: value for part in parts for path, value in part.companions.items()},
-        frame_rates={uid: rate for part in parts for uid, rate in part.frame_rates.items()},
+        companions={path: value for output in outputs for path, value in output.companions.items()},
+        frame_rates={uid: rate for output in outputs for uid, rate in output.frame_rates.items()},
     )
 
 
-def _durations(parts: Sequence[ReaderOutput]) -> dict[str, float]:
-    """Return the duration of every video that a part mentions, in s; NaN where no part states it."""
-    found: dict[str, float] = {}
-    for part in parts:
-        for uid, seconds in part.durations.items():
-            if math.isnan(found.get(uid, math.nan)):
-                found[uid] = seconds
-    return found
+def _durations(outputs: Sequence[ReaderOutput]) -> dict[str, float]:
+    """Return the duration (s) of every mentioned video, from the first reader that states it; otherwise NaN."""
+    durations: dict[str, float] = {}
+    for output in outputs:
+        for uid, seconds in output.durations.items():
+            if math.isnan(durations.get(uid, math.nan)):
+                durations[uid] = seconds
+    return durations
 
 
 def _paths(config: Any, prefix: str = "annotations") -> Iterator[tuple[str, Path]]:
-    """Yield every configured file with the key that names it."""
+    """Yield the key and the path of every configured file."""
     for name, value in vars(config).items():
         for item in value if isinstance(value, tuple) else (value,):
             if isinstance(item, Path):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from preprocessing.demo.config import DemoConfig
-from preprocessing.demo.narrate import Remark, Remarks
+from preprocessing.demo.narrate import DemoAnnotation, DemoAnnotations
 from preprocessing.demo.script import Action, Flaw, VideoScript
 from preprocessing.demo.vocabulary import NOUNS, VERBS, activities
 
@@ -68,7 +68,9 @@ class BenchmarkFiles:
         )
 
 
-def write_benchmarks(folder: Path, config: DemoConfig, scripts: Sequence[VideoScript], remarks: Remarks) -> None:
+def write_benchmarks(
+    folder: Path, config: DemoConfig, scripts: Sequence[VideoScript], remarks: DemoAnnotations
+) -> None:
     """Write all files into `folder`, which is there: the same bytes for the same config."""
     made = BenchmarkFiles.at(folder)
     train = [script for script in scripts if script.split == "train" and script.flaw is Flaw.NONE][:_TRAIN_VIDEOS]
@@ -90,7 +92,9 @@ def write_benchmarks(folder: Path, config: DemoConfig, scripts: Sequence[VideoSc
     write_howto(made.howto_val, val, named)
 
 
-def write_egomcq(path: Path, config: DemoConfig, videos: Sequence[str], missing: str, said: Sequence[Remark]) -> None:
+def write_egomcq(
+    path: Path, config: DemoConfig, videos: Sequence[str], missing: str, said: Sequence[DemoAnnotation]
+) -> None:
     """Write `egomcq.json`: of each narration of the first pass, a question over videos and one within its own."""
     rng = np.random.default_rng([config.seed, 101])
     clips = [remark for remark in said if remark.narration_pass == 1 and remark.clip_end > remark.clip_start]
@@ -106,7 +110,7 @@ def write_egomcq(path: Path, config: DemoConfig, videos: Sequence[str], missing:
 
 
 def write_summarymcq(
-    path: Path, config: DemoConfig, videos: Sequence[str], missing: str, said: Sequence[Remark]
+    path: Path, config: DemoConfig, videos: Sequence[str], missing: str, said: Sequence[DemoAnnotation]
 ) -> None:
     """Write `summarymcq_full.json`: of each summary, a question among summaries of other activities."""
     rng = np.random.default_rng([config.seed, 102])
@@ -169,9 +173,11 @@ def write_howto(path: Path, scripts: Sequence[VideoScript], named: Sequence[str]
     _write_table(path, ("video_uid", "clip_start", "clip_end", "fps", "label"), rows, delimiter="\t")
 
 
-def _unlike(remark: Remark, candidates: Sequence[Remark], rng: np.random.Generator) -> list[Remark]:
+def _unlike(
+    remark: DemoAnnotation, candidates: Sequence[DemoAnnotation], rng: np.random.Generator
+) -> list[DemoAnnotation]:
     """Return some of the candidates, in random order, that say something else than `remark` and than each other."""
-    found: dict[tuple[tuple[int, ...], tuple[int, ...]], Remark] = {}
+    found: dict[tuple[tuple[int, ...], tuple[int, ...]], DemoAnnotation] = {}
     for index in rng.permutation(len(candidates)).tolist():
         other = candidates[index]
         if (other.tag_verb, other.tag_noun) != (remark.tag_verb, remark.tag_noun):
@@ -180,7 +186,11 @@ def _unlike(remark: Remark, candidates: Sequence[Remark], rng: np.random.Generat
 
 
 def _question(
-    right: Remark, wrong: Sequence[Remark], kind: int, rng: np.random.Generator, absent: Sequence[Remark]
+    right: DemoAnnotation,
+    wrong: Sequence[DemoAnnotation],
+    kind: int,
+    rng: np.random.Generator,
+    absent: Sequence[DemoAnnotation],
 ) -> dict[str, Any] | None:
     """Return a question as the files have it, a wrong choice replaced by an `absent` one; None where none is wrong."""
     if not wrong:
@@ -198,7 +208,7 @@ def _question(
     }
 
 
-def _leaf(remark: Remark) -> dict[str, Any]:
+def _leaf(remark: DemoAnnotation) -> dict[str, Any]:
     """Return a narration or summary as the leaves of the files have it: some fields are null there, too."""
     return {
         "video_uid": remark.video_uid,

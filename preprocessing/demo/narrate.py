@@ -13,7 +13,7 @@ from preprocessing.demo.vocabulary import NOUNS, VERBS
 
 
 @dataclass(frozen=True)
-class Remark:
+class DemoAnnotation:
     """A narration or a summary; times in seconds from the video's first frame."""
 
     video_uid: str
@@ -28,11 +28,11 @@ class Remark:
 
 
 @dataclass(frozen=True)
-class Remarks:
+class DemoAnnotations:
     """Everything said. `odd` names the awkward ones: what is odd → (video_uid, pass, index) of narrations."""
 
-    narrations: tuple[Remark, ...]
-    summaries: tuple[Remark, ...]
+    narrations: tuple[DemoAnnotation, ...]
+    summaries: tuple[DemoAnnotation, ...]
     odd: dict[str, list[tuple[str, int, int]]]
 
 
@@ -45,14 +45,14 @@ _SAID = (
 )
 
 
-def narrate(config: DemoConfig, scripts: list[VideoScript]) -> Remarks:
+def narrate(config: DemoConfig, scripts: list[VideoScript]) -> DemoAnnotations:
     """Return narrations and summaries, sorted by video, pass and time.
 
     Clips follow EgoClip's rule: t ± β/2α with β the mean gap between a video's narrations in one pass, and α the
     mean of all β, both over what is written here. The very short ones depart from it.
     """
-    narrations: list[Remark] = []
-    summaries: list[Remark] = []
+    narrations: list[DemoAnnotation] = []
+    summaries: list[DemoAnnotation] = []
     odd: dict[str, list[tuple[str, int, int]]] = defaultdict(list)
     for script in scripts:
         for narration_pass in (1, 2) if script.index % 3 == 0 else (1,):
@@ -69,7 +69,7 @@ def narrate(config: DemoConfig, scripts: list[VideoScript]) -> Remarks:
             narrations[i] = remark = replace(remark, clip_start=remark.time, clip_end=end)
         if remark.clip_start < config.chunk_seconds < remark.clip_end:
             odd[crossing].append(where)
-    return Remarks(tuple(narrations), tuple(summaries), dict(odd))
+    return DemoAnnotations(tuple(narrations), tuple(summaries), dict(odd))
 
 
 def _narrations(
@@ -77,7 +77,7 @@ def _narrations(
     narration_pass: int,
     rng: np.random.Generator,
     odd: dict[str, list[tuple[str, int, int]]],
-) -> list[Remark]:
+) -> list[DemoAnnotation]:
     steps = {id(action) for episode in script.episodes for action in _steps_of(script, episode.start, episode.end)}
     said: list[tuple[float, str, tuple[int, ...], tuple[int, ...]]] = []
     for action in script.actions:
@@ -92,7 +92,7 @@ def _narrations(
         text, verb, noun = "#C C looks around", (52,), (440,)
         said += [(round(script.duration + late, 4), text, verb, noun) for late in (-0.1, 1.3, 2.9)]
     remarks = [
-        Remark(script.video_uid, narration_pass, i, time, time, time, text, verb, noun)
+        DemoAnnotation(script.video_uid, narration_pass, i, time, time, time, text, verb, noun)
         for i, (time, text, verb, noun) in enumerate(said)
     ]
 
@@ -120,14 +120,14 @@ def _steps_of(script: VideoScript, start: float, end: float) -> list[Action]:
     return [a for a in script.actions if start <= a.time <= end and (a.verb, a.noun) in wanted]
 
 
-def _summaries(script: VideoScript, narration_pass: int) -> list[Remark]:
+def _summaries(script: VideoScript, narration_pass: int) -> list[DemoAnnotation]:
     remarks = []
     for i, episode in enumerate(script.episodes):
         activity = episode.activity
         # The second narrator agrees on every other one word for word.
         name = activity.rephrased if narration_pass == 2 and i % 2 else activity.name
         remarks.append(
-            Remark(
+            DemoAnnotation(
                 video_uid=script.video_uid,
                 narration_pass=narration_pass,
                 index=i,
@@ -148,7 +148,7 @@ def _text(action: Action, narration_pass: int) -> str:
     return "#C C " + phrase.format(f"the {noun.looks}")
 
 
-def _with_clips(remarks: list[Remark]) -> list[Remark]:
+def _with_clips(remarks: list[DemoAnnotation]) -> list[DemoAnnotation]:
     times: dict[tuple[str, int], list[float]] = defaultdict(list)
     for remark in remarks:
         times[remark.video_uid, remark.narration_pass].append(remark.time)

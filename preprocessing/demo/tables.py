@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from preprocessing.demo.config import DemoConfig
-from preprocessing.demo.narrate import Remark, Remarks
+from preprocessing.demo.narrate import DemoAnnotation, DemoAnnotations
 from preprocessing.demo.script import Flaw, VideoScript, stable_uuid
 from preprocessing.demo.vocabulary import ACTIVITY_PAIRS, NOUNS, VERBS, Activity
 
@@ -27,13 +27,13 @@ _COLUMNS = (
 )
 
 
-def write_egoclip(path: Path, scripts: list[VideoScript], narrations: Iterable[Remark]) -> None:
+def write_egoclip(path: Path, scripts: list[VideoScript], narrations: Iterable[DemoAnnotation]) -> None:
     """Write `egoclip.csv`: tab-separated, quoted where needed, one row a narration."""
     rows = ([i, *row] for i, row in enumerate(_rows(scripts, narrations)))
     _write_table(path, ("clip_idx", *_COLUMNS), rows)
 
 
-def write_egosummary(path: Path, scripts: list[VideoScript], summaries: Iterable[Remark]) -> None:
+def write_egosummary(path: Path, scripts: list[VideoScript], summaries: Iterable[DemoAnnotation]) -> None:
     """Write `egosummary_full.csv`: as `egoclip.csv`, without its first column."""
     _write_table(path, _COLUMNS, _rows(scripts, summaries))
 
@@ -71,7 +71,7 @@ def write_ego4d(path: Path, config: DemoConfig, scripts: list[VideoScript]) -> N
     _write_json(path, {"version": "demo", "description": "Rendered video in Ego4D's layout", "videos": videos})
 
 
-def write_narration(path: Path, scripts: list[VideoScript], remarks: Remarks) -> None:
+def write_narration(path: Path, scripts: list[VideoScript], remarks: DemoAnnotations) -> None:
     """Write `narration.json`: the same narrations and summaries in Ego4D's own form, and some that it alone has.
 
     Those are `#unsure` and empty ones, which EgoClip leaves out.
@@ -106,7 +106,7 @@ def write_narration(path: Path, scripts: list[VideoScript], remarks: Remarks) ->
     _write_json(path, tree)
 
 
-def write_activities(path: Path, config: DemoConfig, scripts: list[VideoScript], remarks: Remarks) -> None:
+def write_activities(path: Path, config: DemoConfig, scripts: list[VideoScript], remarks: DemoAnnotations) -> None:
     """Write `activities.json`: what the words mean, what was done when, and which videos and clips are awkward."""
     flawed = {str(flaw): [s.video_uid for s in scripts if s.flaw is flaw] for flaw in Flaw if flaw is not Flaw.NONE}
     odd_rate = [script.video_uid for script in scripts if script.fps.denominator != 1]
@@ -160,11 +160,11 @@ def _narration(time: float, script: VideoScript, text: str, uid: str) -> dict[st
     }
 
 
-def _source(remark: Remark) -> str:
+def _source(remark: DemoAnnotation) -> str:
     return f"narration_pass_{remark.narration_pass}"
 
 
-def _rows(scripts: list[VideoScript], remarks: Iterable[Remark]) -> Iterable[list[Any]]:
+def _rows(scripts: list[VideoScript], remarks: Iterable[DemoAnnotation]) -> Iterable[list[Any]]:
     durations = {script.video_uid: script.duration for script in scripts}
     for remark in remarks:
         yield [

@@ -1,4 +1,4 @@
-"""What a chunk is on disk: its files in the work folder and the sidecar that says from what and how it was made."""
+"""Chunks on disk: their files in the work folder, and the sidecar that records their source and toolchain."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ RENDITIONS = ("full", "summary")
 
 @dataclass(frozen=True, kw_only=True)
 class Damage:
-    """A stretch of a source that must not be used. Times are seconds from the first frame."""
+    """A time span of a source that must not be used."""
 
-    start: float
-    end: float
+    start: float  # s from the source's first frame
+    end: float  # s
     reason: str
 
     def __str__(self) -> str:
@@ -29,22 +29,22 @@ class Damage:
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """A finished chunk: `frames` frames at the chunk rate from `start` on, and every k-th of them once more."""
+    """The record of a chunk: a part of a source video at full rate, and every k-th of its frames at low rate."""
 
     video_uid: str
     index: int
     start: float  # s from the source's first frame
-    end: float  # s, where the chunk would end if nothing were missing
-    frames: int
-    summary_frames: int
-    width: int
-    height: int
+    end: float  # s; where the chunk ends if no frame is missing
+    frames: int  # of the full-rate rendition
+    summary_frames: int  # of the low-rate rendition
+    width: int  # px
+    height: int  # px
     damage: tuple[Damage, ...]
     bytes: int  # of both renditions
-    cpu_seconds: float  # of ffmpeg, for the summary table and for --dry-run
-    source_size: int
+    cpu_seconds: float  # of ffmpeg
+    source_size: int  # `ProbedVideo.size` at that time
     source_mtime_ns: int
-    toolchain: dict[str, str]  # toolchain and format
+    toolchain: dict[str, str]  # versions and format that determine the bytes
 
     @property
     def is_failed(self) -> bool:
@@ -53,22 +53,22 @@ class Chunk:
 
 
 def chunk_path(work: Path, video_uid: str, index: int, rendition: str) -> Path:
-    """Return where a rendition (`full` or `summary`) of a chunk lies."""
+    """Return the path of a rendition (`full` or `summary`) of a chunk."""
     return work / "chunks" / escape_id(video_uid) / f"{index:05d}.{rendition}.mp4"
 
 
 def sidecar_path(work: Path, video_uid: str, index: int) -> Path:
-    """Return where the sidecar of a chunk lies; it is written last and marks the chunk as done."""
+    """Return the path of a chunk's sidecar, which is written last and marks the chunk as finished."""
     return work / "chunks" / escape_id(video_uid) / f"{index:05d}.json"
 
 
 def write_sidecar(work: Path, chunk: Chunk) -> None:
-    """Mark a chunk as done."""
+    """Write a chunk's sidecar, which marks it as finished."""
     write_json(sidecar_path(work, chunk.video_uid, chunk.index), dataclasses.asdict(chunk))
 
 
 def read_sidecar(work: Path, video_uid: str, index: int) -> Chunk | None:
-    """Return the record of a chunk, None where there is none yet (or an unreadable one, which is made again)."""
+    """Return the record of a chunk; None if it is absent or unreadable, so that the chunk is made again."""
     try:
         value: dict[str, Any] = json.loads(sidecar_path(work, video_uid, index).read_bytes())
         return Chunk(**{**value, "damage": tuple(Damage(**damage) for damage in value["damage"])})
@@ -77,16 +77,16 @@ def read_sidecar(work: Path, video_uid: str, index: int) -> Chunk | None:
 
 
 def is_current(chunk: Chunk, source: ProbedVideo) -> bool:
-    """Return whether a chunk was made from the source file as it is now."""
+    """Return whether a chunk was made from the current version of its source (same size and modification time)."""
     return (chunk.source_size, chunk.source_mtime_ns) == (source.size, source.mtime_ns)
 
 
 def has_media(work: Path, chunk: Chunk) -> bool:
-    """Return whether the chunk's files are there (they are not where `chunk.keep` is false and it was packed)."""
+    """Return whether a chunk's files exist; with `chunk.keep: false` they are deleted after packing."""
     return chunk.frames == 0 or all(chunk_path(work, chunk.video_uid, chunk.index, r).exists() for r in RENDITIONS)
 
 
 def delete_media(work: Path, video_uid: str, index: int) -> None:
-    """Remove a chunk's files; its sidecar stays, as the account of what became of that stretch of the source."""
+    """Delete a chunk's files; its sidecar is kept as the record of that part of the source."""
     for rendition in RENDITIONS:
         chunk_path(work, video_uid, index, rendition).unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""Cuts clips out of chunks at key frames by copying packets: no frame is decoded but the one that becomes the JPEG.
+"""Cuts clips out of chunks by copying packets; only the key frame that becomes the JPEG is decoded.
 
-A cut starts at the last key frame at or before the clip and ends with the anchor (the I- or P-frame) at or after its
-last frame, so that every stored frame is exactly the frame of the grid that its place says.
+A cut starts at the last key frame at or before the clip and ends with the first anchor (I- or P-frame) at or after the
+clip's last frame. The stored frames are therefore consecutive frames of the video's frame grid.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from av.container import InputContainer
 from av.video.reformatter import Interpolation, VideoReformatter
 
 _JPEG_QUALITY = 90
-# Without the last two, swscale's result depends on the processor.
+# Without the last two flags, the result of swscale depends on the processor.
 _TO_RGB = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 
-# Colour matrices that are BT.601's, among them "not said", which every reader takes for it (ITU-T H.273, table 4).
+# Matrix coefficients that mean BT.601, including "unspecified", which readers treat as BT.601 (ITU-T H.273, table 4).
 _BT601 = (2, 5, 6)
 # Video range to full range: luma 16–235, chroma 16–240 around 128.
 _LEVELS = np.arange(256)
@@ -32,38 +32,38 @@ _CHROMA = np.clip(np.round((_LEVELS - 128) * (255 / 224)) + 128, 0, 255).astype(
 
 @dataclass(frozen=True, kw_only=True)
 class PacketSpan:
-    """Consecutive packets of one rendition of one video, in decoding order, possibly from several chunks.
+    """P consecutive packets of one rendition of a video in decoding order, from one or more chunks.
 
-    `frame` counts on the grid of the whole video, from its first frame, at the rendition's rate.
+    Frames are numbered on the grid of the whole video, from its first frame, at the rendition's rate.
     """
 
     fps: int
-    template: InputContainer  # one of the chunks, open: its stream's parameters are those of every cut
-    frame: np.ndarray  # (P,) int64: the frame each packet shows
+    template: InputContainer  # one of the chunks, open: the source of stream parameters for every cut
+    frame: np.ndarray  # (P,) int64: the grid frame of each packet
     is_key: np.ndarray  # (P,) bool
-    is_anchor: np.ndarray  # (P,) bool: other frames refer to it
+    is_anchor: np.ndarray  # (P,) bool: other frames reference it
     data: Sequence[bytes]  # (P,)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cut:
-    """A clip cut out of a stretch, and where it stands on the video's grid of frames."""
+class ClipCut:
+    """A clip cut out of a packet span."""
 
     mp4: bytes
     jpg: bytes
-    first: int  # grid frame of stored frame 0
-    frames: int  # stored frames
+    first: int  # grid frame of the first stored frame
+    frames: int  # number of stored frames
 
 
 class CutError(ValueError):
-    """Chunks that do not hold what their sidecars promise."""
+    """Chunks whose content does not match their sidecars."""
 
 
 def read_packet_span(chunks: Sequence[tuple[Path, int]], *, fps: int, first: int, stop: int) -> PacketSpan:
-    """Return the packets that frames `first … stop − 1` of a video need, read from its chunks.
+    """Return the packets needed for grid frames `first … stop − 1` of a video, read from its chunks.
 
-    `chunks` are (file, grid frame at which it starts), consecutive; each starts with a key frame. Raises `CutError`
-    where the chunks cannot be joined.
+    `chunks` are consecutive pairs of (file, grid frame of its first frame); each file starts with a key frame. Raises
+    `CutError` where the chunks cannot be joined.
     """
     packets: list[tuple[int, bool, bytes]] = []
     formats: set[tuple[int, int, bytes]] = set()
@@ -72,7 +72,7 @@ def read_packet_span(chunks: Sequence[tuple[Path, int]], *, fps: int, first: int
             formats.add(_format(container))
             packets += _packets(container, fps=fps, offset=offset, first=first, stop=stop)
     if len(formats) != 1:
-        raise CutError(f"{chunks[0][0].parent}: its chunks differ in size or encoding, they cannot be joined")
+        raise CutError(f"{chunks[0][0].parent}: chunks cannot be joined, they differ in size or encoding parameters")
     return PacketSpan(
         fps=fps,
         template=av.open(str(chunks[0][0])),
@@ -91,14 +91,14 @@ def _format(container: InputContainer) -> tuple[int, int, bytes]:
 def _packets(
     container: InputContainer, *, fps: int, offset: int, first: int, stop: int
 ) -> Iterator[tuple[int, bool, bytes]]:
-    """Yield (grid frame, is a key frame, data) from the last key frame before `first` to the first after `stop`."""
+    """Yield (grid frame, is key frame, data) from the last key frame before `first` up to the first after `stop`."""
     stream = container.streams.video[0]
     assert stream.time_base is not None
     ticks = Fraction(1, fps) / stream.time_base
     container.seek(int(max(0, first - offset) * ticks), stream=stream, backward=True)
     for packet in container.demux(stream):
         if packet.pts is None:
-            continue  # the empty packet that ends a stream
+            continue  # the empty packet at the end of a stream
         frame = offset + round(packet.pts / ticks)
         if packet.is_keyframe and frame >= stop:
             return
@@ -106,12 +106,12 @@ def _packets(
 
 
 class Cutter:
-    """Cuts clips out of one stretch; a context manager, since it holds a decoder and an open chunk."""
+    """Cuts clips out of one packet span; a context manager that closes the span's chunk."""
 
-    def __init__(self, stretch: PacketSpan) -> None:
-        self._stretch = stretch
-        self._key_at = np.flatnonzero(stretch.is_key)
-        self._stream = stretch.template.streams.video[0]
+    def __init__(self, span: PacketSpan) -> None:
+        self._span = span
+        self._key_at = np.flatnonzero(span.is_key)
+        self._stream = span.template.streams.video[0]
         self._decoder = av.CodecContext.create("h264", "r")
         self._decoder.extradata = self._stream.codec_context.extradata
         self._decoder.thread_count = 1
@@ -121,16 +121,19 @@ class Cutter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stretch.template.close()
+        self._span.template.close()
 
-    def cut(self, first: int, stop: int) -> Cut:
-        """Return the clip of grid frames `first … stop − 1`, with what the cut at key frames adds around them."""
+    def cut(self, first: int, stop: int) -> ClipCut:
+        """Return the clip that holds grid frames `first … stop − 1`, extended to a key frame and an anchor.
+
+        Raises `CutError` where the span does not hold these frames without a gap.
+        """
         start, end = self._bounds(first, stop)
-        shown = self._stretch.frame[start:end]
+        shown = self._span.frame[start:end]
         begin = int(shown[0])
         if int(shown.max()) - begin + 1 != end - start or int(shown.min()) != begin:
-            raise CutError(f"frames {first}–{stop - 1} do not stand in an unbroken row of packets")
-        return Cut(
+            raise CutError(f"the packets of frames {first}–{stop - 1} are not consecutive")
+        return ClipCut(
             mp4=self._mux(start, end),
             jpg=self._jpeg(start, end, (first + stop - 1) / 2),
             first=begin,
@@ -138,8 +141,8 @@ class Cutter:
         )
 
     def _bounds(self, first: int, stop: int) -> tuple[int, int]:
-        """Return the run of packets (start, end) that the frames need: key frame to anchor."""
-        s = self._stretch
+        """Return the range of packets (start, end) from key frame to anchor that the frames need."""
+        s = self._span
         before = self._key_at[s.frame[self._key_at] <= first]
         if not len(before) or not len(s.frame):
             raise CutError(f"no key frame at or before frame {first}")
@@ -152,10 +155,10 @@ class Cutter:
         return start, start + int(np.flatnonzero(s.frame[start:] <= anchor_frame)[-1]) + 1
 
     def _mux(self, start: int, end: int) -> bytes:
-        """Return the packets as an mp4 whose first frame is at time 0; the same bytes for the same packets."""
-        s = self._stretch
+        """Return the packets as an MP4 whose first frame has PTS 0; the same packets give the same bytes."""
+        s = self._span
         pts = s.frame[start:end] - s.frame[start]
-        delay = int((np.arange(end - start) - pts).max())  # frames that decoding runs ahead of showing
+        delay = int((np.arange(end - start) - pts).max())  # frames by which decoding precedes presentation
         buffer = io.BytesIO()
         step = Fraction(1, s.fps)
         with av.open(buffer, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
@@ -171,29 +174,31 @@ class Cutter:
         return buffer.getvalue()
 
     def _jpeg(self, start: int, end: int, middle: float) -> bytes:
-        """Return the key frame nearest to grid position `middle` as a JPEG of the stored size."""
-        s = self._stretch
+        """Return the key frame nearest to grid frame `middle` as a JPEG of the same size."""
+        s = self._span
         keys = self._key_at[(self._key_at >= start) & (self._key_at < end)]
         nearest = keys[np.abs(s.frame[keys] - middle).argmin()]
         decoded = [*self._decoder.decode(av.Packet(s.data[nearest])), *self._decoder.decode(None)]
         self._decoder.flush_buffers()
         if len(decoded) != 1 or not isinstance(decoded[0], av.VideoFrame):
-            raise CutError(f"key frame {s.frame[nearest]} does not decode on its own")
+            raise CutError(f"key frame {s.frame[nearest]} cannot be decoded by itself")
         return self._encode(decoded[0])
 
     def _encode(self, frame: av.VideoFrame) -> bytes:
-        """Return a frame as a JPEG. JPEG's colours are BT.601's: planes that are so already are only stretched."""
+        """Return a frame as a JPEG. JPEG uses BT.601, so planes in BT.601 only need their range expanded."""
+        jpg: bytes
         if frame.colorspace in _BT601:
             y, u, v = _full_range_planes(frame)
-            return simplejpeg.encode_jpeg_yuv_planes(y, u, v, quality=_JPEG_QUALITY)
-        rgb = self._reformatter.reformat(frame, format="rgb24", interpolation=_TO_RGB).to_ndarray()
-        return simplejpeg.encode_jpeg(
-            np.ascontiguousarray(rgb), quality=_JPEG_QUALITY, colorspace="RGB", colorsubsampling="420"
-        )
+            jpg = simplejpeg.encode_jpeg_yuv_planes(y, u, v, quality=_JPEG_QUALITY)
+        else:
+            rgb = self._reformatter.reformat(frame, format="rgb24", interpolation=_TO_RGB)
+            rgb_HWC = np.ascontiguousarray(rgb.to_ndarray())
+            jpg = simplejpeg.encode_jpeg(rgb_HWC, quality=_JPEG_QUALITY, colorspace="RGB", colorsubsampling="420")
+        return jpg
 
 
 def _full_range_planes(frame: av.VideoFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the planes of a 4:2:0 frame, (H, W) and twice (H/2, W/2) uint8, from video range to JPEG's 0–255."""
+    """Return the planes of a 4:2:0 frame in full range: Y (H, W), U and V (H/2, W/2), uint8."""
     height, width = frame.height, frame.width
     samples = frame.to_ndarray().reshape(-1)
     luma, chroma = np.split(samples, [height * width])
@@ -202,7 +207,7 @@ def _full_range_planes(frame: av.VideoFrame) -> tuple[np.ndarray, np.ndarray, np
 
 
 def _is_referenced(packet: bytes) -> bool:
-    """Return whether other frames refer to an H.264 frame: `nal_ref_idc` of its first slice (ITU-T H.264, 7.4.1)."""
+    """Return whether other frames reference an H.264 frame: `nal_ref_idc` of its first slice (ITU-T H.264, 7.4.1)."""
     at = 0
     while at + 4 < len(packet):
         header = packet[at + 4]

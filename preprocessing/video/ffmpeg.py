@@ -1,4 +1,4 @@
-"""Runs one ffmpeg as a limited child process: no shell, bounded memory and time, gone when its parent is gone."""
+"""Runs ffmpeg as a child process with limited memory and time, which dies together with its parent."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _MESSAGES_KEPT = 64 * 1024  # bytes of stderr; a damaged source can print millio
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finished:
-    """How a child ended: its exit status, what it printed on stderr, and its CPU seconds (user and system)."""
+class FfmpegResult:
+    """The result of one run of ffmpeg."""
 
-    status: int
-    messages: str
-    cpu_seconds: float
+    status: int  # exit status
+    messages: str  # the beginning of stderr
+    cpu_seconds: float  # user and system
     timed_out: bool
 
 
-def run(command: list[str], *, timeout: float, memory: int) -> Finished:
-    """Run `command` with at most `memory` bytes of address space, ending it after `timeout` seconds."""
+def run(command: list[str], *, timeout: float, memory: int) -> FfmpegResult:
+    """Run `command` (arguments) with at most `memory` bytes of address space; kill it after `timeout` seconds."""
     with tempfile.TemporaryFile() as messages:
         child = subprocess.Popen(
             [*_tied_to_parent(), *command],
@@ -46,11 +46,11 @@ def run(command: list[str], *, timeout: float, memory: int) -> Finished:
         messages.seek(0)
         text = messages.read(_MESSAGES_KEPT).decode(errors="replace")
     cpu = usage.ru_utime + usage.ru_stime if usage else 0.0
-    return Finished(status=child.returncode or 0, messages=text, cpu_seconds=cpu, timed_out=timed_out)
+    return FfmpegResult(status=child.returncode or 0, messages=text, cpu_seconds=cpu, timed_out=timed_out)
 
 
 def _wait(child: subprocess.Popen[bytes], timeout: float) -> resource.struct_rusage | None:
-    """Wait for a child as `Popen.wait` does, and return what it used; None where the time ran out."""
+    """Wait for a child as `Popen.wait` does, and return its resource usage; None after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     pause = 0.001
     while True:
@@ -66,6 +66,6 @@ def _wait(child: subprocess.Popen[bytes], timeout: float) -> resource.struct_rus
 
 @lru_cache(maxsize=1)
 def _tied_to_parent() -> tuple[str, ...]:
-    """Return the prefix under which the kernel ends the child when its parent dies (util-linux has it)."""
+    """Return a command prefix that makes the kernel kill the child when its parent dies; empty without util-linux."""
     setpriv = shutil.which("setpriv")
     return (setpriv, "--pdeathsig", "KILL", "--") if setpriv else ()

@@ -1,4 +1,4 @@
-"""Folders of numbered pictures as sources: `<video_uid>/frame_0000000001.jpg`, as EPIC-KITCHENS publishes them."""
+"""Folders of numbered JPEG frames as sources: `<video_uid>/frame_0000000001.jpg`, as EPIC-KITCHENS publishes them."""
 
 from __future__ import annotations
 
@@ -11,91 +11,96 @@ from fractions import Fraction
 from pathlib import Path
 
 _NAME = re.compile(r"(.*?)(\d{1,12})(\.jpe?g)", re.IGNORECASE)
-_MAX_DENOMINATOR = 1001  # the rates of cameras are n/1 or n/1001
+_MAX_DENOMINATOR = 1001  # camera frame rates are n/1 or n/1001
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureFolder:
-    """Pictures that are the frames of one video: picture `first` is shown at 0 s, each next one 1/rate s later."""
+class FrameFolder:
+    """The frames of one video: frame `first` is shown at 0 s, each following one 1/rate s later."""
 
-    prefix: str  # frame_
-    digits: int  # numbers are padded to so many
-    suffix: str  # .jpg
-    rate: Fraction  # pictures per second
+    prefix: str  # of the file names, such as frame_
+    digits: int  # to which numbers are zero-padded
+    suffix: str  # such as .jpg
+    rate: Fraction  # frames/s
     first: int
     last: int
-    missing: tuple[tuple[int, int], ...]  # stretches of numbers between them (first, last) of which there is no file
+    missing: tuple[tuple[int, int], ...]  # ranges (first, last) of numbers without a file
 
     @property
     def count(self) -> int:
-        """How many pictures there would be if none were missing."""
+        """The number of frames if none were missing."""
         return self.last - self.first + 1
 
     def name(self, number: int) -> str:
-        """Return the file name of a picture."""
+        """Return the file name of a frame."""
         return f"{self.prefix}{number:0{self.digits}d}{self.suffix}"
 
     def number_at(self, seconds: float) -> int:
-        """Return the number of the picture that is shown at a time."""
+        """Return the number of the frame that is shown at a time (s); the last one after the end."""
         return min(self.first + int(seconds * self.rate), self.last)
 
     def time_of(self, number: int) -> float:
-        """Return when a picture is first shown, in s."""
+        """Return when a frame is first shown, in s."""
         return float((number - self.first) / self.rate)
 
     def missing_between(self, first: int, last: int) -> list[tuple[int, int]]:
-        """Return the missing stretches (first, last) that lie in a range of numbers, cut to it."""
+        """Return the ranges (first, last) of missing frames within a range of numbers."""
         return [(max(a, first), min(b, last)) for a, b in self.missing if a <= last and b >= first]
 
+    def present_between(self, first: int, last: int) -> Iterator[int]:
+        """Yield the numbers of the frames that exist within a range of numbers, ascending."""
+        missing = {number for a, b in self.missing_between(first, last) for number in range(a, b + 1)}
+        return (number for number in range(first, last + 1) if number not in missing)
 
-class NoPicturesError(ValueError):
-    """A folder that is no video in pictures; the message says what it holds or lacks."""
+
+class FrameFolderError(ValueError):
+    """A folder whose files are not the frames of one video; the message says why."""
 
 
-def list_pictures(folder: Path, fps: float) -> PictureFolder:
-    """Return what a folder holds; raise `NoPicturesError` where its files are no numbered pictures.
+def list_frame_folder(folder: Path, fps: float) -> FrameFolder:
+    """Return the frames in a folder, at `fps` frames per second.
 
-    Numbers count from 1 (from 0 where there is a picture 0): what is wanting before the first is missing. `fps` is how
-    many pictures make a second.
+    Numbering starts at 1, or at 0 where a frame 0 exists; absent numbers up to the last one are missing frames. Raises
+    `FrameFolderError` where the files are not numbered alike, and `OSError` where the folder cannot be read.
     """
     with os.scandir(folder) as entries:
         matches = [match for entry in entries if (match := _NAME.fullmatch(entry.name))]
-    kinds = {(match[1], len(match[2]), match[3]) for match in matches}
+    patterns = {(match[1], len(match[2]), match[3]) for match in matches}
     if not matches:
-        raise NoPicturesError("a folder without pictures such as frame_0000000001.jpg")
-    if len(kinds) > 1:
-        names = ", ".join(sorted(f"{prefix}{'0' * digits}{suffix}" for prefix, digits, suffix in kinds)[:4])
-        raise NoPicturesError(f"a folder whose pictures are named in {len(kinds)} ways: {names}")
-    ((prefix, digits, suffix),) = kinds
+        raise FrameFolderError("a folder without numbered frames such as frame_0000000001.jpg")
+    if len(patterns) > 1:
+        names = ", ".join(sorted(f"{prefix}{'0' * digits}{suffix}" for prefix, digits, suffix in patterns)[:4])
+        raise FrameFolderError(f"a folder whose frames have {len(patterns)} different file name patterns: {names}")
+    ((prefix, digits, suffix),) = patterns
     numbers = sorted(int(match[2]) for match in matches)
     first = min(1, numbers[0])
-    return PictureFolder(
+    return FrameFolder(
         prefix=prefix,
         digits=digits,
         suffix=suffix,
         rate=Fraction(fps).limit_denominator(_MAX_DENOMINATOR),
         first=first,
         last=numbers[-1],
-        missing=tuple(_holes([first - 1, *numbers])),
+        missing=tuple(_gaps([first - 1, *numbers])),
     )
 
 
-def link_all(pictures: PictureFolder, folder: Path, into: Path, first: int, last: int) -> None:
-    """Fill `into` with links to the pictures `first … last`, a missing one's to the picture before it.
+def link_frames(frames: FrameFolder, folder: Path, into: Path, first: int, last: int) -> None:
+    """Create the folder `into` with links to the frames `first … last` of `folder`, without gaps for ffmpeg.
 
-    A row without holes is what ffmpeg reads; what stands in for a missing picture is accounted for as damage.
+    A missing frame is replaced by the one before it (or by the first that exists); it is recorded as damage elsewhere.
     """
     into.mkdir()
-    holes = {number for a, b in pictures.missing_between(pictures.first, pictures.last) for number in range(a, b + 1)}
-    sound = next(number for number in range(pictures.first, pictures.last + 1) if number not in holes)
-    for number in range(pictures.first, last + 1):
-        sound = sound if number in holes else number
+    present = set(frames.present_between(frames.first, frames.last))
+    target = min(present)
+    for number in range(frames.first, last + 1):
+        target = number if number in present else target
         if number >= first:
-            (into / pictures.name(number)).symlink_to((folder / pictures.name(sound)).absolute())
+            (into / frames.name(number)).symlink_to((folder / frames.name(target)).absolute())
 
 
-def _holes(numbers: list[int]) -> Iterator[tuple[int, int]]:
-    """Yield the stretches (first, last) that ascending numbers leave out between them."""
+def _gaps(numbers: list[int]) -> Iterator[tuple[int, int]]:
+    """Yield the ranges (first, last) missing between ascending numbers."""
     for before, after in itertools.pairwise(numbers):
         if after - before > 1:
             yield before + 1, after - 1

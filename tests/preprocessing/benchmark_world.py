@@ -14,7 +14,7 @@ import simplejpeg
 
 from preprocessing.build_shards import main
 from tests.paths import REPOSITORY
-from tests.preprocessing.coded_video import coded_frame, steady, write_video
+from tests.media import coded_frame, steady, write_video
 
 CHUNK_SECONDS = 4
 SIZE = (160, 120)  # pixels of the sources
@@ -137,7 +137,7 @@ def write_epic(root: Path, split: str, uids: Sequence[str], *, fps: int = 60) ->
 
 def write_charades(root: Path) -> None:
     """Write action segments over two videos, and a table of whole videos."""
-    (root / "classes.txt").write_text("c000 Holding some clothes\nc001 Opening a door\n")
+    (root / "classes.txt").write_text("c000 Holding some clothes\nc001 FfmpegInput a door\n")
     columns = ("id", "cls", "t_start", "t_end", "narration")
     rows = [(uid, f"c00{i % 2}", *time, "") for uid in ("v1", "absent") for i, time in enumerate(TIMES)]
     write_rows(root / "charades_train.csv", columns, [*rows, ("v1", "c157", 0, 1, "")], "\t")

@@ -15,7 +15,7 @@ import pytest
 
 from preprocessing.annotations import AnnotationsConfig, read_annotations
 from preprocessing.config import BuildConfig
-from preprocessing.selection import Published, select
+from preprocessing.selection import PublishedState, select
 from shards import companions, schema
 from shards.config import LoaderConfig
 from shards.dataset import open_dataset, read_member
@@ -33,7 +33,7 @@ from tests.preprocessing.benchmark_world import (
     write_epic,
     write_pictures,
 )
-from tests.preprocessing.coded_video import numbers, steady, write_video
+from tests.media import numbers, steady, write_video
 from tests.preprocessing.world import World, files_of, ledger_of
 
 PICTURES_FPS = 60
@@ -167,7 +167,7 @@ def test_action_segments_have_their_class(built: Path) -> None:
     assert sorted((r["clip_start"], r["action"]) for r in found) == [
         (start, i % 2) for i, (start, _) in enumerate(TIMES)
     ]
-    assert {r["text"] for r in found} == {"Holding some clothes", "Opening a door"}
+    assert {r["text"] for r in found} == {"Holding some clothes", "FfmpegInput a door"}
 
 
 @pytest.mark.parametrize(("set_name", "split"), SPLITS)
@@ -285,7 +285,7 @@ def test_videos_that_metadata_keep_from_training_are_asked_about_all_the_same(
     files = AnnotationsConfig(egomcq=world.root / "egomcq.json", metadata=tmp_path / "ego4d.json")
     annotations = read_annotations(files)
     found = {uid: world.videos / uid for uid in SECONDS}
-    selection = select(annotations, found, Published(), BuildConfig())
+    selection = select(annotations, found, PublishedState(), BuildConfig())
     assert set(annotations.videos["split"].to_pylist()) == {"test", "train"}
     assert selection.items == annotations.sets["egomcq"].num_rows and not len(selection.filtered)
 
@@ -304,7 +304,7 @@ def test_a_limit_takes_some_videos_and_the_questions_stay_whole(world: Benchmark
         (["max_failed_fraction=0.05"], 3, "max_failed_fraction"),
         (["annotations.egomcq=/nowhere.json"], 2, "annotations.egomcq = /nowhere.json: there is no such file"),
         (["annotations.egomqc=x"], 2, "did you mean annotations.egomcq"),
-        (["videos.pattern='*/videos/*'"], 2, "nothing in it is named as videos.pattern"),
+        (["videos.pattern='*/videos/*'"], 2, "no file or folder matches videos.pattern"),
         (["videos.pattern=../*"], 2, "a pattern below videos.root"),
         (["videos.frames_fps=0"], 2, "videos.frames_fps"),
     ],
@@ -371,7 +371,7 @@ class TestPictures:
         assert world.build(tmp_path, ["epic_mir"]) == 0
         rows = [row for row in ledger_of(tmp_path) if row["video_uid"] == "P01_02" and row["set"] == "epic_mir"]
         reasons = [row["detail"].split(" (")[0].split(" at ")[0] for row in sorted(rows, key=lambda row: row["item"])]
-        assert reasons == ["pictures missing", "", "", "broken picture"]
+        assert reasons == ["frames missing", "", "", "broken image"]
         assert len(samples(tmp_path, "epic_mir", "train")) == len(TIMES)
         for record, mp4 in samples(tmp_path, "epic_mir", "test").values():
             times = [record["media_start"] + i / 30 for i in range(record["num_frames"])]
@@ -393,8 +393,8 @@ class TestPictures:
         write_pictures(world.videos / "sound2", 9 * 60)
         assert world.build(tmp_path, ["epic_mir"]) == 0
         why = {row["item"]: row["detail"] for row in ledger_of(tmp_path) if row["set"] == "videos"}
-        assert "without pictures such as frame_0000000001.jpg" in why["empty"]
-        assert "named in 2 ways" in why["mixed"]
+        assert "without numbered frames such as frame_0000000001.jpg" in why["empty"]
+        assert "2 different file name patterns" in why["mixed"]
         assert "set videos.frames_fps" in why["unknown"]
         assert why["sound"] == ""
 

@@ -16,7 +16,7 @@ import pytest
 
 from shards.dataset import open_dataset, read_member
 from shards.verify.__main__ import main as verify
-from tests.preprocessing.coded_video import numbers, steady, write_video
+from tests.media import numbers, steady, write_video
 from tests.preprocessing.world import World, files_of, ledger_of, make_world
 
 
@@ -173,7 +173,7 @@ def test_two_builds_never_share_a_folder(world: World, tmp_path: Path) -> None:
         second = world.build(tmp_path)
     finally:
         first.wait(60)
-    assert second.returncode == 2 and "another build works there" in second.stderr
+    assert second.returncode == 2 and "another build is using this folder" in second.stderr
 
 
 def test_dry_run_says_what_would_happen_and_writes_nothing(world: World, tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_another_plan_for_an_unfinished_build_is_refused(world: World, built: Pa
     (tmp_path / "o" / "shards" / "dataset.json").unlink()  # as if killed between the last shard and the end
     (tmp_path / "o" / "shards" / "clips" / "train" / "00001_stats.json").unlink()  # and in the middle of one
     done = world.build(tmp_path / "o", "shard.max_samples=5")
-    assert done.returncode == 2 and "another plan" in done.stderr
+    assert done.returncode == 2 and "different plan" in done.stderr
     assert world.build(tmp_path / "o").returncode == 0
     assert files_of(tmp_path / "o" / "shards") == files_of(built / "shards")
 

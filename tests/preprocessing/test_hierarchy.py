@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preprocessing import hierarchy
-from preprocessing.annotations.tables import NARRATIONS, SUMMARIES
+from preprocessing.annotations.tables import NARRATION_SCHEMA, SUMMARY_SCHEMA
 from preprocessing.hierarchy import EPSILON, join
 
 
 def annotations(rows: list[tuple[str, int, float, float]], letter: str, text: str = "#C C walks") -> pa.Table:
     """Return a table of (video, pass, start, end); its keys are in another order than its rows."""
-    columns: dict[str, list[Any]] = {name: [] for name in NARRATIONS.names}
+    columns: dict[str, list[Any]] = {name: [] for name in NARRATION_SCHEMA.names}
     for index, (uid, number, start, end) in enumerate(rows):
         values = {
             "key": f"{uid}_{letter}{number}_{(index * 7919) % 10007:06d}",
@@ -33,7 +33,7 @@ def annotations(rows: list[tuple[str, int, float, float]], letter: str, text: st
         }
         for name, value in values.items():
             columns[name].append(value)
-    return pa.table(columns, schema=NARRATIONS if letter == "c" else SUMMARIES)
+    return pa.table(columns, schema=NARRATION_SCHEMA if letter == "c" else SUMMARY_SCHEMA)
 
 
 def brute_force(narrations: pa.Table, summaries: pa.Table, match_pass: bool) -> list[list[int]]:
@@ -122,7 +122,7 @@ def test_tables_in_chunks_and_slices_are_joined_as_whole_ones() -> None:
 
 def test_a_row_number_that_there_is_not_and_a_time_that_is_none_are_errors() -> None:
     summaries = annotations([("a", 1, 0, 30)], "s")
-    with pytest.raises(IndexError, match="summary 1 of 1"):
+    with pytest.raises(IndexError, match="summary 1 is out of range for 1"):
         join(annotations([], "c"), summaries, match_pass=False).narrations_of(1)
     with pytest.raises(ValueError, match="clip_end of row 0 is nan"):
         join(annotations([("a", 1, 0, float("nan"))], "c"), summaries, match_pass=False)

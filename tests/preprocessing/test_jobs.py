@@ -89,7 +89,7 @@ def test_jobs_that_run_ffmpeg_are_limited_to_one_a_worker(client: Client) -> Non
 
 
 def test_a_need_that_is_no_job_is_an_error(client: Client) -> None:
-    with pytest.raises(ValueError, match="not among them"):
+    with pytest.raises(ValueError, match="not among the jobs"):
         list(jobs.run(client, [DaskJob(name="a", stage="a", function=str, task=0, needs=frozenset({"nothing"}))]))
 
 

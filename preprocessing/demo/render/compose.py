@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from preprocessing.demo.render.images import Picture
+from preprocessing.demo.render.images import AnchoredImage
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.floating[Any]]
@@ -59,13 +59,13 @@ class Sprite:
             _lay(chroma, left // 2 * 2, top // 2, self.chroma_keep, self.chroma_add)
 
 
-def sprite(picture: Picture, size: float, degrees: float = 0.0) -> Sprite:
+def sprite(picture: AnchoredImage, size: float, degrees: float = 0.0) -> Sprite:
     """Return `picture` at `size` px a unit, turned clockwise by `degrees` around its anchor."""
     return _sprite(*_transformed(picture, size, degrees, margin=1))
 
 
 def sprite_and_shadow(
-    picture: Picture, size: float, degrees: float, *, depth: float, blur: float
+    picture: AnchoredImage, size: float, degrees: float, *, depth: float, blur: float
 ) -> tuple[Sprite, Sprite]:
     """Return what `sprite` does, and its soft, dark shape; `blur` in px."""
     rgba, left, top = _transformed(picture, size, degrees, margin=math.ceil(2 * blur))
@@ -108,7 +108,7 @@ def _dark(alpha: Floats, left: int, top: int) -> Sprite:
     return Sprite(left, top, _words(256 * (1 - alpha)), _words(256 * 16 * alpha), None, None)
 
 
-def _transformed(picture: Picture, size: float, degrees: float, margin: int) -> tuple[Floats, int, int]:
+def _transformed(picture: AnchoredImage, size: float, degrees: float, margin: int) -> tuple[Floats, int, int]:
     """Return the premultiplied RGBA (H, W, 4) of 0 to 255, even sides, and where its corner lies from the anchor."""
     zoom = size / picture.scale
     image, (ax, ay) = picture.image, picture.anchor

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from preprocessing.demo.render import compose, frame_code
 from preprocessing.demo.render.compose import Sprite
-from preprocessing.demo.render.images import BUILDS, Color, drop, hand, thing, tool
-from preprocessing.demo.render.motion import Hand, Moment, Stage, ThingState
+from preprocessing.demo.render.images import THING_SHAPES, Color, drop, hand, thing, tool
+from preprocessing.demo.render.motion import Hand, SceneAnimator, SceneState, ThingState
 from preprocessing.demo.render.scenery import Geometry
 from preprocessing.demo.script import VideoScript
 
@@ -52,7 +52,7 @@ class Renderer:
         times = [float(i / self.script.fps) for i in range(count)]
         picture = np.empty((height * 3 // 2, width), np.uint8)
         luma, chroma = picture[:height], picture[height:]
-        for i, moment in enumerate(Stage(self.script, self.geometry).play(times)):
+        for i, moment in enumerate(SceneAnimator(self.script, self.geometry).play(times)):
             camera = self._camera(times[i], moment.hand)
             self._draw_backdrop(luma, chroma, camera)
             self._draw_moment(luma, chroma, moment, camera)
@@ -82,7 +82,7 @@ class Renderer:
             chroma[top // 2 : bottom // 2] = planes.chroma[y + top // 2 : y + bottom // 2, x : x + width]
 
     def _draw_moment(
-        self, luma: NDArray[np.uint8], chroma: NDArray[np.uint8], moment: Moment, camera: tuple[int, int]
+        self, luma: NDArray[np.uint8], chroma: NDArray[np.uint8], moment: SceneState, camera: tuple[int, int]
     ) -> None:
         visible = [state for state in moment.things.values() if state.here]
         visible.sort(key=lambda state: (state.noun == moment.held and state.z > 0.05, state.v))
@@ -103,7 +103,7 @@ class Renderer:
         foot_x, foot_y = self.geometry.on_screen(state.u, state.v)
         x, ground = foot_x + state.aside * unit - camera[0], foot_y - camera[1]
         y = ground - state.z * unit
-        build = BUILDS[state.noun]
+        build = THING_SHAPES[state.noun]
         if ground < self.geometry.height * 1.1 and y < self.geometry.height:
             fade = max(1, 4 - int(2.5 * state.z))  # of 4: paler the higher the thing is
             shade = self._ground_shadow(build.width * (1 + 0.9 * state.apart), size, fade)
@@ -138,7 +138,7 @@ class Renderer:
         unit: float,
         angle: float,
     ) -> None:
-        build = BUILDS[state.noun]
+        build = THING_SHAPES[state.noun]
         out_x, out_y = build.spout[0], build.spout[1] + build.height / 2
         cos, sin = math.cos(angle), math.sin(angle)
         start_x = x + (out_x * cos - out_y * sin) * unit

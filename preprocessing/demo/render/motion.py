@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from preprocessing.demo.render.images import BUILDS
+from preprocessing.demo.render.images import THING_SHAPES
 from preprocessing.demo.render.scenery import Geometry
 from preprocessing.demo.script import Action, VideoScript
 
@@ -41,7 +41,7 @@ class Hand:
 
 
 @dataclass(frozen=True)
-class Moment:
+class SceneState:
     """All that is drawn besides the backdrop."""
 
     hand: Hand
@@ -51,7 +51,7 @@ class Moment:
 
 
 @dataclass
-class _Path:
+class _Movement:
     """What one action does at `p` of its movement (0 to 1), at `t` seconds into it."""
 
     action: Action
@@ -59,7 +59,7 @@ class _Path:
 
     def at(self, p: float, t: float) -> tuple[ThingState, tuple[float, float], str, str]:
         """Return the thing, where the hand is from the thing's foot (units), the hand's pose and its tool."""
-        thing, tall = self.before, BUILDS[self.before.noun].height
+        thing, tall = self.before, THING_SHAPES[self.before.noun].height
         e = _ease(p)
         grip = (0.30, -0.45 * tall)
         turn = 2 * math.pi
@@ -94,7 +94,7 @@ class _Path:
                 return replace(thing, z=0.2 + height, degrees=360 * p), (0.14, 0.30), "flat", ""
             case "open" | "close":
                 e = e if self.action.verb == "open" else 1 - e
-                seam, tilt = BUILDS[thing.noun].lid, math.radians(40 * e)
+                seam, tilt = THING_SHAPES[thing.noun].lid, math.radians(40 * e)
                 lid_x, lid_z = 0.5 * e, 0.7 * math.sin(math.pi * e) - 0.72 * seam * e * e
                 opened = replace(thing, is_open=True, lid_x=lid_x, lid_z=lid_z, lid_degrees=40 * e)
                 at_lid = (0.20 + lid_x + seam * math.sin(tilt), -0.08 - seam * math.cos(tilt) - lid_z)
@@ -124,7 +124,7 @@ class _Path:
         raise ValueError(f"there is no movement for the verb {self.action.verb!r}")
 
 
-class Stage:
+class SceneAnimator:
     """Plays a script; the things keep what was done to them."""
 
     def __init__(self, script: VideoScript, geometry: Geometry) -> None:
@@ -142,20 +142,20 @@ class Stage:
         for noun, verb in first.items():
             self.things[noun] = replace(self.things[noun], here=verb != "put")
 
-    def play(self, times: list[float]) -> Iterator[Moment]:
+    def play(self, times: list[float]) -> Iterator[SceneState]:
         """Yield what is seen at each of `times` (s, rising)."""
         queue = iter(self.actions)
         action = next(queue, None)
-        plan: _Plan | None = None
+        plan: _ActionPlan | None = None
         for time in times:
             while action is not None and time >= action.end:
-                plan = plan or _Plan(self, action)
+                plan = plan or _ActionPlan(self, action)
                 self.things[action.noun] = plan.after
                 action, plan = next(queue, None), None
             if action is None or time < action.start:
-                yield Moment(Hand(*self._idle(time)), self.things)
+                yield SceneState(Hand(*self._idle(time)), self.things)
                 continue
-            plan = plan or _Plan(self, action)
+            plan = plan or _ActionPlan(self, action)
             yield plan.moment(time)
 
     def _idle(self, time: float) -> tuple[float, float]:
@@ -166,10 +166,10 @@ class Stage:
         return self.geometry.on_screen(thing.u, thing.v)
 
 
-class _Plan:
+class _ActionPlan:
     """One action on the stage: reach (and bring the thing where it must be), act, go back."""
 
-    def __init__(self, stage: Stage, action: Action) -> None:
+    def __init__(self, stage: SceneAnimator, action: Action) -> None:
         self.stage, self.action = stage, action
         found = stage.things[action.noun]
         u, home_v = stage.home[action.noun]
@@ -184,7 +184,7 @@ class _Plan:
         self.found = found
         # What an earlier action opened or cut is whole again by the time that the hand is there.
         ready = ThingState(action.noun, u, v)
-        self.path = _Path(action, ready)
+        self.path = _Movement(action, ready)
         self.begin = self.path.at(0.0, 0.0)
         self.carry = not found.here or (found.v != v) or verb == "put"
         end = self.path.at(1.0, action.core_end - action.core_start)[0]
@@ -192,7 +192,7 @@ class _Plan:
         self.settled = replace(end, z=0.0, aside=0.0, degrees=0.0, is_open=still_open, is_cut=still_cut)
         self.after = replace(self.settled, here=verb != "lift")
 
-    def moment(self, time: float) -> Moment:
+    def moment(self, time: float) -> SceneState:
         action, stage = self.action, self.stage
         if time < action.core_start:
             return self._approach((time - action.start) / (action.core_start - action.start))
@@ -201,26 +201,26 @@ class _Plan:
             p = t / (action.core_end - action.core_start)
             thing, offset, pose, tool = self.path.at(p, t)
             pouring = t if action.verb == "pour" and 0.3 < p < 0.78 else 0.0
-            return Moment(Hand(*self._from(thing, offset), pose, tool), self._with(thing), action.noun, pouring)
+            return SceneState(Hand(*self._from(thing, offset), pose, tool), self._with(thing), action.noun, pouring)
         return self._leave(_ease((time - action.core_end) / (action.end - action.core_end)), stage)
 
-    def _approach(self, p: float) -> Moment:
+    def _approach(self, p: float) -> SceneState:
         stage, ready = self.stage, self.begin[0]
         _, offset, pose, tool = self.begin
         target = self._from(ready, offset)
         if not self.carry:
             hand = _between(stage.rest, target, _ease(p))
             reset = self.found if p < 0.5 else replace(ready, z=0.0)
-            return Moment(Hand(*hand, pose if p > 0.6 else "flat", tool), self._with(reset), self.action.noun)
+            return SceneState(Hand(*hand, pose if p > 0.6 else "flat", tool), self._with(reset), self.action.noun)
         hidden = self.action.verb == "put" or not self.found.here
         if self.found.here and p < 0.4:  # take it from where it is
             hand = _between(stage.rest, self._from(self.found, (0.30, -0.2)), _ease(p / 0.4))
-            return Moment(Hand(*hand, "grip"), self._with(self.found), self.action.noun)
+            return SceneState(Hand(*hand, "grip"), self._with(self.found), self.action.noun)
         start = 0.4 if self.found.here else 0.0
         e = _ease((p - start) / (1 - start))
         if not hidden:  # carry it to where the movement begins
             moved = replace(ready, v=self.found.v + (ready.v - self.found.v) * e, z=0.12 * _bump(e))
-            return Moment(Hand(*self._from(moved, offset), "grip", tool), self._with(moved), self.action.noun)
+            return SceneState(Hand(*self._from(moved, offset), "grip", tool), self._with(moved), self.action.noun)
         if self.found.here:  # out of sight, and back
             out = min(1.0, 2 * e)
             if e < 0.5:
@@ -228,22 +228,22 @@ class _Plan:
             e = 2 * e - 1
         return self._carried(ready, offset, 1 - e)
 
-    def _leave(self, e: float, stage: Stage) -> Moment:
+    def _leave(self, e: float, stage: SceneAnimator) -> SceneState:
         action = self.action
         thing, offset, pose, tool = self.path.at(1.0, action.core_end - action.core_start)
         if action.verb == "lift":
             return self._carried(thing, offset, e)
         hand = _between(self._from(thing, offset), stage.rest, e)
         fallen = replace(self.settled, z=thing.z * max(0.0, 1 - 4 * e))
-        return Moment(Hand(*hand, pose if e < 0.3 else "flat", tool), self._with(fallen), action.noun)
+        return SceneState(Hand(*hand, pose if e < 0.3 else "flat", tool), self._with(fallen), action.noun)
 
-    def _carried(self, thing: ThingState, offset: tuple[float, float], out: float) -> Moment:
+    def _carried(self, thing: ThingState, offset: tuple[float, float], out: float) -> SceneState:
         """The thing in the hand, on its way from where it is (0) to out of sight (1)."""
         x, y = self._from(thing, offset)
         to_x, to_y = _between((x, y), self.stage.away, out)
         size = self.stage.geometry.size_at(thing.v) * self.stage.geometry.unit
         moved = replace(thing, aside=(to_x - x) / size, z=thing.z - (to_y - y) / size, here=out < 1)
-        return Moment(Hand(to_x, to_y, "grip"), self._with(moved), self.action.noun)
+        return SceneState(Hand(to_x, to_y, "grip"), self._with(moved), self.action.noun)
 
     def _from(self, thing: ThingState, offset: tuple[float, float]) -> tuple[float, float]:
         x, y = self.stage.foot(thing)

@@ -12,7 +12,7 @@ Field = NDArray[np.float32]
 Color = tuple[int, int, int]
 
 
-class Sketch:
+class Canvas:
     """A transparent picture with axes in units of length; x goes right, y down, the origin is the anchor.
 
     Distances are negative inside a shape, in units; `fill` paints them.

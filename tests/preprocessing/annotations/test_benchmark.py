@@ -115,7 +115,7 @@ class TestQuestions:
             (question(query=None), "malformed query", "query.clip_text = None"),
             (question(text=" "), "malformed query", "query.clip_text = ' '"),
             (question(text="\ud800"), "malformed query", "query.clip_text"),
-            (question(answer=5), "malformed answer", "answer = 5; one of 0 … 4"),
+            (question(answer=5), "malformed answer", "answer = 5; expected one of 0 … 4"),
             (question(answer=-1), "malformed answer", "answer = -1"),
             (question(answer=None), "malformed answer", "answer = None"),
             (question(choices={}), "malformed choices", "choices = []"),
@@ -153,7 +153,7 @@ class TestQuestions:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            ("[]", "an object of questions"),
+            ("[]", "expected an object of questions"),
             ("{}", "no question"),
             ('{"0": ', "not valid JSON"),
             (b"\xff", "not UTF-8"),
@@ -250,11 +250,11 @@ class TestEpic:
         [
             ({"video_id": "../P01"}, "malformed video_id", "'../P01'"),
             ({"narration_id": " "}, "malformed narration_id", "' '"),
-            ({"narration_id": "P01_11_0"}, "duplicate identity", "EPIC_100_retrieval_test.csv:2 already"),
-            ({"start_timestamp": "61.5"}, "malformed start_timestamp", "'61.5'; a time such as 00:01:59.56"),
+            ({"narration_id": "P01_11_0"}, "duplicate identity", "EPIC_100_retrieval_test.csv:2; the first"),
+            ({"start_timestamp": "61.5"}, "malformed start_timestamp", "'61.5'; expected a time such as 00:01:59.56"),
             ({"stop_timestamp": "00:61:00.00"}, "malformed stop_timestamp", "'00:61:00.00'"),
             ({"stop_timestamp": "00:00:01.00"}, "reversed times", "stop_timestamp = 1.0"),
-            ({"verb_class": "97"}, "malformed verb_class", "'97'; a class 0 … 96"),
+            ({"verb_class": "97"}, "malformed verb_class", "'97'; expected a class 0 … 96"),
             ({"verb_class": "-1"}, "malformed verb_class", "'-1'"),
             ({"all_noun_classes": "[]"}, "malformed all_noun_classes", "'[]'"),
             ({"all_noun_classes": "[300]"}, "malformed all_noun_classes", "0 … 299"),
@@ -369,7 +369,7 @@ class TestCharades:
     @pytest.mark.parametrize(
         ("line", "status", "reason", "value"),
         [
-            ("AAA1EGO\tc003\t1\t2\tx", "failed", "malformed cls", "'c003'; a class c000 … c002"),
+            ("AAA1EGO\tc003\t1\t2\tx", "failed", "malformed cls", "'c003'; expected a class c000 … c002"),
             ("AAA1EGO\t1\t1\t2\tx", "failed", "malformed cls", "'1'"),
             ("a/b\tc001\t1\t2\tx", "failed", "malformed id", "'a/b'"),
             ("AAA1EGO\tc001\tone\t2\tx", "failed", "malformed t_start", "'one'"),
@@ -392,7 +392,7 @@ class TestCharades:
         [
             ("BBB2EGO,c157 0 1", "malformed actions", "'c157'"),
             ("BBB2EGO,walking", "malformed actions", "'walking'"),
-            ("OKAYEGO,c001 0 1", "duplicate identity", "with other actions"),
+            ("OKAYEGO,c001 0 1", "duplicate identity", "different actions"),
             ("OKAYEGO,c000 0 1", "repeated clip", "test.csv:2"),
         ],
     )
@@ -451,7 +451,7 @@ class TestHowTo:
 
     def test_a_label_without_a_name_is_malformed(self, tmp_path: Path) -> None:
         found = howto(tmp_path, train="v\t0\t60\t30\t2\n", classes=write(tmp_path / "n.txt", "tea\nsoup\n"))
-        assert "names 0 … 1" in only_reject(found)["detail"]
+        assert "names for 0 … 1" in only_reject(found)["detail"]
 
 
 @pytest.mark.parametrize(
@@ -475,19 +475,6 @@ def test_a_file_that_is_not_there_is_named_with_its_key(tmp_path: Path) -> None:
     gone = tmp_path / "gone.csv"
     with pytest.raises(AnnotationError, match=r"annotations\.epic_mir\.test = .*gone\.csv: there is no such file"):
         read(epic_mir=EpicMirFiles(test=gone, test_sentences=gone))
-
-
-def test_all_sets_come_back_from_disk_as_they_were(tmp_path: Path) -> None:
-    epic_files = write(tmp_path / "e.csv", delimited([epic_row(0)], EPIC_COLUMNS, ","))
-    found = read(
-        egomcq=write(tmp_path / "q.json", {"0": question(), "1": None}),
-        epic_mir=EpicMirFiles(test=epic_files, test_sentences=epic_files),
-    )
-    found.save(tmp_path / "out")
-    loaded = Annotations.load(tmp_path / "out")
-    for name in ("sets", "rejects", "companions", "frame_rates", "input_rows", "sources"):
-        assert getattr(loaded, name) == getattr(found, name), name
-    assert loaded.videos.drop_columns("duration") == found.videos.drop_columns("duration"), "unknown ones are NaN"
 
 
 def test_a_duration_that_one_file_states_is_not_forgotten_for_another_that_does_not(tmp_path: Path) -> None:

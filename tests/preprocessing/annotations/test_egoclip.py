@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from preprocessing.annotations import AnnotationError, Annotations, AnnotationsConfig, read_annotations
 from preprocessing.annotations.csv_rows import read_header, read_rows
-from preprocessing.annotations.egoclip import parse_tags
+from preprocessing.annotations.values import parse_classes
 from shards.keys import make_key
 from tests.preprocessing.annotation_files import CLIP_COLUMNS, SUMMARY_COLUMNS, row, table, write
 
@@ -222,10 +222,10 @@ def test_missing_columns_are_named_with_those_that_are_there(tmp_path: Path) -> 
     ("data", "message"),
     [
         (b"", "empty"),
-        (b"\xff\xfev\x00", "no header"),
-        (b'"video_uid\t', "no header"),
+        (b"\xff\xfev\x00", "not a header"),
+        (b'"video_uid\t', "not a header"),
         (b"a,b,c\n1,2,3\n", "missing columns"),
-        (table([], [*CLIP_COLUMNS, "tag_verb"]).encode(), "tag_verb is there 2 times"),
+        (table([], [*CLIP_COLUMNS, "tag_verb"]).encode(), "tag_verb occurs 2 times"),
     ],
 )
 def test_a_file_that_is_no_such_table_is_an_error_that_names_it(tmp_path: Path, data: bytes, message: str) -> None:
@@ -241,7 +241,7 @@ def test_a_file_of_a_header_alone_has_no_rows(tmp_path: Path) -> None:
 @given(st.text(alphabet="[]0123456789,. -e{}\":nultrfasINy'()_\n", max_size=30))
 @settings(deadline=None, max_examples=300)
 def test_tags_are_lists_of_classes_or_malformed(text: str) -> None:
-    tags = parse_tags(text, 118)
+    tags = parse_classes(text, 118)
     assert tags is None or (isinstance(tags, list) and all(type(tag) is int and 0 <= tag < 118 for tag in tags))
 
 

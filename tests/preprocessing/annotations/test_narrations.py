@@ -280,14 +280,14 @@ def test_a_container_of_a_wrong_type_is_one_reject(tmp_path: Path, content: Any,
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "line 1 column 1: not valid JSON: '{' is expected, not the end"),
-        (b"[]", "'{' is expected"),
-        (b"{}", "no video in it"),
+        (b"", "line 1 column 1: not valid JSON: expected '{', found the end"),
+        (b"[]", "expected '{'"),
+        (b"{}", "contains no video"),
         (b'{"u": {"narration_pass_1": {"narrations": [{}', "line 1 column .*not valid JSON"),
         (b'{"u":\n {"status": 1}} x', "line 2 column 17: not valid JSON: text after the end"),
         (b'{"u": "\xff"}', "not UTF-8 at byte 7"),
         (b'{"u": ' + b"[" * 200_000, "nested too deeply"),
-        (b"{5: 6}", "a name in quotes"),
+        (b"{5: 6}", "expected a name in quotes"),
     ],
 )
 def test_a_file_that_is_not_such_json_is_an_error_with_its_place(tmp_path: Path, content: bytes, message: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from preprocessing.errors import TransientError, UsageError
-from preprocessing.video.sources import ProbeTask, find_videos, look_into, subset
+from preprocessing.video.sources import ProbeTask, find_videos, probe_video, subset
 
 
 def test_any_extension_and_ids_with_dots(tmp_path: Path) -> None:
@@ -40,10 +40,10 @@ def test_a_file_that_goes_is_the_videos_fault_and_a_mount_that_goes_is_not(tmp_p
     root.mkdir()
     (root / "other.mp4").touch()
     task = ProbeTask(video_uid="a", path=root / "a.mp4", root=root)
-    assert look_into(task) == "unreadable: No such file or directory"
+    assert probe_video(task) == "unreadable: No such file or directory"
     (root / "other.mp4").unlink()
-    with pytest.raises(TransientError, match="gone or empty"):
-        look_into(task)
+    with pytest.raises(TransientError, match="disappeared or became empty"):
+        probe_video(task)
 
 
 def test_a_subset_is_the_same_wherever_it_is_chosen() -> None:
