@@ -77,6 +77,7 @@ class BenchmarkOutput:
     of: int  # items in the benchmark; the share of missing ones decides the exit code
     name: str | None = None  # of the benchmark, where a file of questions brings its own
     curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    curve_axes: dict[str, tuple[str, str]] = field(default_factory=dict)  # curve → titles of its axes, with units
     confusion: Confusion | None = None
 
 
@@ -131,20 +132,33 @@ class Context:
             reason = f"not in the shards: {ledger_reason}" if ledger_reason else "not in the shards"
         return Missing(item=item or key, reason=reason if item in (None, key) else f"{key}: {reason}")
 
-    def mean_score(self, benchmark: str, name: str, values_N: np.ndarray, *, of: int, tied: int = 0) -> Score:
+    def mean_score(
+        self, benchmark: str, name: str, values_N: np.ndarray, *, of: int, chance: float | None = None, tied: int = 0
+    ) -> Score:
         """Return a score that is the mean of items' values (percent), with its bootstrap interval."""
         interval = interval_of_mean(values_N, seed=self.config.seed, resamples=self.config.resamples)
-        return self.score(benchmark, name, float(values_N.mean()), interval, items=len(values_N), of=of, tied=tied)
+        value = float(values_N.mean())
+        return self.score(benchmark, name, value, interval, items=len(values_N), of=of, chance=chance, tied=tied)
 
     def score(
-        self, benchmark: str, name: str, value: float, interval: Interval | None, *, items: int, of: int, tied: int = 0
+        self,
+        benchmark: str,
+        name: str,
+        value: float,
+        interval: Interval | None,
+        *,
+        items: int,
+        of: int,
+        chance: float | None = None,
+        tied: int = 0,
     ) -> Score:
-        """Return a score (percent) with the published figures for it."""
+        """Return a score with its published values; `value` and `chance`, that of random scores, are in percent."""
         return Score(
             name=name,
             value=value,
             low=interval.low if interval else None,
             high=interval.high if interval else None,
+            chance=chance,
             items=items,
             of=of,
             tied=tied,

@@ -50,17 +50,27 @@ def score(context: Context, labels: CharadesLabels, embeddings: Embeddings) -> B
         seed=context.config.seed,
         resamples=context.config.resamples,
     )
+    # Where all scores tie, the AP is its expected value over random rankings.
+    chance = class_average_precision(np.zeros_like(sim_NC), is_label_NC).map
     best_first = np.sort(ap.ap_C[np.isfinite(ap.ap_C)])[::-1]
     return BenchmarkOutput(
         scores=[
             context.score(
-                "charades_ego", "mAP", ap.map, interval, items=len(videos), of=len(labels.videos), tied=ap.tied
+                "charades_ego",
+                "mAP",
+                ap.map,
+                interval,
+                items=len(videos),
+                of=len(labels.videos),
+                chance=chance,
+                tied=ap.tied,
             )
         ],
         items=_items(ap, sim_NC, is_label_NC, labels.classes, videos),
         missing=matched.missing,
         of=len(labels.videos),
-        curves={"AP by class, best first": [(float(rank), float(value)) for rank, value in enumerate(best_first, 1)]},
+        curves={"AP by class": [(float(rank), float(value)) for rank, value in enumerate(best_first, 1)]},
+        curve_axes={"AP by class": ("classes, best first", "average precision (%)")},
     )
 
 

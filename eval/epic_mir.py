@@ -23,10 +23,10 @@ from eval.command import main
 from eval.embed import TextEmbeddings
 from eval.labelled import match_videos
 from eval.metrics.bootstrap import interval_of_average
-from eval.metrics.relevancy import Classes, Relevancy
 from eval.metrics.retrieval import Direction, Retrieval, score_retrieval
 from eval.metrics.similarity import cosine, dual_softmax
 from eval.results import Item, Option, Score
+from hiervl_train.relevancy import Classes, Relevancy
 from shards.companions import EpicLabels, EpicSentence, EpicVideo, read_companion
 
 NAME = "epic_mir"
@@ -59,6 +59,8 @@ def score(context: Context, labels: EpicLabels, embeddings: Embeddings) -> Bench
         DUAL: _dual_softmax(matched.vectors, embeddings.texts, labels),
     }
     retrievals = {suffix: score_retrieval(sim_VS, relevancy) for suffix, sim_VS in similarities.items()}
+    # Where all similarities tie, scores are their expected values over random rankings.
+    chance = score_retrieval(np.zeros(relevancy.shape), relevancy)
     shown = DUAL if context.config.compat.dual_softmax else ""
     items: list[Item] = []
     curves = {}
@@ -66,17 +68,20 @@ def score(context: Context, labels: EpicLabels, embeddings: Embeddings) -> Bench
         own_items, ranks = _items(queries)
         items += own_items
         if ranks:
-            curves[f"{queries.group}: a relevant item among the first k, % by k"] = [
+            curves[f"{queries.group}: queries with a relevant item among the first k"] = [
                 (float(k), 100 * float(np.mean(np.array(ranks) <= k)))
                 for k in _CURVE_RANKS
                 if k <= len(queries.options)
             ]
     return BenchmarkOutput(
-        scores=[entry for suffix, found in retrievals.items() for entry in _scores(context, found, suffix, labels)],
+        scores=[
+            entry for suffix, found in retrievals.items() for entry in _scores(context, found, suffix, labels, chance)
+        ],
         items=items,
         missing=matched.missing,
         of=len(labels.videos),
         curves=curves,
+        curve_axes=dict.fromkeys(curves, ("k", "queries (%)")),
     )
 
 
@@ -87,20 +92,23 @@ def _classes(rows: Sequence[EpicVideo] | Sequence[EpicSentence]) -> Classes:
 def _dual_softmax(video_VD: np.ndarray, texts: TextEmbeddings, labels: EpicLabels) -> np.ndarray:
     """Return the released similarities (V, S): normalised over every video's sentence and those of no video."""
     known = {video.narration_id for video in labels.videos}
-    rows = [*labels.videos, *(sentence for sentence in labels.sentences if sentence.narration_id not in known)]
+    rows: list[EpicVideo | EpicSentence] = [
+        *labels.videos,
+        *(sentence for sentence in labels.sentences if sentence.narration_id not in known),
+    ]
     row_of = {row.narration_id: number for number, row in enumerate(rows)}
     sentences_S = np.array([row_of[sentence.narration_id] for sentence in labels.sentences])
     return dual_softmax(texts.of([row.text for row in rows]), video_VD, sentences_S)
 
 
-def _scores(context: Context, found: Retrieval, suffix: str, labels: EpicLabels) -> Iterator[Score]:
-    """Yield the means of both directions, then the scores of each direction."""
+def _scores(context: Context, found: Retrieval, suffix: str, labels: EpicLabels, chance: Retrieval) -> Iterator[Score]:
+    """Yield the means of both directions, then the scores of each direction; `chance` are those of tied scores."""
     directions = (
-        ("V2T", found.video_to_text, len(labels.videos)),
-        ("T2V", found.text_to_video, len(labels.sentences)),
+        ("V2T", found.video_to_text, chance.video_to_text, len(labels.videos)),
+        ("T2V", found.text_to_video, chance.text_to_video, len(labels.sentences)),
     )
     for measure, column in _MEASURES:
-        parts = [_finite(getattr(direction, column)) for _, direction, _ in directions]
+        parts = [_finite(getattr(direction, column)) for _, direction, _, _ in directions]
         if min(map(len, parts)):
             yield context.score(
                 NAME,
@@ -108,14 +116,18 @@ def _scores(context: Context, found: Retrieval, suffix: str, labels: EpicLabels)
                 float(np.mean([part.mean() for part in parts])),
                 interval_of_average(parts, seed=context.config.seed, resamples=context.config.resamples),
                 items=sum(map(len, parts)),
-                of=sum(of for _, _, of in directions),
-                tied=sum(direction.tied for _, direction, _ in directions),
+                of=sum(of for _, _, _, of in directions),
+                chance=float(np.mean([_finite(getattr(random, column)).mean() for _, _, random, _ in directions])),
+                tied=sum(direction.tied for _, direction, _, _ in directions),
             )
     for measure, column in _MEASURES[:2]:
-        for name, direction, of in directions:
+        for name, direction, random, of in directions:
             values = _finite(getattr(direction, column))
             if len(values):
-                yield context.mean_score(NAME, f"{name} {measure}{suffix}", values, of=of, tied=direction.tied)
+                level = float(_finite(getattr(random, column)).mean())
+                yield context.mean_score(
+                    NAME, f"{name} {measure}{suffix}", values, of=of, chance=level, tied=direction.tied
+                )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

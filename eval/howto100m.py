@@ -26,6 +26,7 @@ from shards.companions import HowToLabels, HowToVideo, read_companion
 
 NAME = "howto100m"
 ZERO_SHOT, PROBE = "zero-shot", "linear probe"
+PROBE_LOSS = "linear probe: training loss"
 _CLASSES_SHOWN = 5  # the top-ranked ones of a video
 _CURVE_RANKS = 20
 
@@ -76,7 +77,7 @@ def score(context: Context, labels: Labels, embeddings: Embeddings) -> Benchmark
     probe = _fit_probe(context, labels.train, embeddings.train, len(names))
     if probe is not None:
         methods[PROBE] = probe.scores(_probe_inputs(context, windows_NKD))
-        curves["linear probe: loss by step"] = [(float(step), loss) for step, loss in enumerate(probe.losses, 1)]
+        curves[PROBE_LOSS] = [(float(step), loss) for step, loss in enumerate(probe.losses, 1)]
     if not methods:
         raise BenchmarkError(
             f"{context.set_name}: videos cannot be classified, as the dataset has neither class names nor a training "
@@ -87,7 +88,7 @@ def score(context: Context, labels: Labels, embeddings: Embeddings) -> Benchmark
     for method, scores_NC in methods.items():
         scores += _scores(context, method, scores_NC, truth_N, len(labels.test.videos))
         items += _items(method, scores_NC, truth_N, videos, names)
-        curves[f"{method}: accuracy among the first k, % by k"] = [
+        curves[f"{method}: top-k accuracy"] = [
             (float(k), float(top_k(scores_NC, truth_N, k).mean())) for k in range(1, min(_CURVE_RANKS, len(names)) + 1)
         ]
     best_NC = methods.get(PROBE, methods.get(ZERO_SHOT))
@@ -99,6 +100,10 @@ def score(context: Context, labels: Labels, embeddings: Embeddings) -> Benchmark
         missing=matched.missing,
         of=len(labels.test.videos),
         curves=curves,
+        curve_axes={
+            name: ("step", "regularised loss (nats)") if name == PROBE_LOSS else ("k", "top-k accuracy (%)")
+            for name in curves
+        },
         confusion=Confusion(labels=names, counts=counts_CC.tolist()),
     )
 
@@ -137,7 +142,8 @@ def _scores(context: Context, method: str, scores_NC: np.ndarray, truth_N: np.nd
     for k in (1, 5):
         values_N = top_k(scores_NC, truth_N, k)
         tied = int(((values_N > 0) & (values_N < 100)).sum())
-        scores.append(context.mean_score(NAME, f"{method} top-{k}", values_N, of=of, tied=tied))
+        chance = 100 * min(k / scores_NC.shape[1], 1.0)
+        scores.append(context.mean_score(NAME, f"{method} top-{k}", values_N, of=of, chance=chance, tied=tied))
     return scores
 
 

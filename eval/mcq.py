@@ -75,6 +75,10 @@ def score(context: Context, questions: Questions, embeddings: Embeddings) -> Ben
         missing=[*(entry for entry in missing if entry is not None), *malformed],
         of=len(asked) + len(questions.rejected),
         curves={f"{group} accuracy by confidence": _accuracy_by_confidence(asked, answers, group) for group in groups},
+        curve_axes={
+            f"{group} accuracy by confidence": ("most confident share of questions (%)", "accuracy (%)")
+            for group in groups
+        },
     )
 
 
@@ -109,7 +113,11 @@ def _accuracies(context: Context, benchmark: str, questions: Sequence[Question],
         if accuracy.items:
             values_N = scores.score_Q[(types == group) & scores.is_scored_Q]
             name = f"{group} accuracy"
-            found.append(context.mean_score(benchmark, name, values_N, of=accuracy.of, tied=accuracy.tied))
+            found.append(
+                context.mean_score(
+                    benchmark, name, values_N, of=accuracy.of, chance=accuracy.chance, tied=accuracy.tied
+                )
+            )
     return found
 
 

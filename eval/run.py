@@ -84,7 +84,7 @@ def run_benchmark(
 def scores_table(results: Sequence[Result]) -> Table:
     """Return the scores of results as a table for the terminal, with the published ones of HierVL-SA."""
     table = Table(box=SIMPLE)
-    for column in ("benchmark", "score", "%", "95 %", "scored", "tied", "HierVL-SA"):
+    for column in ("benchmark", "score", "%", "95 %", "chance", "scored", "tied", "HierVL-SA"):
         is_text = column in ("benchmark", "score")
         table.add_column(column, justify="left" if is_text else "right", no_wrap=not is_text)
     for result in results:
@@ -96,6 +96,7 @@ def scores_table(results: Sequence[Result]) -> Table:
                 escape(score.name),
                 f"{score.value:.1f}",
                 interval,
+                "" if score.chance is None else f"{score.chance:.1f}",
                 f"{score.items:,}/{score.of:,}",
                 f"{score.tied:,}" if score.tied else "",
                 "" if published is None else f"{published:.1f}",
@@ -117,6 +118,7 @@ def _result(name: str, context: Context, output: BenchmarkOutput, *, seconds: fl
         items=output.items,
         missing=output.missing,
         curves=output.curves,
+        curve_axes=output.curve_axes,
         confusion=output.confusion,
         seconds=seconds,
         machine=_machine(context.ranks),

@@ -57,7 +57,7 @@ def read(context: Context) -> list[OrderQuestion]:
     if not spec.is_long:
         raise CompanionError(f"set = {context.set_name}: shufflemcq needs a long set, whose samples have windows")
     if context.settings.windows < 2:
-        raise CompanionError(f"windows = {context.settings.windows}: at least 2 are needed for a wrong order")
+        raise CompanionError(f"sample.windows = {context.settings.windows}: at least 2 are needed for a wrong order")
     if context.config.questions is None and spec.companions.get(context.split) is None:
         captions = context.captions()
         return [OrderQuestion(id=key, key=key, text=text) for key, text in captions.items() if text.strip()]
@@ -96,8 +96,9 @@ def score(context: Context, questions: Sequence[OrderQuestion], embeddings: Embe
     )
     scores = []
     if scored:
-        tied = answers.scores.groups[GROUP].tied
-        scores = [context.mean_score(NAME, "accuracy", answers.scores.score_Q, of=len(questions), tied=tied)]
+        accuracy = answers.scores.groups[GROUP]
+        values_Q, of = answers.scores.score_Q, len(questions)
+        scores = [context.mean_score(NAME, "accuracy", values_Q, of=of, chance=accuracy.chance, tied=accuracy.tied)]
     return BenchmarkOutput(
         scores=scores,
         items=[_item(question, answers, row) for row, question in enumerate(scored)],

@@ -45,6 +45,8 @@ def test_accuracy_is_that_of_a_best_option_drawn_at_random(questions: list[tuple
         expected = [direct_score(options, answer) for options, answer, _ in whole]
         assert found.accuracy == pytest.approx(np.mean(expected)) if whole else math.isnan(found.accuracy)
         assert found.tied == sum(0 < score < 100 for score in expected)
+        random = [100 / len(options) for options, _, _ in whole]
+        assert found.chance == pytest.approx(np.mean(random)) if whole else math.isnan(found.chance)
     for row, (options, answer, _) in enumerate(questions):
         if any(map(math.isnan, options)):
             assert math.isnan(marks.score_Q[row]) and marks.predicted_Q[row] == -1

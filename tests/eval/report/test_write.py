@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from eval.report.comparison import load_results
 from eval.report.page import choose, margin
 from eval.report.write import markdown, write_overview, write_report
 from eval.results import Confusion, Item, Missing, Option, Result, Score
@@ -342,3 +344,31 @@ def test_the_overview_links_each_benchmark_that_has_a_page(dataset: Dataset, bro
     assert report.answers["links"] == ["egomcq/index.html"] * 2, "one for each score"
     assert "epic_mir" in report.text and report.width == 390
     assert "## [egomcq](egomcq/report.md)" in (tmp_path / "report.md").read_text()
+
+
+def test_the_overview_keeps_the_scores_of_all_benchmarks_in_one_list(dataset: Dataset, tmp_path: Path) -> None:
+    first, second = result_of(dataset, [question(1, predicted=0)]), result_of(dataset, [], benchmark="epic_mir")
+    for result in (first, second):
+        result.save(tmp_path / result.benchmark)
+    write_overview([first, second], tmp_path)
+    every = json.loads((tmp_path / "scores.json").read_text())
+    assert every == [json.loads((tmp_path / name / "scores.json").read_text()) for name in ("egomcq", "epic_mir")]
+    assert {"name", "value", "low", "high", "chance", "items", "of"} <= every[0]["scores"][0].keys()
+    assert [score["chance"] for score in every[0]["scores"]] == [20.0, None]
+    assert [result.benchmark for result in load_results(tmp_path)] == ["egomcq", "epic_mir"]
+
+
+def test_all_scores_can_be_read_at_phone_width(dataset: Dataset, browser: Browser, tmp_path: Path) -> None:
+    page = write_report(result_of(dataset, [question(1, predicted=0)]), tmp_path, root=dataset.root)
+    visible = """[...document.querySelectorAll("table")[0].querySelectorAll("td")].map((cell) => {
+      cell.scrollIntoView({ block: "center" });
+      const range = document.createRange();
+      range.selectNodeContents(cell);
+      const box = range.getBoundingClientRect(), label = getComputedStyle(cell, "::before").content;
+      return [label, cell.textContent, box.left >= 0 && box.right <= 390 && box.width > 0];
+    })"""
+    report = browser.open_page(page.as_uri(), width=390, height=844, max_videos=0, ask={"cells": visible})
+    cells = report.answers["cells"]
+    assert all(is_visible for _, _, is_visible in cells)
+    for label, value in (("percent", "62.5"), ("95 %", "50.1 to 75.0"), ("chance", "20.0"), ("HierVL-SA", "90.5")):
+        assert [f'"{label}"', value, True] in cells
