@@ -69,7 +69,7 @@ def sections(cls: type, defaults: Any = None) -> Iterator[Section]:
 
 
 def keys(cls: type, defaults: Any = None) -> Iterator[Key]:
-    """Yield every key that holds a value, in the order of the fields."""
+    """Yield every key that holds a value, section by section."""
     for section in sections(cls, defaults):
         yield from section.keys
 
@@ -141,7 +141,7 @@ def _sections(cls: type, defaults: Mapping[str, Any] | None, *, name: str, meani
     prefix = f"{name}." if name else ""
     own: list[Key] = []
     inner: list[Iterator[Section]] = []
-    for field in dataclasses.fields(cls):
+    for field in _own_first(cls):
         hint, key = hints[field.name], prefix + field.name
         said = _description(hint) or comments.get(field.name, "")
         section = section_of(hint)
@@ -156,6 +156,14 @@ def _sections(cls: type, defaults: Mapping[str, Any] | None, *, name: str, meani
         yield Section(name=name, meaning=whole, keys=tuple(own), is_null=bool(name) and defaults is None)
     for each in inner:
         yield from each
+
+
+def _own_first(cls: type) -> list[dataclasses.Field[Any]]:
+    """Return the fields of a dataclass, those that it declares itself before those that it inherits."""
+    declared = {
+        name: depth for depth, base in reversed(list(enumerate(cls.__mro__))) for name in inspect.get_annotations(base)
+    }
+    return sorted(dataclasses.fields(cls), key=lambda field: declared[field.name])
 
 
 def _class_defaults(cls: type) -> dict[str, Any]:

@@ -171,9 +171,13 @@ def _reject_unknown(cls: type, tree: Mapping[str, Any], *, prefix: str, root: ty
     names = {field.name for field in dataclasses.fields(cls)}
     for key, value in tree.items():
         if key not in names:
-            near = " or ".join(_nearest(f"{prefix}{key}", list(known_keys(root))))
+            name = f"{prefix}{key}"
+            while isinstance(value, Mapping) and value:  # an unknown section: name one of the keys that were given
+                first = next(iter(value))
+                name, value = f"{name}.{first}", value[first]
+            near = " or ".join(_nearest(name, list(known_keys(root))))
             hint = f"; did you mean {near}?" if near else f"; known here: {', '.join(sorted(names))}"
-            raise ConfigError(f"unknown key {prefix}{key} = {value!r}{hint}")
+            raise ConfigError(f"unknown key {name} = {value!r}{hint}")
         section = section_of(hints[key])
         if section is not None and isinstance(value, Mapping):
             _reject_unknown(section, value, prefix=f"{prefix}{key}.", root=root)

@@ -50,7 +50,7 @@ class DistributedConfig:
 
     # auto: nccl on GPUs, else gloo. gloo computes on the CPU.
     backend: Literal["auto", "nccl", "gloo"] = "auto"
-    timeout_seconds: PositiveFloat = 600.0  # s that a rank waits for the others before it gives up
+    timeout_seconds: PositiveFloat = 600.0  # seconds that a rank waits for the others before it gives up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,36 +208,6 @@ class FlagConsensus:
         if most != -least:
             raise DistributedError(f"the ranks began different flags; this rank's are {', '.join(names)}")
         return {name: bool(flag) for name, flag in zip(names, flags, strict=True)}
-
-
-def broadcast_text(text: str | None, group: dist.ProcessGroup | None) -> str | None:
-    """Return rank 0's text on every rank of a group (None stays None); without process groups, `text`."""
-    if not dist.is_initialized():
-        return text
-    device = _device_for(group)
-    data = b"" if text is None else b"+" + text.encode()
-    size = torch.tensor([len(data)], device=device)
-    dist.broadcast(size, 0, group=group)
-    if not size.item():
-        return None
-    codes = list(data) if dist.get_rank() == 0 else [0] * int(size.item())
-    letters = torch.tensor(codes, dtype=torch.uint8, device=device)
-    dist.broadcast(letters, 0, group=group)
-    return bytes(letters.tolist())[1:].decode()
-
-
-def all_true(flag: bool, group: dist.ProcessGroup | None) -> bool:
-    """Return whether the flag is set on every rank of a group; waits for all."""
-    if not dist.is_initialized():
-        return flag
-    least = torch.tensor([int(flag)], device=_device_for(group))
-    dist.all_reduce(least, dist.ReduceOp.MIN, group=group)
-    return bool(least.item())
-
-
-def _device_for(group: dist.ProcessGroup | None) -> torch.device:
-    """Return where a group's tensors must lie."""
-    return torch.device("cuda" if dist.get_backend(group) == "nccl" else "cpu")
 
 
 def _join(config: DistributedConfig, info: LaunchInfo, device: torch.device) -> DistributedContext:

@@ -42,9 +42,9 @@ class ChunkConfig:
     crf: Annotated[int, Field(ge=0, le=51)] = 23  # x264's constant rate factor: lower is better and larger
     summary_fps: PositiveInt = 2  # frames per second of the low-rate rendition; must divide fps
     summary_gop_seconds: float = 4.0  # seconds between key frames of the low-rate rendition
-    max_gap_seconds: float = 0.5  # s without a new frame after which a source counts as frozen there
+    max_gap_seconds: float = 0.5  # seconds without a new frame after which a source counts as frozen there
     keep: bool = True  # false: delete a chunk once every shard that needs it is written
-    timeout_seconds: PositiveInt = 7200  # s after which ffmpeg is stopped and its chunk counts as failed
+    timeout_seconds: PositiveInt = 7200  # seconds after which ffmpeg is stopped and its chunk counts as failed
     memory_gib: PositiveInt = 8  # GiB of address space for one ffmpeg
 
     def __post_init__(self) -> None:
@@ -134,7 +134,7 @@ class BuildConfig:
     demo_root: Path = Path("data/embedded/source")  # where the embedded dataset's videos are rendered
     demo_benchmarks: bool = False  # also make the benchmarks over its videos, each in its published format
     max_failed_fraction: Annotated[float, Field(ge=0, le=1)] = 0.05  # failed samples above which the exit code is 3
-    end_tolerance: float = 0.5  # s by which a clip may end after its video, and is then cut at the video's end
+    end_tolerance: float = 0.5  # seconds by which a clip may end after its video, and is then cut at the video's end
     retry: Literal["none", "failed"] = "none"  # failed: try recorded failures again
 
     @property

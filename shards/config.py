@@ -1,33 +1,55 @@
-"""What the loader can be told, typed and checked: where shards come from, and how they become batches."""
+"""Typed configuration of the loader: where shards come from, and how their samples become batches."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import typing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any
+
+import pydantic
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from shards.video.decode import DecoderName
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+def require_bounds(config: Any) -> None:
+    """Raise `ValueError` where a field of a dataclass does not fit its type and bounds.
+
+    pydantic checks what it parses; this checks what is constructed in code. Call it in `__post_init__`.
+    """
+    cls: type = type(config)
+    for name, adapter in _adapters(cls).items():
+        value = getattr(config, name)
+        try:
+            adapter.validate_python(value)
+        except pydantic.ValidationError as error:
+            raise ValueError(f"{name} = {value!r}: {error.errors()[0]['msg']}") from None
+
+
+@functools.cache
+def _adapters(cls: type) -> dict[str, pydantic.TypeAdapter[Any]]:
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {each.name: pydantic.TypeAdapter(hints[each.name]) for each in dataclasses.fields(cls)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig:
-    """How shards are fetched where they are not local, and where they are kept. Local shards are read in place."""
+    """How remote shards are fetched and cached. Local shards are read in place."""
 
-    cache: Path | None = None  # a folder of this node, shared by all its ranks and workers; a tmpfs where memory allows
-    cache_gib: float = 100.0  # what the cache may hold; more than the shards of a node's open blocks
-    prefetch_batches: int = 200  # shards that this many coming batches need are fetched ahead
-    attempts: int = 6  # for a file, before a passing fault counts as final
-    first_wait_seconds: float = 0.5  # before the second attempt; doubles with each
-    timeout_seconds: float = 60.0  # without a byte
+    cache: Path | None = None  # folder on this node, shared by its ranks and workers; a tmpfs if memory allows
+    cache_gib: PositiveFloat = 100.0  # GiB that the cache may hold; more than the shards of a node's open blocks
+    prefetch_batches: NonNegativeInt = 200  # shards that this many coming batches need are fetched ahead
+    attempts: PositiveInt = 6  # per file, before a transient error counts as final
+    first_wait_seconds: NonNegativeFloat = 0.5  # seconds before the second attempt; doubles with each
+    timeout_seconds: PositiveFloat = 60.0  # seconds without a byte before an attempt fails
 
     def __post_init__(self) -> None:
-        for name in ("cache_gib", "timeout_seconds"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} = {getattr(self, name)}: must be above 0")
-        if self.attempts < 1 or self.first_wait_seconds < 0 or self.prefetch_batches < 0:
-            raise ValueError(
-                f"attempts = {self.attempts} (at least 1), first_wait_seconds = {self.first_wait_seconds}, "
-                f"prefetch_batches = {self.prefetch_batches} (at least 0)"
-            )
+        require_bounds(self)
 
     @property
     def cache_bytes(self) -> int:
@@ -36,50 +58,52 @@ class SourceConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoaderConfig:
-    """How samples become batches. What decides their content: everything but workers, prefetch, limits and source."""
+class ReadConfig:
+    """How samples are read from shards: the keys that training, evaluation and feature extraction share."""
 
-    global_batch: int = 16  # samples of all ranks together
-    seed: int = 0
-    # How the split is divided: ranks must divide it, it must divide the batch; null: the batch's largest divisor ≤ 256.
-    lanes: int | None = None
-    block_mib: int = 1024  # of a lane's shards, within which its samples are shuffled
-    frames: int = 4  # of a clip, and of each window of a summary
-    size: int = 224  # pixels, height and width
-    windows: int = 16  # of a summary
-    narrations: int = 16  # of a summary
-    window_seconds: float = 8.0  # of a summary's window at most
-    # Of a long set: read a sample as one clip, of a length between these and anywhere inside it; null: K windows.
-    clip_seconds: tuple[float, float] | None = None
-    crop_scale: tuple[float, float] = (0.5, 1.0)  # share of the area that training's random crop keeps
-    flip: float = 0.5  # probability, in training; 0 where narrations say left and right
-    scene_negatives: bool = False  # with each clip a second one of the same minute of the same video
-    decoder: DecoderName = "pyav"
-    workers: int = 4  # processes of this rank; 0: in the training process
-    prefetch: int = 4  # batches that each worker makes ahead
-    worker_timeout_seconds: float = 1800.0  # for one batch, before a worker counts as stuck
-    max_substitutes: int = 8  # tries to replace a sample that fails to decode
-    max_consecutive_failures: int = 32  # failed samples one after another, before the run stops
+    decoder: DecoderName = "pyav"  # library that decodes the clips
+    workers: NonNegativeInt = 4  # decoding processes per rank; 0: in the calling process
+    prefetch: PositiveInt = 4  # batches that each worker prepares ahead
+    worker_timeout_seconds: PositiveFloat = 1800.0  # seconds for one batch before a worker counts as stuck
+    max_consecutive_failures: NonNegativeInt | None = 32  # undecodable samples in a row before the run stops; null: any
     source: SourceConfig = field(default_factory=SourceConfig)
 
     def __post_init__(self) -> None:
-        for name in ("global_batch", "block_mib", "frames", "size", "windows", "narrations", "prefetch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: must be at least 1")
-        for name in ("seed", "workers", "max_substitutes", "max_consecutive_failures"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} = {getattr(self, name)}: must be at least 0")
-        if self.lanes is not None and (self.lanes < 1 or self.global_batch % self.lanes):
+        require_bounds(self)
+
+    def reading(self) -> dict[str, Any]:
+        """Return the shared fields by name, to construct another configuration that has them."""
+        return {each.name: getattr(self, each.name) for each in dataclasses.fields(ReadConfig)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig(ReadConfig):
+    """How samples become batches: everything besides the shards themselves that a batch depends on."""
+
+    global_batch: PositiveInt = 16  # samples per batch, all ranks together
+    seed: NonNegativeInt = 0  # of order, augmentation and choice of frames
+    # Parts that the split is divided into: ranks must divide it, it must divide the batch; null: the batch's largest
+    # divisor ≤ 256.
+    lanes: PositiveInt | None = None
+    block_mib: PositiveInt = 1024  # MiB of a lane's shards within which samples are shuffled
+    frames: PositiveInt = 4  # per clip, and per window of a long sample
+    size: PositiveInt = 224  # height and width of a frame, pixels
+    windows: PositiveInt = 16  # per long sample
+    narrations: PositiveInt = 16  # per summary
+    window_seconds: PositiveFloat = 8.0  # greatest length of a window, s
+    # Of a long set: read a sample as one clip of a length between these (s), anywhere inside it; null: as windows.
+    clip_seconds: tuple[float, float] | None = None
+    crop_scale: tuple[float, float] = (0.5, 1.0)  # least and greatest share of the area that a training crop keeps
+    flip: Probability = 0.5  # probability of a horizontal flip in training; 0 where narrations say left and right
+    scene_negatives: bool = False  # with each clip a second one of the same minute of the same video
+    max_substitutes: NonNegativeInt = 8  # attempts to replace a sample that cannot be decoded
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lanes is not None and self.global_batch % self.lanes:
             raise ValueError(f"lanes = {self.lanes}: must divide global_batch = {self.global_batch}")
         if self.clip_seconds is not None and not 0 < self.clip_seconds[0] <= self.clip_seconds[1]:
-            raise ValueError(f"clip_seconds = {self.clip_seconds}: 0 < shortest ≤ longest is needed")
+            raise ValueError(f"clip_seconds = {self.clip_seconds}: must satisfy 0 < shortest ≤ longest")
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
-            raise ValueError(f"crop_scale = {self.crop_scale}: 0 < smallest ≤ largest ≤ 1 is needed")
-        if not 0 <= self.flip <= 1:
-            raise ValueError(f"flip = {self.flip}: a probability is expected")
-        if self.window_seconds <= 0 or self.worker_timeout_seconds <= 0:
-            raise ValueError(
-                f"window_seconds = {self.window_seconds}, worker_timeout_seconds = {self.worker_timeout_seconds}: "
-                "both must be above 0"
-            )
+            raise ValueError(f"crop_scale = {self.crop_scale}: must satisfy 0 < smallest ≤ largest ≤ 1")

@@ -103,7 +103,7 @@ class RemoteSource:
 
     def __init__(self, url: str, config: SourceConfig) -> None:
         if config.cache is None:
-            raise SourceError(f"{url}: set source.cache to a folder on this node for fetched shards")
+            raise SourceError(f"{url}: set data.source.cache to a folder on this node for fetched shards")
         self._url, self._config = url, config
         self.cache = ShardCache(config.cache, budget=config.cache_bytes)
         mirror = config.cache / "manifests" / hashlib.sha256(url.encode()).hexdigest()[:16]
@@ -124,7 +124,7 @@ class RemoteSource:
             except FileNotFoundError:
                 continue  # evicted between lookup and opening
         raise SourceError(
-            f"{self._url_of(shard.path)}: evicted {_MAX_EVICTIONS} times before it could be read: source.cache_gib = "
+            f"{self._url_of(shard.path)}: evicted {_MAX_EVICTIONS} times before it could be read: data.source.cache_gib = "
             f"{self._config.cache_gib} is too small for the shards in use at a time"
         )
 

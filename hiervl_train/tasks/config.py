@@ -9,10 +9,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from hiervl_train.compat import CompatConfig
+from hiervl_train.config import CompatConfig, RunConfig, RunSettings
 from hiervl_train.data import DataConfig
 from hiervl_train.models.config import ModelConfig, ModelPart
-from hiervl_train.settings import RunConfig, RunSettings
 from hiervl_train.tokenizer import TokenizerConfig
 
 TaskName = Literal["charades_ego", "epic_mir", "howto100m"]
@@ -30,7 +29,7 @@ KNOBS: dict[TaskName, tuple[str, ...]] = {
 class TaskConfig:
     """What is learnt, which also names the set that it is learnt from, and the knobs of its loss."""
 
-    name: TaskName = "charades_ego"
+    name: TaskName = "charades_ego"  # what is learnt, from the set of the same name
     temperature: PositiveFloat = 0.05  # charades_ego: temperature of InfoNCE
     margin: PositiveFloat = 0.2  # epic_mir: margin of a pair of relevancy 1
     # epic_mir: sentences of a greater relevancy than this are positives of a clip.
