@@ -12,7 +12,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from configs.loading import ConfigError, from_dict, merged, overridden, read_yaml
 from eval.embed import EmbedSettings
 from hiervl_train.checkpoint.open import OpenConfig, OpenedCheckpoint
-from hiervl_train.compat import CompatConfig
+from hiervl_train.config import CompatConfig
 from hiervl_train.distributed import DistributedConfig
 from hiervl_train.models.config import ModelConfig
 from hiervl_train.models.speed import SpeedConfig

@@ -13,7 +13,6 @@ Shapes in names: Q questions, W windows, N samples, K windows of a sample, D wid
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +30,12 @@ from eval.mcq_builder import McqConfig, QuestionType, build, read_candidates
 from eval.metrics.mcq import GroupAccuracy, keyed_rng
 from eval.shufflemcq import GROUP, answer_order_questions, order_questions
 from hiervl_train.checkpoint.open import OpenedCheckpoint
-from hiervl_train.config import PretrainConfig
+from hiervl_train.collectives import broadcast_json
+from hiervl_train.config import EvaluationConfig, PretrainConfig
 from hiervl_train.data import DataError
-from hiervl_train.distributed import DistributedContext, broadcast_text
-from hiervl_train.evaluation import EvaluationConfig
+from hiervl_train.distributed import DistributedContext
 from hiervl_train.models import HierVL
-from hiervl_train.task import Evaluate
+from hiervl_train.task import CHANCE, Evaluate
 from hiervl_train.tasks.config import FinetuneConfig
 from hiervl_train.tokenizer import Tokenizer
 from shards.companions import Question, Questions, read_companion
@@ -106,8 +105,13 @@ def periodic_benchmark(config: FinetuneConfig) -> Evaluate | None:
             console=Console(quiet=True),
         )
         output = benchmark.evaluate(context)
-        scores = {score.name: score.value for score in output.scores} if output is not None else {}
-        return _on_all_ranks({f"{task}/{n}": scores[n] for n in _FINETUNE_SCORES[task] if n in scores}, ranks)
+        scores: dict[str, float] = {}
+        for score in output.scores if output is not None else ():
+            if score.name in _FINETUNE_SCORES[task]:
+                scores[f"{task}/{score.name}"] = score.value
+                if score.chance is not None:
+                    scores[f"{CHANCE}{task}/{score.name}"] = score.chance
+        return _on_all_ranks(scores, ranks)
 
     return evaluate
 
@@ -138,25 +142,24 @@ class PeriodicMcq:
         self._sets: list[_SetQuestions] | None = None
 
     def __call__(self, model: HierVL, tokenizer: Tokenizer, ranks: DistributedContext) -> Mapping[str, float]:
-        """Return accuracies in percent by name, without those for which the dataset has no questions."""
+        """Return accuracies and chance levels in percent by name, without those the dataset has no questions for."""
         if self._sets is None:
             self._sets = self._prepare(ranks)
         scores: dict[str, float] = {}
         for one in self._sets:
             for name, group in self._accuracies(model, tokenizer, ranks, one):
                 if group.items:
-                    scores[name] = group.accuracy
+                    scores |= {name: group.accuracy, f"{CHANCE}{name}": group.chance}
         return _on_all_ranks(scores, ranks)
 
     def _prepare(self, ranks: DistributedContext) -> list[_SetQuestions]:
         """Return the questions of each set: the first rank reads or generates them, the others learn what to embed."""
         sets = [self._set_questions(name, split) for name, split in self._splits] if ranks.is_main else []
-        inputs = broadcast_text(json.dumps([[s.set_name, s.split, s.keys, s.texts] for s in sets]), ranks.control)
+        inputs = broadcast_json([[s.set_name, s.split, s.keys, s.texts] for s in sets], ranks.control)
         if ranks.is_main:
             return sets
         return [
-            _SetQuestions(set_name=name, split=split, keys=keys, texts=texts)
-            for name, split, keys, texts in json.loads(inputs or "[]")
+            _SetQuestions(set_name=name, split=split, keys=keys, texts=texts) for name, split, keys, texts in inputs
         ]
 
     def _set_questions(self, set_name: str, split: str) -> _SetQuestions:
@@ -206,7 +209,7 @@ class PeriodicMcq:
 
 def _on_all_ranks(scores: Mapping[str, float], ranks: DistributedContext) -> Mapping[str, float]:
     """Return the first rank's scores."""
-    received: dict[str, float] = json.loads(broadcast_text(json.dumps(scores), ranks.control) or "{}")
+    received: dict[str, float] = broadcast_json(scores, ranks.control)
     return received
 
 

@@ -6,14 +6,14 @@ are rounded the same way, and evaluations on any number of ranks of the same kin
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from eval.embed.cache import CacheEntry
 from eval.embed.rows import BatchRange, EmbeddedRows, gather_rows, join_rows
 from eval.embed.settings import EmbedError
-from hiervl_train.distributed import DistributedContext, all_true, broadcast_text
+from hiervl_train.collectives import all_true, broadcast_json
+from hiervl_train.distributed import DistributedContext
 from shards.loader import LoaderError
 from shards.reading import SampleFailedError
 from shards.stats import ShardError
@@ -44,8 +44,8 @@ def compute_batches(
         cached = [whole] if whole is not None else list(cache.read_parts())
         covered = {number for part in cached for begin, end in part.covered for number in range(begin, end)}
         missing = [number for number in missing if number not in covered]
-    ranges = broadcast_text(json.dumps(_ranges(missing)) if ranks.is_main else None, ranks.control)
-    missing = [number for begin, end in json.loads(ranges or "[]") for number in range(begin, end)]
+    ranges = broadcast_json(_ranges(missing) if ranks.is_main else None, ranks.control)
+    missing = [number for begin, end in ranges for number in range(begin, end)]
     share = missing[len(missing) * ranks.rank // ranks.world : len(missing) * (ranks.rank + 1) // ranks.world]
     own: list[EmbeddedRows] = []
     problem: Exception | None = None

@@ -79,7 +79,7 @@ def embed_split(
     entry = source.dataset.split(set_name, split)
     is_long = set_spec(set_name).is_long
     if settings.frames > model.config.num_frames:
-        raise EmbedError(f"frames = {settings.frames}: the model has {model.config.num_frames} position slots")
+        raise EmbedError(f"sample.frames = {settings.frames}: the model has {model.config.num_frames} position slots")
     height, width = model.config.image_hw
     if height != width:
         raise EmbedError(f"img_size = {model.config.image_hw}: only square images are supported")

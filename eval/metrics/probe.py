@@ -62,11 +62,11 @@ def fit_probe(
         solver.zero_grad()
         value = torch.nn.functional.cross_entropy(inputs @ weight_CD.T + bias_C, targets)
         value = value + penalty / 2 * weight_CD.square().sum()
-        value.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        value.backward()
         return value
 
     for _ in range(steps):
-        value = solver.step(loss)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        value = solver.step(loss)
         losses.append(float(value.detach() if isinstance(value, Tensor) else value))
         if len(losses) > 1 and losses[-2] - losses[-1] <= 1e-10 * max(1.0, abs(losses[-1])):
             break

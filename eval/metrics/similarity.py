@@ -48,7 +48,7 @@ def dual_softmax(
 ) -> np.ndarray:
     """Return the logarithm of the released EPIC test's similarities (M, S) of all videos with the sentences `rows`.
 
-    With sim = text · videoᵀ (N, M), they are softmax over N of (softmax over M of (sim / temperature) · sim) there.
+    With sim = text · videoᵀ (N, M), those are softmax over N of ((softmax over M of sim / temperature) · sim).
     Their logarithm ranks alike, but small values do not underflow to 0 and tie. The matrix of all N sentences is never
     held: for N = M = 9,668 of EPIC-KITCHENS-100 it takes 0.75 GB, and the plain formula needs several.
     """
