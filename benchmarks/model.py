@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from configs import loading
 from hiervl_train.config import PretrainConfig
 from hiervl_train.models import HierVL, ModelConfig, flops
-from hiervl_train.models.attention import DividedAttention, SpaceAttention, TimeAttention
+from hiervl_train.models.layers import DividedAttention, SpaceAttention, TimeAttention
 from hiervl_train.models.speed import SpeedConfig, autocast, prepare
 from hiervl_train.models.video import SpaceTimeBlock
 from hiervl_train.objectives import ObjectiveConfig, Tags, child_loss

@@ -29,13 +29,13 @@ from hiervl_train.checkpoint.manager import Checkpoints
 from hiervl_train.checkpoint.state import RunState
 from hiervl_train.collectives import average_gradients
 from hiervl_train.config import PretrainConfig
+from hiervl_train.data import StepLoaders
 from hiervl_train.distributed import DistributedContext
 from hiervl_train.launch import launch
-from hiervl_train.levels import StepLoaders
 from hiervl_train.models import HierVL, ModelConfig
 from hiervl_train.monitor.metrics import read_metrics
+from hiervl_train.task import Task
 from hiervl_train.tasks.pretraining import pretraining_task
-from hiervl_train.trainer import Task
 from shards.loader import Batch
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "pretrain"

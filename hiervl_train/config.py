@@ -1,4 +1,7 @@
-"""The configuration of a pretraining run: one typed tree, filled from `configs/pretrain/*.yaml`."""
+"""The configuration of a training run: the sections of every run, and the tree of pretraining (`configs/pretrain/*.yaml`).
+
+`tasks/config.py` has the tree of fine-tuning.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,80 @@ from typing import Literal
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from hiervl_train.compat import CompatConfig
+from hiervl_train.checkpoint.manager import SaveConfig
 from hiervl_train.data import DataConfig
+from hiervl_train.distributed import DistributedConfig
 from hiervl_train.models.config import InitConfig, ModelConfig
+from hiervl_train.models.pixels import ChannelOrder
+from hiervl_train.models.speed import SpeedConfig
+from hiervl_train.monitor.metrics import MetricsConfig
+from hiervl_train.monitor.profiler import ProfileConfig
 from hiervl_train.objectives import ObjectiveConfig
-from hiervl_train.settings import RunSettings
+from hiervl_train.optim import OptimConfig
+from hiervl_train.preemption import PreemptionConfig
 from hiervl_train.tokenizer import TokenizerConfig
 
 StepType = Literal["child", "parent"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompatConfig:
+    """Faults of the released code that can be switched on to reproduce its figures; see `optim.apply_zero_grads`, too."""
+
+    channel_order: ChannelOrder = "rgb"  # bgr: red and blue are swapped, as in the released EPIC loader
+    released_eps: bool = (
+        False  # multiply optim.eps by the number of GPUs: the released gradients were 1/GPUs of the exact ones
+    )
+    dual_softmax: bool = False  # show the released EPIC test's scores: a softmax over all queries
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """Multiple-choice questions inside the run, made of the dataset's own test or validation sets."""
+
+    every_steps: PositiveInt | None = None  # steps between evaluations; null: none in between
+    at_end: bool = False  # also after the last step
+    questions: PositiveInt = 500  # of each kind, at most
+    seed: int = 0  # of the choice of questions and of their wrong options
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is evaluated at all."""
+        return self.every_steps is not None or self.at_end
+
+    def is_due(self, step: int, total: int) -> bool:
+        """Return whether to evaluate after `step` of `total` steps."""
+        regular = self.every_steps is not None and step % self.every_steps == 0
+        return regular or (self.at_end and step == total)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One run: its folder, its seed, its limits. The same command on the same folder resumes it."""
+
+    folder: Path = Path("runs/pretrain")  # where the run writes
+    seed: NonNegativeInt = 0  # of weights, dropout, and the order and augmentation of the data
+    max_steps: PositiveInt | None = None  # stop after this many steps in all, before the schedule's end
+    # Use kernels that sum in a fixed order: the same losses bit for bit on one kind of GPU, but slower.
+    deterministic: bool = False
+    max_consecutive_skips: PositiveInt = 20  # steps in a row without a finite loss before the run ends
+    # Steps between garbage collections, which all ranks make at the same step, as a pause of one is a pause of all.
+    collect_garbage_every: PositiveInt = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """The sections that pretraining and fine-tuning share."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    speed: SpeedConfig = field(default_factory=SpeedConfig)
+    save: SaveConfig = field(default_factory=SaveConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
+    preemption: PreemptionConfig = field(default_factory=PreemptionConfig)
 
 
 @dataclass(frozen=True, kw_only=True)

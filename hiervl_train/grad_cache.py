@@ -1,83 +1,62 @@
-"""Cached gradients: a batch that does not fit, in micro-batches, with the exact gradient of the whole (GradCache).
+"""Cached gradients: the exact gradient of a batch that does not fit into memory, computed in micro-batches (GradCache).
 
-A contrastive loss looks at all pairs of a batch, so adding up the losses of its parts is another objective. Here
-the parts are encoded once without a graph; the loss of all embeddings together gives each embedding's gradient;
-then the parts are encoded again, each with its graph, and given their gradients. The random numbers of the second
-encoding are those of the first, so dropout is the same. Memory is that of one part (Gao et al. 2021).
+A contrastive loss compares all pairs of a batch, so adding up the losses of micro-batches would be another objective.
+Here the micro-batches are encoded once without a graph. The loss of all embeddings together gives each embedding's
+gradient. Then the micro-batches are encoded again, each with its graph, and backpropagate their gradients. The second
+encoding draws the random numbers of the first one, so dropout is the same. Memory is that of one micro-batch
+(Gao et al. 2021).
 
-What is not per part runs in the loss: gathering over ranks, and the aggregator of parent steps.
+What cannot be split runs in the loss: gathering over ranks, and the aggregator of parent steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-Batch = TypeVar("Batch")
+from hiervl_train.random_states import RandomStates
+
+MicroBatch = TypeVar("MicroBatch")
 
 
 def cached_backward(
-    parts: Sequence[Batch],
-    encode: Callable[[Batch], tuple[Tensor, ...]],
+    micro_batches: Sequence[MicroBatch],
+    encode: Callable[[MicroBatch], tuple[Tensor, ...]],
     loss: Callable[..., Tensor],
 ) -> Tensor:
-    """Add the gradient of `loss(embeddings of all parts)` to the parameters; return the loss, without a graph.
+    """Add the gradient of `loss(embeddings of all micro-batches)` to the parameters; return the detached loss.
 
-    `encode(part)` returns one or more embeddings, each with the part's rows first; `loss` takes the same number,
-    each with the rows of all parts in order. Parameters used in either get their gradients.
+    `encode(micro_batch)` returns one or more embeddings, rows first; `loss` takes the same number of tensors, each with
+    the rows of all micro-batches in order. Parameters used in either get their gradients.
     """
-    if not parts:
+    if not micro_batches:
         raise ValueError("there is no micro-batch")
     states = []
     encoded = []
-    for part in parts:
-        states.append(RandomState.take())
+    for micro_batch in micro_batches:
+        states.append(RandomStates.take())
         with torch.no_grad():
-            encoded.append(encode(part))
-    # Autocast may keep what it cast; cast without a graph, it would stop the gradients of the second encoding.
+            encoded.append(encode(micro_batch))
+    # Autocast caches the weights that it cast; cast without a graph, they would stop the second encoding's gradients.
     torch.clear_autocast_cache()
     leaves = [torch.cat(rows).requires_grad_() for rows in zip(*encoded, strict=True)]
     total = loss(*leaves)
     total.backward()
-    after_loss = RandomState.take()
+    after_loss = RandomStates.take()
 
     gradients = [_gradient(leaf).split([len(rows[which]) for rows in encoded]) for which, leaf in enumerate(leaves)]
-    for index, (part, state) in enumerate(zip(parts, states, strict=True)):
+    for index, (micro_batch, state) in enumerate(zip(micro_batches, states, strict=True)):
         state.restore()
-        embeddings = encode(part)
+        embeddings = encode(micro_batch)
         pairs = [(x, slices[index]) for x, slices in zip(embeddings, gradients, strict=True) if x.requires_grad]
         torch.autograd.backward([x for x, _ in pairs], [gradient for _, gradient in pairs])
-    after_loss.restore()  # or the next step would draw again what the loss drew
+    after_loss.restore()  # otherwise the next step would repeat the loss's random numbers
     return total.detach()
 
 
 def _gradient(leaf: Tensor) -> Tensor:
-    """Return the loss's gradient, zero where the loss does not use this embedding (as an ablation may)."""
+    """Return the loss's gradient, zero where the loss does not use this embedding (as in an ablation)."""
     return leaf.grad if leaf.grad is not None else torch.zeros_like(leaf)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RandomState:
-    """The states of the generators that dropout draws from: the CPU's and the current CUDA device's."""
-
-    cpu: Tensor
-    cuda: Tensor | None
-
-    @classmethod
-    def take(cls) -> RandomState:
-        """Return the states as they are."""
-        return cls(cpu=torch.get_rng_state(), cuda=torch.cuda.get_rng_state() if _on_cuda() else None)
-
-    def restore(self) -> None:
-        """Set the generators back to these states."""
-        torch.set_rng_state(self.cpu)
-        if self.cuda is not None:
-            torch.cuda.set_rng_state(self.cuda)
-
-
-def _on_cuda() -> bool:
-    return torch.cuda.is_available() and torch.cuda.is_initialized()

@@ -1,8 +1,8 @@
-"""The contrastive objectives as pure functions of similarities (or embeddings) and masks.
+"""The contrastive losses as pure functions of similarities (or embeddings) and masks.
 
 Shapes in names: N rows (text or one side), M columns (video or the other side), D embedding width, V verb classes,
-O noun classes. Row i and column i belong together wherever a function takes N×N. Everything is computed in at least
-float32, whatever comes in; masses are compared as logarithms, so that no softmax can underflow.
+O noun classes. Where a function takes N×N, row i and column i are a pair. Everything is computed in at least float32,
+whatever the inputs are; softmax masses are compared as logarithms, so that none can underflow.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def similarity(a_ND: Tensor, b_MD: Tensor) -> Tensor:
 
 
 def tag_positives(verbs_NV: Tensor, nouns_NO: Tensor) -> Tensor:
-    """Return which pairs (N, N) share at least one verb and at least one noun; the diagonal always counts.
+    """Return which pairs (N, N) share at least one verb and at least one noun; the diagonal is always true.
 
     The tags are multi-hot. Equal to the published `cosine(verbs) · cosine(nouns) > 0` (EgoVLP, section 4.2).
     """
@@ -57,9 +57,9 @@ def parent_loss(
 ) -> Tensor:
     """Return the summary-level loss over a global batch of N summaries (HierVL, section 3.3).
 
-    `both`: aggregated narrations against summaries, plus aggregated video against summaries. The ablations:
-    `video_to_summary` (w/o Summ↔Narr) and `video_to_narrations` (w/o Summ; aggregated against aggregated). The
-    masks always come from the summaries' tags. What an objective does not use may be None.
+    `both`: aggregated narrations against summaries, plus aggregated video against summaries. The ablations are
+    `video_to_summary` (w/o Summ↔Narr) and `video_to_narrations` (w/o Summ; aggregated against aggregated). The masks
+    always come from the summaries' tags. Inputs that an objective does not use may be None.
     """
     count = video_ND.shape[0]
     if count < 2:
@@ -75,14 +75,9 @@ def parent_loss(
     losses = []
     for a_ND, b_ND in pairs[objective]:
         if a_ND is None or b_ND is None:
-            raise ValueError(f"objective {objective} compares embeddings of which one was not given")
+            raise ValueError(f"objective {objective} needs an embedding that was not given")
         losses.append(egonce(similarity(a_ND, b_ND), positives_NN, temperature=temperature))
     return torch.stack(losses).sum()
-
-
-def max_margin(sim_NN: Tensor, *, margin: float) -> Tensor:
-    """Return the mean over i ≠ j and both directions of relu(margin − S_ii + S_ij)."""
-    return adaptive_max_margin(sim_NN, sim_NN.new_ones(sim_NN.shape[0]), margin=margin)
 
 
 def adaptive_max_margin(sim_NN: Tensor, relevancy_N: Tensor, *, margin: float) -> Tensor:
@@ -100,21 +95,6 @@ def adaptive_max_margin(sim_NN: Tensor, relevancy_N: Tensor, *, margin: float) -
     return (hinges * others).sum() / (2 * count * (count - 1))
 
 
-def mil_nce(sim_NM: Tensor, groups_N: Tensor, groups_M: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """Return MIL-NCE, mean over rows: a row's positives are all columns of its group (Miech 2020, equation 1).
-
-    Its negatives are the other groups' columns for this row, and the other groups' rows for its columns. Every
-    row needs a column of its group.
-    """
-    scaled = _precise(sim_NM) / temperature
-    same_NM = groups_N[:, None] == groups_M[None, :]
-    positive_N = _masked_logsumexp(scaled, same_NM, dim=1)
-    rows_N = scaled.logsumexp(dim=1)
-    columns_M = _masked_logsumexp(scaled, ~same_NM, dim=0)
-    columns_N = _masked_logsumexp(columns_M.expand_as(scaled), same_NM, dim=1)
-    return (torch.logaddexp(rows_N, columns_N) - positive_N).mean()
-
-
 def _mass(scaled_NM: Tensor, positives_NM: Tensor) -> Tensor:
     return (scaled_NM.logsumexp(dim=1) - _masked_logsumexp(scaled_NM, positives_NM, dim=1)).mean()
 
@@ -124,7 +104,7 @@ def _masked_logsumexp(x: Tensor, mask: Tensor, *, dim: int) -> Tensor:
 
 
 def _overlap(tags_NC: Tensor) -> Tensor:
-    # float32 counts shared tags exactly, and no autocast may round it
+    # float32 counts shared tags exactly; autocast would round.
     with torch.autocast(tags_NC.device.type, enabled=False):
         tags = (tags_NC != 0).float()
         return tags @ tags.T
@@ -141,5 +121,5 @@ def _eye(like_NN: Tensor) -> Tensor:
 def _square(sim_NN: Tensor) -> int:
     rows, columns = sim_NN.shape
     if rows != columns:
-        raise ValueError(f"similarities are {rows}×{columns}: row i and column i must be a pair")
+        raise ValueError(f"similarities are {rows}×{columns}: expected a square, row i and column i are a pair")
     return rows

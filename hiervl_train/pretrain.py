@@ -15,8 +15,8 @@ from configs.cli import Command
 from hiervl_train.config import PretrainConfig
 from hiervl_train.distributed import DistributedContext
 from hiervl_train.launch import launch
+from hiervl_train.task import Task
 from hiervl_train.tasks.pretraining import pretraining_task
-from hiervl_train.trainer import Task
 
 SMALL = Path(__file__).resolve().parent.parent / "configs" / "pretrain" / "small.yaml"
 

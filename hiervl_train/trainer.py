@@ -1,96 +1,71 @@
-"""The training loop, from the first batch to the last checkpoint, for whatever task.
+"""The training loop of every task, from the first batch to the last checkpoint.
 
-Nothing in a step waits for the device: a step's loss and norm are read while the next one is computed, a step whose
-gradient is not finite is skipped where it lies, and checkpoints are written by a thread. All ranks do the same at the
-same step: what only one of them knows (a signal, a clock) they tell each other first (`distributed.FlagConsensus`).
+No step waits for the device: a step's loss and norm are read while the next one is computed, a step with a non-finite
+gradient is skipped on the device, and a thread writes checkpoints. All ranks act at the same step: what only one of
+them knows (a signal, a clock) they agree on first (`distributed.FlagConsensus`).
 """
 
 from __future__ import annotations
 
+import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 
 from rich.console import Console
-from torch import nn
 
 from hiervl_train.checkpoint.manager import Checkpoints
 from hiervl_train.checkpoint.resume import Resumer
-from hiervl_train.collectives import average_gradients
+from hiervl_train.collectives import average_gradients, gather_json
+from hiervl_train.config import RunSettings
 from hiervl_train.distributed import DistributedContext, FlagConsensus
-from hiervl_train.levels import StepLoaders
-from hiervl_train.models import HierVL
 from hiervl_train.monitor.nonfinite import NonFiniteGuard
+from hiervl_train.monitor.peak import Peak, peak
 from hiervl_train.monitor.profiler import Profiler
 from hiervl_train.monitor.run_folder import RunFolder
 from hiervl_train.monitor.run_logger import RunLogger
 from hiervl_train.optim import EMA, apply_zero_grads, build_optimizer, learning_rate, update
 from hiervl_train.preemption import StopRequest
-from hiervl_train.settings import RunSettings
-from hiervl_train.steps import StepResult
-from hiervl_train.tokenizer import Tokenizer
-from shards.loader import Batch
-
-Evaluate = Callable[[HierVL, Tokenizer, DistributedContext], Mapping[str, float]]
+from hiervl_train.task import Outcome, Task
 
 
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """What is trained: a model, its batches by step type, and what each type of step does."""
-
-    model: HierVL
-    tokenizer: Tokenizer
-    loaders: StepLoaders
-    backward: Mapping[str, Callable[[Batch], StepResult]]  # step type → adds gradients to the model
-    step_type: Callable[[int], str]  # number of a step, from 0 → its type
-    steps_per_epoch: int
-    total_steps: int
-    zero_grad_parameters: tuple[nn.Parameter, ...] = ()  # moved on by momentum where a step gives them no gradient
-    eps_scale: int = 1  # see `optim.build_optimizer`
-    evaluate: Evaluate | None = None  # scores in percent by name, the same on every rank
-    identity: Mapping[str, object] = field(default_factory=dict)  # the configuration, kept in each checkpoint
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How a run ended: after its last step, or before it for a reason."""
-
-    step: int
-    reason: str | None  # None: it is done
-
-
-def train(task: Task, settings: RunSettings, folder: RunFolder, ranks: DistributedContext, console: Console) -> Outcome:
-    """Train to the schedule's end or until asked to stop; go on from the folder's newest sound checkpoint."""
+def train(
+    task: Task, settings: RunSettings, folder: RunFolder, context: DistributedContext, console: Console
+) -> Outcome:
+    """Train to the end of the schedule or until asked to stop, resuming from the folder's newest checkpoint."""
     model, loaders = task.model, task.loaders
     total = min(task.total_steps, settings.run.max_steps or task.total_steps)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = build_optimizer(parameters, settings.optim, eps_scale=task.eps_scale)
-    average = EMA(model, settings.optim.ema) if settings.optim.ema is not None else None
+    ema = EMA(model, settings.optim.ema) if settings.optim.ema is not None else None
     checkpoints = Checkpoints(
-        folder.checkpoints, settings.checkpoint, rank=ranks.rank, world=ranks.world, group=ranks.control
+        folder.checkpoints, settings.save, rank=context.rank, world=context.world, group=context.control
     )
-    resumer = Resumer(task, optimizer, average, checkpoints, seed=settings.run.seed)
+    resumer = Resumer(task, optimizer, ema, checkpoints, seed=settings.run.seed)
     step = resumer.resume()
+    device_peak = peak(context.device, settings.metrics.peak_tflops)
+    _describe_start(settings, folder, context, device_peak, step=step, total=total)
     model.train()
 
     with ExitStack() as stack:
         stack.callback(loaders.close)
         stack.enter_context(checkpoints)
-        stop = stack.enter_context(StopRequest(settings.preemption, folder.stop, looks=ranks.is_main))
-        control = FlagConsensus(ranks)
-        profiler = stack.enter_context(Profiler(folder.profile, settings.profile, rank=ranks.rank))
-        guard = NonFiniteGuard(folder.path, ranks.rank, settings.run.max_consecutive_skips)
+        stop = stack.enter_context(StopRequest(settings.preemption, folder.stop, checks_file=context.is_main))
+        consensus = FlagConsensus(context)
+        profiler = stack.enter_context(Profiler(folder.profile, settings.profile, rank=context.rank))
+        guard = NonFiniteGuard(folder.path, context.rank, settings.run.max_consecutive_skips)
         run_logger = stack.enter_context(
             RunLogger(
-                settings,
+                settings.metrics,
                 folder,
-                ranks,
+                context,
                 console,
                 loaders,
+                peak=device_peak,
                 first_step=step,
                 total_steps=total,
                 epoch_steps=task.steps_per_epoch,
+                collect_garbage_every=settings.run.collect_garbage_every,
             )
         )
 
@@ -105,28 +80,28 @@ def train(task: Task, settings: RunSettings, folder: RunFolder, ranks: Distribut
             waited = time.perf_counter() - began
 
             optimizer.zero_grad(set_to_none=True)
-            result = task.backward[step_type](batch)
+            result = task.steps[step_type](batch)
             apply_zero_grads(task.zero_grad_parameters)
             average_gradients(parameters)
             norm = update(optimizer, parameters, settings.optim, lr)
-            if average is not None:
-                average.update(model)
+            if ema is not None:
+                ema.update(model)
             step += 1
 
-            # The step before this one is known by now, without having waited for it.
+            # The device has computed the previous step by now, so this does not wait.
             run_logger.log_step(guard.next(step, step_type, result, norm, batch.keys, lr=lr, waited=waited))
             run_logger.maybe_write(step)
 
-            agreed = control.agreed()
-            control.begin({"save": checkpoints.wants(), "stop": stop.reason is not None})
+            agreed = consensus.agreed()
+            consensus.begin({"save": checkpoints.is_time(), "stop": stop.reason is not None})
             is_stopping = agreed.get("stop", False) and step < total
             score = None
             if task.evaluate is not None and settings.evaluation.is_due(step, total) and not is_stopping:
                 run_logger.log_step(guard.flush())
-                score = run_logger.evaluate(step, lambda: _evaluate(task, average, ranks))
-            is_due = checkpoints.due(step) or agreed.get("save", False) or score is not None
+                score = run_logger.evaluate(step, lambda: _evaluate(task, ema, context))
+            is_due = checkpoints.is_due(step) or agreed.get("save", False) or score is not None
             if is_due or is_stopping or step == total:
-                run_logger.log_step(guard.flush())  # what is saved has been looked at
+                run_logger.log_step(guard.flush())  # a checkpoint is saved only after its step was checked
                 run_logger.before_save()
                 resumer.save(step, score=score, skipped=guard.skipped)
             if is_stopping:
@@ -137,14 +112,29 @@ def train(task: Task, settings: RunSettings, folder: RunFolder, ranks: Distribut
         return Outcome(step=step, reason=None)
 
 
-def _evaluate(task: Task, average: EMA | None, ranks: DistributedContext) -> Mapping[str, float]:
-    """Return the scores of the weights as they are, or of their average where one is kept."""
+def _describe_start(
+    settings: RunSettings, folder: RunFolder, context: DistributedContext, device_peak: Peak, *, step: int, total: int
+) -> None:
+    """Write the configuration and environment of this start into the run's folder, on the first rank."""
+    hosts = gather_json(socket.gethostname(), context)
+    if context.is_main:
+        folder.create(
+            settings,
+            is_resumed=step > 0,
+            seed=settings.run.seed,
+            hostnames=sorted(set(hosts)),
+            facts={"total_steps": total, "mfu_denominator": str(device_peak)},
+        )
+
+
+def _evaluate(task: Task, ema: EMA | None, context: DistributedContext) -> Mapping[str, float]:
+    """Return the scores of the current weights, or of their moving average if there is one."""
     assert task.evaluate is not None
     task.model.eval()
     try:
-        if average is None:
-            return task.evaluate(task.model, task.tokenizer, ranks)
-        with average.applied(task.model):
-            return task.evaluate(task.model, task.tokenizer, ranks)
+        if ema is None:
+            return task.evaluate(task.model, task.tokenizer, context)
+        with ema.applied(task.model):
+            return task.evaluate(task.model, task.tokenizer, context)
     finally:
         task.model.train()

@@ -1,12 +1,12 @@
-"""A checkpoint's files: writes them, seals them with their hashes, checks them, reads them. Nothing is unpickled.
+"""The files of a checkpoint: written, sealed with their hashes, verified, read. Nothing is unpickled.
 
 step-00001000/model.safetensors, config.yaml    the model: `HierVL.from_checkpoint(folder)` reads these
               optimizer.safetensors             `<parameter name>.exp_avg`, …
-              ema.safetensors                   where there is an average
+              ema.safetensors                   where the run keeps an average of the weights
               state.json                        step, world, cursors, counters, identity, the optimiser's scalars
               random-00000.safetensors          the generators of rank 0, and so on
-              tokenizer.json, …                 extra files, as they were given
-              complete.json                     size and SHA-256 of every file above; without it there is nothing
+              tokenizer.json, …                 extra files
+              complete.json                     size and SHA-256 of every file above; without it the folder is ignored
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from configs.loading import ConfigError, read_yaml
-from hiervl_train.checkpoint.state import OptimizerState, RandomStates, RunState
-from hiervl_train.models.released import CheckpointError
+from hiervl_train.checkpoint.state import OptimizerState, RunState
+from hiervl_train.models.errors import CheckpointError
 from hiervl_train.models.storage import CONFIG, WEIGHTS
+from hiervl_train.random_states import RandomStates
 from shards.files import fsync, json_bytes, replacing, write_json
 
 VERSION = 1
@@ -42,11 +43,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What complete.json says."""
+    """The content of complete.json."""
 
     step: int
     world: int
-    save: str  # which save made it: no two have the same
+    save: str  # unique to the save that wrote it
     files: Mapping[str, tuple[int, str]]  # name → bytes, SHA-256
 
 
@@ -56,25 +57,25 @@ def random_file(rank: int) -> str:
 
 
 def write_random(folder: Path, rank: int, tensors: Mapping[str, Tensor]) -> None:
-    """Write a rank's random states; the file is whole once it has its name, by which rank 0 waits for it."""
+    """Write a rank's random states; rank 0 waits for the file, which is complete once it has its name."""
     with replacing(folder / random_file(rank)) as temporary:
         save_file(dict(tensors), temporary)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write contiguous CPU tensors into a folder that is not whole yet, durably."""
+    """Write contiguous CPU tensors durably into a folder that is not sealed yet."""
     save_file(dict(tensors), path, metadata={"format": "pt"})
     fsync(path)
 
 
 def write_plain(path: Path, data: bytes) -> None:
-    """Write bytes into a folder that is not whole yet, durably."""
+    """Write bytes durably into a folder that is not sealed yet."""
     path.write_bytes(data)
     fsync(path)
 
 
 def seal(folder: Path, *, step: int, world: int, save: str, names: Iterable[str]) -> None:
-    """Write complete.json over the named files: last of all, and atomically."""
+    """Write complete.json for the named files: last, and atomically."""
     with ThreadPoolExecutor(_HASHERS) as pool:
         paths = [folder / name for name in sorted(names)]
         hashes = list(pool.map(sha256, paths))
@@ -91,12 +92,14 @@ def sha256(path: Path) -> str:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Return what complete.json says; raise `CheckpointError` where it is missing or damaged."""
+    """Return the content of complete.json; raise `CheckpointError` where it is missing or damaged."""
     path = folder / COMPLETE
     try:
         tree = json.loads(path.read_bytes())
         if tree["version"] != VERSION:
-            raise CheckpointError(f"{path}: version {tree['version']}; this program reads version {VERSION}")
+            raise CheckpointError(
+                f"{path}: version {tree['version']} is not supported: this code reads version {VERSION}"
+            )
         return Manifest(
             step=int(tree["step"]),
             world=int(tree["world"]),
@@ -104,7 +107,7 @@ def read_manifest(folder: Path) -> Manifest:
             files={name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in tree["files"].items()},
         )
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: missing, so the checkpoint is not whole") from None
+        raise CheckpointError(f"{path}: missing, so the checkpoint is incomplete") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, CheckpointError):
             raise
@@ -117,7 +120,7 @@ def check(folder: Path, manifest: Manifest, names: Iterable[str]) -> None:
     for name in names:
         path = folder / name
         if name not in manifest.files:
-            raise CheckpointError(f"{path}: not among the files of {COMPLETE}")
+            raise CheckpointError(f"{path}: not listed in {COMPLETE}")
         try:
             size = path.stat().st_size
         except OSError as error:
@@ -128,17 +131,17 @@ def check(folder: Path, manifest: Manifest, names: Iterable[str]) -> None:
     with ThreadPoolExecutor(_HASHERS) as pool:
         for path, digest in zip(paths, pool.map(sha256, paths), strict=True):
             if digest != manifest.files[path.name][1]:
-                raise CheckpointError(f"{path}: its SHA-256 is not the one in {COMPLETE}: the file is damaged")
+                raise CheckpointError(f"{path}: its SHA-256 differs from {COMPLETE}: the file is damaged")
 
 
 def state_json(state: RunState, world: int) -> bytes:
-    """Return state.json; raise TypeError where something in it is no JSON."""
+    """Return state.json; raise TypeError on values that JSON cannot represent."""
     return json_bytes(
         {
             "version": VERSION,
             "step": state.step,
             "world": world,
-            "cursors": {level: dict(cursor) for level, cursor in state.cursors.items()},
+            "cursors": {name: dict(cursor) for name, cursor in state.cursors.items()},
             "counters": dict(state.counters),
             "identity": dict(state.identity),
             "optimizer": {
@@ -152,8 +155,8 @@ def state_json(state: RunState, world: int) -> bytes:
 def read(folder: Path, *, rank: int, world: int, seed: int, everything: bool) -> RunState:
     """Return a rank's state from a checkpoint; raise `CheckpointError` where a file is missing or damaged.
 
-    Checks what it reads, and `everything` also what only the other ranks read. Saved by another number of ranks, the
-    random states are those of (seed, step, rank) instead: a rank of another world draws for other samples.
+    Verifies the files that it reads, and with `everything` also those of other ranks. If another number of ranks saved
+    the checkpoint, the random states are derived from (seed, step, rank): a rank then has other samples.
     """
     manifest = read_manifest(folder)
     own = random_file(rank)
@@ -168,8 +171,8 @@ def read(folder: Path, *, rank: int, world: int, seed: int, everything: bool) ->
         random_states = RandomStates.seeded(seed, manifest.step, rank)
         if rank == 0:
             logger.warning(
-                "%s was saved by %d ranks and is loaded by %d: data and weights go on as they were, the random states "
-                "of dropout start from (seed, step, rank)",
+                "%s was saved by %d ranks and is loaded by %d: data and weights continue as saved, the random states of "
+                "dropout are derived from (seed, step, rank)",
                 folder,
                 manifest.world,
                 world,
@@ -192,7 +195,7 @@ def read(folder: Path, *, rank: int, world: int, seed: int, everything: bool) ->
             identity=tree["identity"],
         )
     except (KeyError, TypeError, ConfigError) as error:
-        raise CheckpointError(f"{folder}: not the state of a run: {error}") from error
+        raise CheckpointError(f"{folder}: damaged state: {error}") from error
 
 
 def _is_extra(name: str) -> bool:
@@ -200,10 +203,10 @@ def _is_extra(name: str) -> bool:
 
 
 def checked_extra(files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return extra files if their names are plain and their own; raise ValueError otherwise."""
+    """Return extra files if their names are plain and unused; raise ValueError otherwise."""
     for name in files:
         if not _is_extra(name) or name != Path(name).name or name.startswith("."):
-            raise ValueError(f"extra file {name!r}: a plain name is needed that no file of a checkpoint has")
+            raise ValueError(f"extra file {name!r}: expected a plain file name that a checkpoint does not use")
     return dict(files)
 
 
@@ -213,7 +216,7 @@ def _json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
     if not isinstance(tree, dict):
-        raise CheckpointError(f"{path}: an object is expected")
+        raise CheckpointError(f"{path}: expected a JSON object")
     return tree
 
 
@@ -221,4 +224,4 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: not a whole safetensors file: {error}") from error
+        raise CheckpointError(f"{path}: damaged or incomplete safetensors file: {error}") from error

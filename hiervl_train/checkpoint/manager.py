@@ -1,16 +1,16 @@
-"""Checkpoints of a run: written by a thread while training goes on, whole or not at all; the newest sound one loaded.
+"""Checkpoints of a run: written atomically by a thread during training; loads the newest undamaged one.
 
-At a step boundary the state is copied to buffers in memory (on a GPU: pinned ones, by copies that the device queues
-before the next step, so that not even the host waits). A thread writes the copy:
+At a step boundary the state is copied to buffers in memory (from a GPU to pinned ones, by copies that the device queues
+before the next step, so that the host does not wait). A thread writes the copy:
 
-1. Every rank puts its file into `.tmp-<save>-step-00001000`, a name that only this save has.
-2. Rank 0 waits until the files of all ranks are there. It looks at the folder: a collective in a thread would run
-   beside the training's own and could be matched with it.
+1. Every rank writes its file into `.tmp-<save>-step-00001000`, a name that is unique to this save.
+2. Rank 0 polls the folder until it has the files of all ranks. A collective in a thread would run concurrently with
+   the training's own and could be matched with it.
 3. Rank 0 writes complete.json with the hash of every file, and renames the folder to `step-00001000`.
-4. `best.json` names the best one; older checkpoints are renamed away and removed.
+4. `best.json` names the best one; older checkpoints are renamed and removed.
 
-Renaming makes the name itself say that the writing was finished, so whoever lists the folder, a person or a batch
-script, sees whole checkpoints only; complete.json finds what happened to them later (a disk, a copy cut short).
+A folder gets its name only when it is complete, so that people and batch scripts see complete checkpoints only;
+complete.json detects later damage (a failing disk, an interrupted copy).
 """
 
 from __future__ import annotations
@@ -31,73 +31,62 @@ from types import TracebackType
 
 import torch
 import torch.distributed as dist
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from configs.loading import to_yaml
-from hiervl_train.checkpoint import files as files
-from hiervl_train.checkpoint.state import OptimizerState, RandomStates, RunState
-from hiervl_train.distributed import all_true, broadcast_text
-from hiervl_train.models.released import CheckpointError
+from hiervl_train.checkpoint import files
+from hiervl_train.checkpoint.state import RunState
+from hiervl_train.collectives import all_true, broadcast_json
+from hiervl_train.models.errors import CheckpointError
 from hiervl_train.models.storage import CONFIG, WEIGHTS
 from shards.files import TEMPORARY, fsync, write_json
 
-__all__ = ["CheckpointConfig", "CheckpointError", "Checkpoints", "OptimizerState", "RandomStates", "RunState"]
-
 BEST = "best.json"
 _NAME = re.compile(r"step-(\d{8,})")
-_ASIDE = f"{TEMPORARY}old-"  # a checkpoint that another one of the same step is about to replace
-_GONE = f"{TEMPORARY}removed-"
-_LAST_WORDS_SECONDS = 10.0  # that rank 0 of a failing run of several gives the thread to finish; others hardly any
+_REPLACED = f"{TEMPORARY}old-"  # a checkpoint that another one of the same step is about to replace
+_REMOVED = f"{TEMPORARY}removed-"
+_LAST_WRITE_SECONDS = 10.0  # that rank 0 of a failing run of several ranks gives the thread to finish
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckpointConfig:
+class SaveConfig:
     """When checkpoints are written, and which are kept."""
 
-    every_steps: int | None = 1000  # null: by the clock alone
-    every_minutes: float | None = 15.0  # since the last one; null: by steps alone
-    keep_last: int = 3
-    keep_best: bool = True  # by the score of the evaluation inside the run
-    timeout_seconds: float = 600.0  # that a rank waits for the files of the others
-
-    def __post_init__(self) -> None:
-        if self.every_steps is not None and self.every_steps < 1:
-            raise ValueError(f"every_steps = {self.every_steps}: at least 1 is needed, or null")
-        if self.every_minutes is not None and self.every_minutes <= 0:
-            raise ValueError(f"every_minutes = {self.every_minutes}: it must be positive, or null")
-        if self.keep_last < 1:
-            raise ValueError(f"keep_last = {self.keep_last}: at least 1 is needed")
-        if self.timeout_seconds <= 0:
-            raise ValueError(f"timeout_seconds = {self.timeout_seconds}: it must be positive")
+    every_steps: PositiveInt | None = 1000  # steps between checkpoints; null: by time alone
+    every_minutes: PositiveFloat | None = 15.0  # minutes since the last checkpoint; null: by steps alone
+    keep_last: PositiveInt = 3  # newest checkpoints that are kept
+    keep_best: bool = True  # also keep the best one by the evaluation inside the run
+    timeout_seconds: PositiveFloat = 600.0  # seconds that a rank waits for the files of the others
 
 
 class Checkpoints:
-    """The checkpoints in a folder. All ranks make one and call its methods at the same steps.
+    """The checkpoints in a folder. All ranks create one and call its methods at the same steps.
 
-    with Checkpoints(folder, config, rank=ranks.rank, world=ranks.world, group=ranks.control) as checkpoints:
+    with Checkpoints(folder, config, rank=context.rank, world=context.world, group=context.control) as checkpoints:
         state = checkpoints.load_latest(seed=seed)
         ...
-        agreed = control.agreed()
-        control.begin({"save": checkpoints.wants()})
-        if checkpoints.due(step) or agreed.get("save"):
+        agreed = consensus.agreed()
+        consensus.begin({"save": checkpoints.is_time()})
+        if checkpoints.is_due(step) or agreed.get("save"):
             checkpoints.save(state_of_the_run)
 
-    What fails in the thread is raised as `CheckpointError` by the next call of any method.
+    An error in the thread is raised as `CheckpointError` by the next call of any method.
     """
 
     def __init__(
         self,
         folder: Path,
-        config: CheckpointConfig,
+        config: SaveConfig,
         *,
         rank: int = 0,
         world: int = 1,
         group: dist.ProcessGroup | None = None,
     ) -> None:
-        """`group`: of all ranks, best `DistributedContext.control`; the default group where None."""
+        """`group` has all ranks, preferably `DistributedContext.control`; None is the default group."""
         if world > 1 and not dist.is_initialized():
-            raise RuntimeError(f"checkpoints of {world} ranks need torch.distributed, to agree")
+            raise RuntimeError(f"checkpoints of {world} ranks need an initialised process group")
         self._folder = folder
         self._config = config
         self._rank = rank
@@ -105,16 +94,16 @@ class Checkpoints:
         self._group = group
         if rank == 0:
             folder.mkdir(parents=True, exist_ok=True)
-            _tidy(folder)
-        # Also says that rank 0 has tidied: before that, no rank writes.
-        self._session = broadcast_text(secrets.token_hex(4) if rank == 0 else None, group)
+            _clean_up(folder)
+        # Also a barrier: no rank writes before rank 0 has cleaned up.
+        self._session: str = broadcast_json(secrets.token_hex(4) if rank == 0 else None, group)
         self._saves = 0
-        self._saved: int | None = None  # the step of the last save that was begun here
-        self._clock = time.monotonic()
+        self._saved: int | None = None  # the step of the last save that this process started
+        self._saved_at = time.monotonic()
         self._buffers = _Buffers()
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
-        self._unsound: set[str] = set()  # seen while loading; they are not deleted and do not count
+        self._damaged: set[str] = set()  # found while loading; they are neither deleted nor counted
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -125,40 +114,41 @@ class Checkpoints:
         if error is None or isinstance(error, SystemExit):
             self.close()
         elif self._thread is not None:
-            # What is being written is sound; but other ranks may be gone, and nobody may wait for them for long.
-            self._thread.join(None if self._world == 1 else _LAST_WORDS_SECONDS if self._rank == 0 else 0.5)
+            # The copy that is being written is valid, but other ranks may be gone: do not wait for them for long.
+            self._thread.join(None if self._world == 1 else _LAST_WRITE_SECONDS if self._rank == 0 else 0.5)
 
-    def due(self, step: int) -> bool:
-        """Return whether a checkpoint is due after this many steps: the same on all ranks, as the clock is not."""
+    def is_due(self, step: int) -> bool:
+        """Return whether a checkpoint is due after this many steps; the same on all ranks."""
         self._raise_failure()
         return self._config.every_steps is not None and step > 0 and step % self._config.every_steps == 0
 
-    def wants(self) -> bool:
-        """Return on rank 0, once, that `every_minutes` have passed since the last save; False on other ranks.
+    def is_time(self) -> bool:
+        """Return, once and on rank 0 only, whether `every_minutes` have passed since the last save.
 
-        Rank 0's clock is for all: give this to `FlagConsensus.begin`, and save when the ranks agreed.
+        Pass it to `FlagConsensus.begin`, and save when the ranks have agreed: their clocks differ.
         """
         self._raise_failure()
         minutes = self._config.every_minutes
-        if self._rank or minutes is None or time.monotonic() - self._clock < minutes * 60:
+        if self._rank or minutes is None or time.monotonic() - self._saved_at < minutes * 60:
             return False
-        self._clock = time.monotonic()
+        self._saved_at = time.monotonic()
         return True
 
     def save(self, state: RunState, *, score: float | None = None, wait: bool = False) -> float:
-        """Copy the state now and have it written; return the seconds that this call took.
+        """Copy the state and start writing it; return the seconds that this call took.
 
-        `score` (higher is better) makes it the best one where it is. `wait`: return when it is complete on disk, on
-        every rank: for the last save of a process. Only `random` and `step` of ranks other than 0 are looked at.
-        A second save of the same step writes nothing anew; its score and `wait` count. Waits for the save before.
+        `score` (higher is better) decides whether it is the best one. With `wait`, return when the checkpoint is
+        complete on disk, on every rank: for the last save of a process. Ranks other than 0 use only `random` and `step`
+        of the state. A second save of the same step writes nothing again, but its score and `wait` count. Waits for the
+        previous save.
         """
         began = time.monotonic()
         self.wait()
         if state.step != self._saved:
             self._saves += 1
             job = self._copy(state, score)
-            self._saved, self._clock = state.step, time.monotonic()
-            # A daemon: a process that fails must be able to end while its thread waits for ranks that are gone.
+            self._saved, self._saved_at = state.step, time.monotonic()
+            # A daemon, so that a failed process can end while its thread waits for ranks that are gone.
             self._thread = threading.Thread(target=self._run, args=(job,), name="checkpoint", daemon=True)
             self._thread.start()
         elif self._rank == 0:
@@ -168,45 +158,45 @@ class Checkpoints:
         return time.monotonic() - began
 
     def wait(self) -> None:
-        """Wait until what was begun is written; raise what failed."""
+        """Wait until the current save is written; raise its error."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
         self._raise_failure()
 
     def close(self) -> None:
-        """Wait until what was begun is written; raise what failed."""
+        """Wait until the current save is written; raise its error."""
         self.wait()
 
     def load_latest(self, *, seed: int = 0) -> RunState | None:
-        """Return the newest sound checkpoint, the same one on every rank; None where there is none yet.
+        """Return the newest undamaged checkpoint, the same one on every rank; None where there is none yet.
 
-        Rank 0 checks every file and proposes; each rank checks what it reads; one that any rank finds unsound is
-        passed over with a warning that names it and what is wrong, and left where it is. `seed` is for random states
-        where the world is another one. Raises `CheckpointError` where there are checkpoints and none is sound.
+        Rank 0 verifies every file of its proposal, each rank the files that it reads. A checkpoint that any rank finds
+        damaged is skipped with a warning that names it and the damage, and is not deleted. `seed` is for the random
+        states where the number of ranks changed. Raises `CheckpointError` where all checkpoints are damaged.
         """
         self.wait()
-        proposals = iter(self._found()[::-1] if self._rank == 0 else ())
+        proposals = iter(self._names()[::-1] if self._rank == 0 else ())
         problems = 0
-        while (name := broadcast_text(next(proposals, None), self._group)) is not None:
+        while (name := broadcast_json(next(proposals, None), self._group)) is not None:
             state = None
             try:
                 state = self._read(self._folder / name, seed)
             except CheckpointError as error:
-                logger.warning("checkpoint %s is passed over: %s", name, error)
+                logger.warning("checkpoint %s is skipped: %s", name, error)
             if all_true(state is not None, self._group):
                 return state
-            self._unsound.add(name)
+            self._damaged.add(name)
             problems += 1
         if problems:
             raise CheckpointError(
-                f"{self._folder}: none of its {problems} checkpoints is sound (see the warnings); move them away to "
-                "begin anew"
+                f"{self._folder}: all {problems} checkpoints are damaged (see the warnings); move them away to start from "
+                "the beginning"
             )
         return None
 
     def load(self, folder: Path, *, seed: int = 0) -> RunState:
-        """Return the state in one folder; raise `CheckpointError` where it is not sound."""
+        """Return the state in one folder; raise `CheckpointError` where it is damaged."""
         self.wait()
         return self._read(folder, seed)
 
@@ -224,7 +214,7 @@ class Checkpoints:
             ) from failure
 
     def _copy(self, state: RunState, score: float | None) -> _Job:
-        """Copy what this rank writes, so that training may go on; on the device's queue where it has one."""
+        """Copy what this rank writes, so that training can continue; from a GPU, in its current stream."""
         job = _Job(
             step=state.step,
             save=f"{self._session}-{self._saves}",
@@ -244,7 +234,7 @@ class Checkpoints:
         return job
 
     def _run(self, job: _Job) -> None:
-        """Write in the thread; keep what goes wrong for the next call."""
+        """Write a checkpoint in the thread; keep an error for the next call."""
         temporary = self._folder / f"{TEMPORARY}{job.save}-{_name(job.step)}"
         try:
             temporary.mkdir(exist_ok=True)
@@ -253,10 +243,10 @@ class Checkpoints:
                 self._write(job, temporary)
             else:
                 self._wait_until(lambda: self._is_published(job), f"rank 0 to complete {_name(job.step)}")
-        except BaseException as error:  # noqa: BLE001  # raised by the next call, in the thread that can act on it
+        except BaseException as error:  # noqa: BLE001  # raised by the next call, in the thread that can handle it
             self._failure = error
             if self._rank == 0:
-                shutil.rmtree(temporary, ignore_errors=True)  # a full disk is not left fuller than it was
+                shutil.rmtree(temporary, ignore_errors=True)  # leave no partial files on a full disk
 
     def _write(self, job: _Job, temporary: Path) -> None:
         if job.copied is not None:
@@ -275,12 +265,12 @@ class Checkpoints:
         logger.info("checkpoint %s is complete", _name(job.step))
 
     def _wait_until(self, done: Callable[[], bool], what: str) -> None:
-        """Look, ever less often, until a file of another rank is there; raise TimeoutError when it takes too long."""
+        """Poll, with growing pauses, until `done()`; raise TimeoutError after `timeout_seconds`."""
         end = time.monotonic() + self._config.timeout_seconds
         pause = 0.01
         while not done():
             if time.monotonic() > end:
-                raise TimeoutError(f"waited {self._config.timeout_seconds:g} s for {what}")
+                raise TimeoutError(f"timed out after {self._config.timeout_seconds:g} s waiting for {what}")
             time.sleep(pause)
             pause = min(2 * pause, 0.5)
 
@@ -289,24 +279,24 @@ class Checkpoints:
             return False
         try:
             return files.read_manifest(self._folder / _name(job.step)).save == job.save
-        except CheckpointError:  # the one that is about to be replaced
+        except CheckpointError:  # the old one, which is about to be replaced
             return False
 
     def _publish(self, temporary: Path, path: Path) -> None:
-        """Give a whole folder its name; one that has it already is renamed back by `_tidy` if this is cut short."""
+        """Give a complete folder its name; if this is interrupted, `_clean_up` restores the folder that had the name."""
         fsync(temporary)
-        aside = None
+        replaced = None
         if path.exists():
-            aside = path.with_name(f"{_ASIDE}{path.name}")
-            path.rename(aside)
+            replaced = path.with_name(f"{_REPLACED}{path.name}")
+            path.rename(replaced)
         temporary.rename(path)
         fsync(self._folder)
-        self._unsound.discard(path.name)
-        if aside is not None:
-            shutil.rmtree(aside)
+        self._damaged.discard(path.name)
+        if replaced is not None:
+            shutil.rmtree(replaced)
 
     def _mark_best(self, name: str, step: int, score: float | None) -> None:
-        """Note in best.json a checkpoint with a higher score than the one there; not a number is not higher."""
+        """Record a checkpoint in best.json if its score is higher than the recorded one; NaN is not higher."""
         if score is None or not self._config.keep_best or math.isnan(score):
             return
         best = _best(self._folder)
@@ -314,8 +304,8 @@ class Checkpoints:
             write_json(self._folder / BEST, {"folder": name, "step": step, "score": float(score)})
 
     def _prune(self, newest: str) -> None:
-        """Remove checkpoints beyond those to keep. The one just written is sound, so never the only sound one goes."""
-        complete = [name for name in self._found() if name not in self._unsound and _is_sealed(self._folder / name)]
+        """Remove all checkpoints but those to keep. The newest is undamaged, so one such checkpoint always remains."""
+        complete = [name for name in self._names() if name not in self._damaged and _is_sealed(self._folder / name)]
         keep = {newest, *complete[-self._config.keep_last :]}
         best = _best(self._folder) if self._config.keep_best else None
         if best is not None:
@@ -323,20 +313,19 @@ class Checkpoints:
         for name in complete:
             if name not in keep:
                 try:
-                    gone = (self._folder / name).rename(self._folder / f"{_GONE}{name}")
-                    shutil.rmtree(gone)
-                except OSError as error:  # not worth a run: the next start tries again
+                    shutil.rmtree((self._folder / name).rename(self._folder / f"{_REMOVED}{name}"))
+                except OSError as error:  # no reason to end a run: the next start tries again
                     logger.warning("%s cannot be removed: %s", self._folder / name, error)
 
-    def _found(self) -> list[str]:
-        """Return the names of all checkpoints, sound or not, by step."""
+    def _names(self) -> list[str]:
+        """Return the names of all checkpoints, damaged ones too, by step."""
         names = [name for name in _listing(self._folder) if _NAME.fullmatch(name)]
         return sorted(names, key=lambda name: int(name.removeprefix("step-")))
 
 
 @dataclass(kw_only=True)
 class _Job:
-    """What one save writes."""
+    """The content of one save."""
 
     step: int
     save: str
@@ -344,18 +333,18 @@ class _Job:
     random: Mapping[str, Tensor]
     plain: dict[str, bytes] = field(default_factory=dict)  # file → bytes
     tensors: dict[str, Mapping[str, Tensor]] = field(default_factory=dict)  # file → copies
-    copied: torch.cuda.Event | None = None  # the copies are there
+    copied: torch.cuda.Event | None = None  # recorded after the copies
 
 
 class _Buffers:
-    """Memory for copies of tensors, used again by every save: pinned for what comes from a GPU."""
+    """Buffers for copies of tensors, reused by every save: pinned for tensors on a GPU."""
 
     def __init__(self) -> None:
         self._buffers: dict[str, dict[str, Tensor]] = {}
         self._device: torch.device | None = None
 
     def copy(self, section: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return copies on the CPU; of tensors on a GPU they are there only after `event`."""
+        """Return copies on the CPU; those of tensors on a GPU are valid only after `event`."""
         old = self._buffers.get(section, {})
         copies = {}
         for name, tensor in tensors.items():
@@ -369,7 +358,7 @@ class _Buffers:
         return copies
 
     def event(self) -> torch.cuda.Event | None:
-        """Return what the thread waits for before it reads the copies; None where there was no GPU."""
+        """Return the event that the thread waits for before it reads the copies; None without a GPU."""
         if self._device is None:
             return None
         event = torch.cuda.Event()
@@ -382,7 +371,7 @@ def _name(step: int) -> str:
 
 
 def _listing(folder: Path) -> set[str]:
-    """Return the names in a folder. NFS asks the server anew for a listing, and not always for a single name."""
+    """Return the names in a folder: NFS refreshes listings, but may cache that a single name is missing."""
     return set(os.listdir(folder))
 
 
@@ -395,7 +384,7 @@ def _is_sealed(folder: Path) -> bool:
 
 
 def _best(folder: Path) -> tuple[str, float] | None:
-    """Return the name and score of the best checkpoint; None where there is none, or it is gone."""
+    """Return the name and score of the best checkpoint; None where there is none, or it was removed."""
     try:
         best = json.loads((folder / BEST).read_bytes())
         name, score = str(best["folder"]), float(best["score"])
@@ -404,14 +393,14 @@ def _best(folder: Path) -> tuple[str, float] | None:
     return (name, score) if (folder / name).is_dir() else None
 
 
-def _tidy(folder: Path) -> None:
-    """Remove what killed saves left, and give back its name to a checkpoint that was about to be replaced.
+def _clean_up(folder: Path) -> None:
+    """Remove the files of killed saves, and restore a checkpoint whose replacement was interrupted.
 
-    Only for a run that is alone in its folder, before any rank writes.
+    Only for the run that holds the folder's lock, before any rank writes.
     """
     for path in folder.glob(f"{TEMPORARY}*"):
-        original = folder / path.name.removeprefix(_ASIDE)
-        if path.name.startswith(_ASIDE) and not original.exists():
+        original = folder / path.name.removeprefix(_REPLACED)
+        if path.name.startswith(_REPLACED) and not original.exists():
             path.rename(original)
         elif path.is_dir():
             shutil.rmtree(path)

@@ -1,6 +1,6 @@
-"""The model: towers, aggregator, where their weights come from and in which layouts they are kept."""
+"""The model: towers, aggregator, initial weights, and the layouts of checkpoints."""
 
-import hiervl_train.models.torchvision_ops  # noqa: F401  timm and transformers import torchvision: mended before they do
+import hiervl_train.models.torchvision_ops  # noqa: F401  before timm and transformers import torchvision
 from hiervl_train.models.config import AggregatorConfig, InitConfig, ModelConfig, TextConfig
 from hiervl_train.models.hiervl import HierVL
 

@@ -1,4 +1,4 @@
-"""The aggregator: the embeddings of a summary's clips, or of its narrations, become one embedding.
+"""The aggregator: turns the embeddings of a summary's clips, or of its narrations, into one embedding.
 
 Shapes in names: B batch, K embeddings to aggregate, D their width.
 """
@@ -8,14 +8,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hiervl_train.models.blocks import DropPath, Mlp, SelfAttention, init_linear
 from hiervl_train.models.config import AggregatorConfig
+from hiervl_train.models.layers import DropPath, Mlp, SelfAttention, init_linear
 
-EPS = 1e-5  # of every LayerNorm here: torch's default, unlike the video tower's
+EPS = 1e-5  # of every LayerNorm of the aggregator: torch's default, unlike the video tower's
 
 
 class AggregatorBlock(nn.Module):
-    """A pre-norm transformer block; its query, key and value have no bias."""
+    """A pre-norm transformer block; its query, key and value projections have no bias."""
 
     def __init__(self, width: int, heads: int, drop_path: float) -> None:
         super().__init__()
@@ -27,11 +27,12 @@ class AggregatorBlock(nn.Module):
 
     def forward(self, x_BKD: Tensor) -> Tensor:
         x_BKD = x_BKD + self.drop_path(self.attn(self.norm1(x_BKD)))
-        return x_BKD + self.drop_path(self.mlp(self.norm2(x_BKD)))
+        out_BKD: Tensor = x_BKD + self.drop_path(self.mlp(self.norm2(x_BKD)))
+        return out_BKD
 
 
 class SelfAttentionAggregator(nn.Module):
-    """HierVL-SA: a transformer over unnormalised projections in their order, read off its CLS token."""
+    """HierVL-SA: a transformer over ordered, unnormalised projections; its CLS token is the result."""
 
     def __init__(self, width: int, config: AggregatorConfig) -> None:
         super().__init__()
@@ -45,26 +46,28 @@ class SelfAttentionAggregator(nn.Module):
         self.apply(init_linear)
 
     def forward(self, x_BKD: Tensor) -> Tensor:
+        """Return (B, D) of 1 to `tokens` embeddings; raise ValueError on any other number."""
         count, slots = x_BKD.shape[1], self.pos_embed.shape[1]
         if not 1 <= count <= slots:
-            raise ValueError(f"{count} embeddings to aggregate, and aggregator.tokens = {slots} position slots")
+            raise ValueError(f"cannot aggregate {count} embeddings: aggregator.tokens = {slots} position slots")
         # The CLS token takes no position.
         cls_B1D = self.cls_token.expand(x_BKD.shape[0], -1, -1)
         x_BKD = torch.cat([cls_B1D, x_BKD + self.pos_embed[:, :count]], dim=1)
         for block in self.blocks:
             x_BKD = block(x_BKD)
-        return self.norm(x_BKD[:, 0])
+        out_BD: Tensor = self.norm(x_BKD[:, 0])
+        return out_BD
 
 
 class AverageAggregator(nn.Module):
-    """HierVL-Avg: the mean of the unnormalised projections, of any number."""
+    """HierVL-Avg: the mean of any number of unnormalised projections."""
 
     def forward(self, x_BKD: Tensor) -> Tensor:
         return x_BKD.mean(dim=1)
 
 
 def build_aggregator(width: int, config: AggregatorConfig | None) -> nn.Module | None:
-    """Return the aggregator that the configuration names, or None."""
+    """Return the configured aggregator, or None."""
     if config is None:
         return None
     if config.kind == "average":

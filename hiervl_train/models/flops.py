@@ -1,24 +1,24 @@
-"""How many floating-point operations the model's matrix products take, part by part (a multiply-add counts as 2).
+"""Counts the floating-point operations of the model's matrix products, module by module (a multiply-add counts as 2).
 
-Counted are linear layers, the patch embedding and attention's two products, as `torch.utils.flop_counter` does. The
-figures are the published arithmetic by default: every query attends to what it may see, every token goes through
-every block. `executed=True` counts what this implementation runs: patch positions of time attention share tiles
-(`attention.packing`), and the last block is computed for the CLS token only.
+Linear layers, the patch embedding and attention's two products count, as in `torch.utils.flop_counter`. By default
+the figures follow the published architecture: every token passes through every block, and each query attends only to
+the keys that it may see. `executed=True` counts what this implementation computes: patch positions of time attention
+share tiles (`layers.packing`), and the last block is computed for the CLS token only.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hiervl_train.models.attention import packing
 from hiervl_train.models.config import ModelConfig
+from hiervl_train.models.layers import packing
 
-BACKWARD = 2  # a linear layer's backward pass is two products of the forward one's size
+BACKWARD = 2  # forward passes that a backward pass costs: two products of the same size per linear layer
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipFlops:
-    """Forward operations of one clip with its text, by part."""
+    """Forward operations of one clip with its text, by module."""
 
     patch_embedding: int
     linear: int  # qkv, projections and MLPs of the video tower
@@ -51,7 +51,7 @@ def clip(config: ModelConfig, *, frames: int = 4, text_tokens: int = 32, execute
     packed = packing(frames, config.patches) if executed else 1
     linear = blocks * 16 * width**2 * tokens
     space = blocks * _attention(patches, 1 + config.patches, width) + depth * _attention(1, tokens, width)
-    if executed:  # last block: time attention for all, of space attention only keys and values
+    if executed:  # last block: time attention for all tokens, of space attention only keys and values
         linear += (4 * tokens + 2 * tokens + 10) * width**2
     time = depth * (_attention(patches, 1 + packed * frames, width) + _attention(1, tokens, width))
     return ClipFlops(
@@ -68,7 +68,7 @@ def text_encoder(config: ModelConfig, *, tokens: int) -> int:
     """Return the forward operations of DistilBERT on one text."""
     text = config.text
     if text.source is not None or text.settings:
-        raise ValueError("the operations of a text encoder other than DistilBERT are not known here")
+        raise ValueError("operations can be counted for DistilBERT text encoders only")
     linear = 2 * tokens * (4 * text.dim**2 + 2 * text.dim * text.hidden_dim)
     return text.n_layers * (linear + _attention(tokens, tokens, text.dim))
 
@@ -92,5 +92,5 @@ def summary_train(
 
 
 def _attention(queries: int, keys: int, width: int) -> int:
-    """Queries times keys, and weights times values, over all heads."""
+    """Return the operations of queries × keys and weights × values, over all heads."""
     return 2 * 2 * queries * keys * width

@@ -1,4 +1,4 @@
-"""Where a new model's weights come from: an ImageNet ViT of timm, a pretrained text encoder, another checkpoint."""
+"""Initialises a new model: from an ImageNet ViT of timm and a pretrained text encoder, or from a checkpoint."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from torch import Tensor, nn
 
 from hiervl_train.models import released
 from hiervl_train.models.config import InitConfig
+from hiervl_train.models.errors import CheckpointError
 from hiervl_train.models.hiervl import HierVL
-from hiervl_train.models.released import CheckpointError
-from hiervl_train.models.storage import LoadReport, load_into, read_safetensors
+from hiervl_train.models.storage import LoadReport, read_safetensors, read_weights
 from hiervl_train.models.text import load_pretrained
 from hiervl_train.models.video import VideoTower
 
-# In a timm ViT and of no use here: its classifier.
+# Prefixes of a timm ViT's classifier, which the tower does not have.
 CLASSIFIER = ("head.", "fc_norm.", "pre_logits.")
 
 
 def initialise(model: HierVL, config: InitConfig, init_from: Path | None = None) -> list[LoadReport]:
-    """Fill a new model with the weights that the configuration names; return a report for each source.
+    """Load the configured weights into a new model; return a report for each source.
 
-    A checkpoint in `init_from` gives everything (the aggregator excepted where it has none), and then neither
-    the image nor the text weights are looked for.
+    A checkpoint in `init_from` replaces all other sources; the aggregator keeps its initial weights where the
+    checkpoint has none. Raises `CheckpointError` and `MissingPretrained`.
     """
     reports = []
     if init_from is None and config.gain != 1:
         _enlarge(model, config)
     if init_from is not None:
-        reports.append(load_into(model, init_from))
+        reports.append(model.load_weights(read_weights(init_from), may_be_fresh="aggregator."))
     else:
         if config.video is not None:
             reports.append(load_vit(model.video, config.video))
@@ -40,7 +40,7 @@ def initialise(model: HierVL, config: InitConfig, init_from: Path | None = None)
 
 
 def _enlarge(model: HierVL, config: InitConfig) -> None:
-    """Multiply the matrices of the parts that no pretrained weights replace; time attention still starts as nothing."""
+    """Multiply by `gain` the matrices that no pretrained weights replace; time attention stays zero."""
     replaced = [name for name, source in (("video.", config.video), ("text.", config.text)) if source is not None]
     for name, parameter in model.named_parameters():
         if parameter.ndim == 2 and not _of_time(name) and not name.startswith(tuple(replaced)):
@@ -48,15 +48,15 @@ def _enlarge(model: HierVL, config: InitConfig) -> None:
 
 
 def load_vit(tower: VideoTower, source: str) -> LoadReport:
-    """Start the video tower from a timm ViT, by name or from a file of its weights.
+    """Initialise the video tower from a timm ViT, by name or from a file of its weights.
 
-    Time attention, its norm and the temporal positions keep their start as nothing. Positions are resampled to
-    the tower's grid where the image sizes differ.
+    Time attention, its norm and the temporal positions keep their initial values. Positions are resampled to the
+    tower's grid where the image sizes differ. Raises `CheckpointError`, by name, on tensors that do not fit.
     """
     theirs = _read_vit(source)
     ours = tower.state_dict()
     kept = {name: tensor for name, tensor in theirs.items() if not name.startswith(CLASSIFIER)}
-    strange = [f"{name} has no place in a plain ViT" for name in kept if name not in ours]
+    strange = [f"{name} is not in a plain ViT" for name in kept if name not in ours]
     fresh = [name for name in ours if name not in kept]
     strange += [f"missing {name}" for name in fresh if not _of_time(name)]
     resized = []
@@ -76,7 +76,7 @@ def load_vit(tower: VideoTower, source: str) -> LoadReport:
 
 
 def load_text(encoder: nn.Module, source: str) -> LoadReport:
-    """Start the text encoder from a pretrained one of the same architecture and size."""
+    """Initialise the text encoder from a pretrained one of the same architecture and size; raise `CheckpointError`."""
     theirs, ours = load_pretrained(source).state_dict(), encoder.state_dict()
     wrong = [f"missing {name}" for name in ours if name not in theirs]
     wrong += [
@@ -96,7 +96,7 @@ def _read_vit(source: str) -> dict[str, Tensor]:
         return read_safetensors(path)
     if path.suffix in {".pth", ".pt", ".bin"}:
         return released.state_dict(released.read(path), path)
-    from hiervl_train.models.timm_vit import create_vit  # timm takes seconds to import: only where it is named
+    from hiervl_train.models.timm_vit import create_vit  # imported late: timm takes seconds to import
 
     return dict(create_vit(source, pretrained=True).state_dict())
 
@@ -106,6 +106,7 @@ def _of_time(name: str) -> bool:
 
 
 def _resample(positions_1SD: Tensor, grid_hw: tuple[int, int]) -> Tensor:
-    from timm.layers import resample_abs_pos_embed
+    from timm.layers.pos_embed import resample_abs_pos_embed
 
-    return resample_abs_pos_embed(positions_1SD, list(grid_hw))
+    resampled_1SD: Tensor = resample_abs_pos_embed(positions_1SD, list(grid_hw))
+    return resampled_1SD

@@ -1,4 +1,4 @@
-"""From decoded frames (uint8) to what the video tower takes: ImageNet's mean and deviation, on the device.
+"""Normalises decoded frames (uint8) for the video tower with ImageNet's mean and deviation, on the device.
 
 Shapes in names: B batch, T frames, C colours, H and W pixels.
 """
@@ -17,15 +17,16 @@ ChannelOrder = Literal["rgb", "bgr"]
 
 
 def normalise(frames_BTCHW: Tensor, *, order: ChannelOrder = "rgb", dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return RGB frames of 0–255 (uint8) as normalised floats.
+    """Return normalised floats of RGB frames, uint8 in 0–255, of any shape (…, 3, H, W).
 
-    `order="bgr"` swaps red and blue before ImageNet's RGB statistics are applied, which is wrong and is what the
-    released EPIC loader fed: it is here to reproduce the published zero-shot numbers, and for nothing else.
+    `order="bgr"` swaps red and blue before ImageNet's RGB statistics are applied. The released EPIC loader did so by
+    mistake: use it only to reproduce the published zero-shot numbers. Raises TypeError on other dtypes, so that
+    nothing is normalised twice.
     """
     if frames_BTCHW.dtype != torch.uint8:
-        raise TypeError(f"frames are {frames_BTCHW.dtype}: uint8 of 0–255 is expected, normalised only once")
+        raise TypeError(f"frames are {frames_BTCHW.dtype}: expected uint8 in 0–255, not normalised yet")
     if frames_BTCHW.shape[-3] != 3:
-        raise ValueError(f"frames are {tuple(frames_BTCHW.shape)}: 3 colours are expected third from the end")
+        raise ValueError(f"frames are {tuple(frames_BTCHW.shape)}: expected (…, 3, height, width)")
     if order == "bgr":
         frames_BTCHW = frames_BTCHW.flip(-3)
     mean = torch.tensor(MEAN, device=frames_BTCHW.device).view(3, 1, 1)

@@ -1,8 +1,8 @@
-"""The released layout of HierVL and EgoVLP checkpoints: reading one without executing it, and naming its parts.
+"""The released layout of HierVL and EgoVLP checkpoints: reads one without executing code, and maps tensor names.
 
-A released `.pth` is a pickle that names a configuration class nobody has. `torch.load(weights_only=True)` runs
-nothing of a pickle, yet refuses foreign classes; each one is given an inert stand-in instead, which takes whatever
-the pickle says about it and does nothing with it.
+A released `.pth` pickles an object of a configuration class that is not published. `torch.load(weights_only=True)`
+executes nothing in a pickle but refuses unknown classes, so each of them is replaced by an inert stand-in, which
+accepts any state and ignores it.
 """
 
 from __future__ import annotations
@@ -10,37 +10,18 @@ from __future__ import annotations
 import pickle
 import pickletools
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from hiervl_train.models.config import ModelConfig
+from hiervl_train.models.errors import CheckpointError
 
-SHOWN = 12  # problems that a message spells out
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be used; the message names the file and what is wrong in it."""
-
-    exit_code: ClassVar[int] = 2
-
-    @classmethod
-    def of(cls, where: object, problems: Sequence[str], hint: str = "") -> CheckpointError:
-        """Return the error for parts that do not fit, one problem each; all of them are in `problems`."""
-        shown = "; ".join(problems[:SHOWN])
-        more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        error = cls(f"{where}: {len(problems)} parts do not fit{f' ({hint})' if hint else ''}: {shown}{more}")
-        error.problems = tuple(problems)
-        return error
-
-    problems: tuple[str, ...] = ()
-
-
-# Released name → ours. A name under none of these is a part that HierVL's forward pass never uses.
+# Released name → ours. A name without one of these prefixes belongs to a module that the forward pass never uses.
 PREFIXES = {
     "video_model.": "video.",
     "text_model.": "text.encoder.",
@@ -51,35 +32,39 @@ PREFIXES = {
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Return what `torch.save` wrote into a file, tensors on the CPU, executing nothing that the file names."""
+    """Return what `torch.save` wrote into a file, tensors on the CPU, without executing code of the file.
+
+    Raises `CheckpointError` where the file is missing or is not a dictionary of plain data.
+    """
     try:
         foreign = sorted(_foreign_names(path))
         stand_ins: list[Any] = [(_stand_in(name), name) for name in foreign]
         with safe_globals(stand_ins):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: there is no such checkpoint") from None
+        raise CheckpointError(f"{path}: no such checkpoint") from None
     except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read as weights alone: {error}") from error
+        raise CheckpointError(f"{path}: cannot be read with weights_only: {error}") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: a dictionary is expected, this is a {type(content).__name__}")
+        raise CheckpointError(f"{path}: expected a dictionary, found a {type(content).__name__}")
     return content
 
 
 def state_dict(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    """Return the tensors by released name, without the prefix that data parallelism leaves."""
+    """Return the tensors by released name, without the `module.` prefix of data parallelism."""
     state = content.get("state_dict", content)
     if not isinstance(state, Mapping):
         raise CheckpointError(f"{path}: state_dict is a {type(state).__name__}, not names and tensors")
     tensors = {str(name).removeprefix("module."): value for name, value in state.items()}
     strange = [name for name, value in tensors.items() if not isinstance(value, Tensor)]
     if strange or not tensors:
-        raise CheckpointError(f"{path}: holds no model: {', '.join(strange[:5]) or 'nothing'} is not a tensor")
+        why = f"not tensors: {', '.join(strange[:5])}" if strange else "there are no tensors"
+        raise CheckpointError(f"{path}: no model: {why}")
     return tensors
 
 
 def to_ours(name: str) -> str | None:
-    """Return our name of a released parameter, None where the released layout has a part of no use."""
+    """Return our name of a released parameter; None for one that the forward pass never uses."""
     for released, ours in PREFIXES.items():
         if name.startswith(released):
             return ours + name.removeprefix(released)
@@ -91,14 +76,14 @@ def to_released(name: str) -> str:
     for released, ours in PREFIXES.items():
         if name.startswith(ours):
             return released + name.removeprefix(ours)
-    raise KeyError(f"{name} has no place in the released layout")
+    raise KeyError(f"{name} has no counterpart in the released layout")
 
 
 def unused_parts(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield name and shape of what the released layout has and its forward pass never uses.
+    """Yield name and shape of the released tensors that its forward pass never uses.
 
-    The released aggregator is a whole video transformer of which only part runs, and the model carries the head
-    of a linear probe: the original code loads a checkpoint only with all of these in it.
+    The released aggregator is a complete video transformer of which only a part runs, and the model has the head of a
+    linear probe. The original code loads only checkpoints with all of these tensors.
     """
     width = config.projection_dim
     yield "head_ht100m_linear_probe.0.weight", (100, width)
@@ -122,10 +107,10 @@ def unused_parts(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def _foreign_names(path: Path) -> set[str]:
-    """Return `module.name` of all that a checkpoint names and `weights_only` does not know, running nothing."""
+    """Return `module.name` of all classes and functions in a checkpoint that `weights_only` refuses."""
     if zipfile.is_zipfile(path):
         return set(get_unsafe_globals_in_checkpoint(path))
-    # Before 1.6 torch wrote four pickles in a row and then the raw numbers.
+    # Before version 1.6, torch wrote four consecutive pickles and then the raw numbers.
     names: set[str] = set()
     with path.open("rb") as file:
         for _ in range(4):
@@ -136,17 +121,17 @@ def _foreign_names(path: Path) -> set[str]:
 
 
 def _stand_in(full_name: str) -> type:
-    """Return a class that can be made, called and filled with anything, and does nothing."""
+    """Return a class that accepts any arguments and any state, and ignores them."""
 
     class StandIn:
         def __new__(cls, *_args: object, **_kwargs: object) -> Any:
             return super().__new__(cls)
 
         def __init__(self, *_args: object, **_kwargs: object) -> None:
-            """Ignore what the foreign class would have been made from."""
+            """Ignore the arguments."""
 
         def __setstate__(self, _state: object) -> None:
-            """Ignore what the foreign object held."""
+            """Ignore the state."""
 
         def __repr__(self) -> str:
             return f"<stand-in for {full_name}>"

@@ -1,4 +1,4 @@
-"""What makes a model faster or smaller in memory without changing what it computes; chosen by `SpeedConfig`."""
+"""Options that make a model faster or smaller in memory without changing its outputs: see `SpeedConfig`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 from hiervl_train.models.aggregator import SelfAttentionAggregator
 from hiervl_train.models.hiervl import HierVL
 
-# One compiled graph a shape, for {child, parent, summary} × {training, encoding, evaluation} × text lengths.
+# One compiled graph per shape: {child, parent, summary} × {training, encoding, evaluation} × text lengths.
 GRAPHS = 256
 
 
@@ -27,7 +27,7 @@ class SpeedConfig:
 
 
 def prepare(model: HierVL, config: SpeedConfig) -> HierVL:
-    """Apply the configuration to a model in place (autocast is `autocast`'s); return it."""
+    """Apply the configuration to a model in place and return it. `bf16` is applied by `autocast`."""
     model.video.checkpoint_activations = config.checkpoint_activations
     if config.channels_last:
         weight = model.video.patch_embed.proj.weight
@@ -40,9 +40,8 @@ def prepare(model: HierVL, config: SpeedConfig) -> HierVL:
 def compile_blocks(model: HierVL, backend: str = "inductor") -> None:
     """Compile every transformer block in place, without graph breaks; parameter names stay as they are.
 
-    Shapes are static: each (batch, frames) and each text length has its graph, made the first time it comes, so
-    text should be padded to few lengths. Weights are inputs of a graph and not part of it: all blocks of a tower
-    share one.
+    Shapes are static: each (batch, frames) and each text length is compiled on first use, so text should be padded to
+    a few lengths. Weights are inputs of a graph, so that all blocks of a tower share one.
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
     torch._dynamo.config.accumulated_recompile_limit = max(torch._dynamo.config.accumulated_recompile_limit, 4 * GRAPHS)
@@ -59,6 +58,6 @@ def transformer_blocks(model: HierVL) -> Iterator[nn.Module]:
 
 
 def autocast(device: torch.device | str, config: SpeedConfig) -> contextlib.AbstractContextManager[object]:
-    """Return the context of the forward pass: bfloat16 autocast where the configuration says so."""
+    """Return the context of a forward pass: bfloat16 autocast if `bf16` is set."""
     kind = torch.device(device).type
     return torch.autocast(kind, dtype=torch.bfloat16, enabled=config.bf16)

@@ -1,8 +1,8 @@
-"""Makes `import torchvision`, so also timm and transformers, work beside a torch that its operators do not fit.
+"""Makes `import torchvision` (so also timm and transformers) work with a torch that its operators were not built for.
 
-The torchvision wheels on PyPI are CUDA builds. Beside a CPU-only torch their compiled operators do not load, and
-`import torchvision` stops where it registers the shape rule of an operator that nobody declared. Declaring the two
-operators that it asks for is enough: nothing in this project calls them, and they fail by name if somebody does.
+The torchvision wheels on PyPI are CUDA builds. With a CPU-only torch their compiled operators do not load, and
+`import torchvision` fails where it registers the shape rule of an undeclared operator. Declaring the two operators is
+enough: this project never calls them.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 
 _SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-# A library's declarations live as long as the object does.
+# Declarations live as long as this object.
 _declared: torch.library.Library | None = None
 
 
 def declare_missing() -> bool:
-    """Declare `torchvision::nms` and `::qnms` where the compiled operators cannot be loaded; say whether it did."""
+    """Declare `torchvision::nms` and `::qnms` if the compiled operators cannot be loaded; return whether it did."""
     global _declared
     if _declared is not None or _compiled_operators_load():
         return False
@@ -30,12 +30,12 @@ def declare_missing() -> bool:
 
 
 def _compiled_operators_load() -> bool:
-    """Try what torchvision itself does at import: load its shared library, which registers the operators."""
+    """Load torchvision's shared library, as it does itself at import; return whether that registered the operators."""
     package = importlib.util.find_spec("torchvision")
     if package is None or package.origin is None:
-        return True  # without torchvision there is nothing to mend
+        return True  # torchvision is not installed
     for library in sorted(Path(package.origin).parent.glob("_C*.so")):
-        with suppress(OSError):  # a build for another torch: its symbols or its CUDA libraries are not here
+        with suppress(OSError):  # built for another torch: symbols or CUDA libraries are missing
             torch.ops.load_library(str(library))
     return hasattr(torch.ops.torchvision, "nms")
 

@@ -9,17 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hiervl_train.models.attention import SpaceAttention, TimeAttention, packing, packing_mask
-from hiervl_train.models.blocks import Mlp, init_linear
 from hiervl_train.models.config import ModelConfig
+from hiervl_train.models.layers import Mlp, SpaceAttention, TimeAttention, init_linear, packing, packing_mask
 
-EPS = 1e-6  # of every LayerNorm here, as in the ViT that it starts from
+EPS = 1e-6  # of every LayerNorm of the tower, as in the ViT that it is initialised from
 
 
 class SpaceTimeBlock(nn.Module):
     """Time attention, then space attention on its sum with the input, then an MLP.
 
-    The residual is `x + s`, not `x + t + s`: time reaches the stream only through space (Frozen in Time).
+    The residual is `x + s`, not `x + t + s`: time enters the stream only through space (Frozen in Time).
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -32,15 +31,16 @@ class SpaceTimeBlock(nn.Module):
         self.norm3 = nn.LayerNorm(width, eps=EPS)
 
     def forward(self, x_BSD: Tensor, frames: int, mask: Tensor | None, cls_only: bool) -> Tensor:
-        """Return the tokens one block on, or only the CLS token's where nothing will read the others."""
+        """Return the block's output (B, S, D), or with `cls_only` only the CLS token's, (B, 1, D)."""
         timed_BSD = self.norm1(x_BSD + self.timeattn(self.norm3(x_BSD), frames, mask))
         attended = self.attn.forward_cls(timed_BSD) if cls_only else self.attn(timed_BSD, frames)
         x_BSD = x_BSD[:, : attended.shape[1]] + attended
-        return x_BSD + self.mlp(self.norm2(x_BSD))
+        out_BSD: Tensor = x_BSD + self.mlp(self.norm2(x_BSD))
+        return out_BSD
 
 
 class PatchEmbed(nn.Module):
-    """Cuts frames into patches and projects each one."""
+    """Splits frames into patches and projects each one."""
 
     def __init__(self, patch_size: int, width: int) -> None:
         super().__init__()
@@ -48,12 +48,13 @@ class PatchEmbed(nn.Module):
 
     def forward(self, video_BTCHW: Tensor) -> Tensor:
         batch, frames = video_BTCHW.shape[:2]
-        grid = self.proj(video_BTCHW.flatten(0, 1))
-        return grid.flatten(2).transpose(1, 2).unflatten(0, (batch, frames)).flatten(1, 2)
+        grid: Tensor = self.proj(video_BTCHW.flatten(0, 1))
+        patches_BTND: Tensor = grid.flatten(2).transpose(1, 2).unflatten(0, (batch, frames))
+        return patches_BTND.flatten(1, 2)
 
 
 class VideoTower(nn.Module):
-    """Video → its CLS token; fresh weights are those of a new ViT whose time attention does nothing yet."""
+    """Video → its CLS token. A new tower has a new ViT's weights, and time attention whose output is zero."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -74,10 +75,13 @@ class VideoTower(nn.Module):
         self.apply(init_linear)
         for module in self.modules():
             if isinstance(module, TimeAttention):
-                module.start_as_nothing()
+                module.initialise_as_zero()
 
     def forward(self, video_BTCHW: Tensor) -> Tensor:
-        """Return the normalised CLS token, (B, D); T may be anything from 1 to the number of temporal slots."""
+        """Return the normalised CLS token, (B, D), for T from 1 to the number of temporal slots.
+
+        Raises TypeError on integer frames and ValueError on any other shape.
+        """
         self._check(video_BTCHW)
         frames = video_BTCHW.shape[1]
         x_BSD = self._embed(video_BTCHW)
@@ -88,12 +92,13 @@ class VideoTower(nn.Module):
                 x_BSD = checkpoint(block, x_BSD, frames, mask, index == last, use_reentrant=False)
             else:
                 x_BSD = block(x_BSD, frames, mask, index == last)
-        return self.norm(x_BSD[:, 0])
+        out_BD: Tensor = self.norm(x_BSD[:, 0])
+        return out_BD
 
     def _embed(self, video_BTCHW: Tensor) -> Tensor:
         batch, frames = video_BTCHW.shape[:2]
         patches_BPD = self.patch_embed(video_BTCHW)
-        # Position 0 is the CLS token's; patches add the position in the frame and the frame's.
+        # Position 0 is the CLS token's; a patch adds its position in the frame and its frame's position.
         space_N = self.pos_embed[:, None, 1:]
         time_T = self.temporal_embed[:, :frames, None]
         cls_B1D = (self.cls_token + self.pos_embed[:, :1]).expand(batch, -1, -1)

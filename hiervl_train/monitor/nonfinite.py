@@ -1,7 +1,7 @@
-"""Looks at each step's loss and gradient norm one step late, and ends a run whose numbers are not finite any more.
+"""Checks each step's loss and gradient norm one step late, and ends a run with too many non-finite gradients.
 
-One step late, because a number is on the device until the step has been computed: asking for it at once would let the
-device run dry. The step itself has been skipped by then (`optim.update`).
+One step late, because reading a number waits until the device has computed it, and the device would run out of work.
+The non-finite step has been skipped on the device by then (`optim.update`).
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from hiervl_train.steps import StepResult
+from hiervl_train.task import StepResult
 from shards.files import write_json
 
 logger = logging.getLogger(__name__)
 
 
 class DivergedError(RuntimeError):
-    """Too many steps in a row without a finite gradient; the message says where the batches' keys are."""
+    """Too many consecutive steps had no finite gradient; the message names the file with the batches' keys."""
 
     exit_code: ClassVar[int] = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepRecord:
-    """What is known of one step."""
+    """The measured values of one step."""
 
-    step: int  # how many steps there were with it
+    step: int  # steps done, this one included
     step_type: str
     loss: float
     grad_norm: float
@@ -39,7 +39,7 @@ class StepRecord:
     flops: int | None  # of this rank
     lr: float
     waited: float  # s for the batch
-    ended: float  # when it had been given to the device, by time.perf_counter()
+    ended: float  # s, time.perf_counter() when it had been queued on the device
     is_skipped: bool
 
 
@@ -56,19 +56,19 @@ class _Pending:
 
 
 class NonFiniteGuard:
-    """Remembers the last step until the next; counts the skipped ones. Losses and norms are the same on all ranks."""
+    """Keeps the last step until the next one, and counts skipped steps. Losses and norms are the same on all ranks."""
 
     def __init__(self, folder: Path, rank: int, max_consecutive_skips: int) -> None:
         self.skipped = 0
         self._path = folder / f"skipped-rank{rank:05d}.json"
         self._limit = max_consecutive_skips
         self._pending: _Pending | None = None
-        self._run: list[dict[str, object]] = []
+        self._consecutive: list[dict[str, object]] = []
 
     def next(
         self, step: int, step_type: str, result: StepResult, norm: Tensor, keys: list[str], *, lr: float, waited: float
     ) -> StepRecord | None:
-        """Remember a step; return the one before it, unless `flush` has. Raises `DivergedError`."""
+        """Keep a step and return the record of the previous one, unless `flush` has. Raises `DivergedError`."""
         record = self.flush()
         ended = time.perf_counter()
         self._pending = _Pending(
@@ -77,16 +77,16 @@ class NonFiniteGuard:
         return record
 
     def flush(self) -> StepRecord | None:
-        """Return the last step, which waits for the device if it is still at it. Raises `DivergedError`."""
+        """Return the record of the last step, waiting for the device to compute it. Raises `DivergedError`."""
         if self._pending is None:
             return None
         last, self._pending = self._pending, None
         loss, norm = float(last.result.loss), float(last.norm)
         is_skipped = not math.isfinite(norm)
         if is_skipped:
-            self._note(last, loss, norm)
+            self._record_skip(last, loss, norm)
         else:
-            self._run.clear()
+            self._consecutive.clear()
         return StepRecord(
             step=last.step,
             step_type=last.step_type,
@@ -100,16 +100,18 @@ class NonFiniteGuard:
             is_skipped=is_skipped,
         )
 
-    def _note(self, last: _Pending, loss: float, norm: float) -> None:
-        """Count a skipped step and write its keys down; raise where there are too many in a row."""
+    def _record_skip(self, last: _Pending, loss: float, norm: float) -> None:
+        """Count a skipped step and write its keys; raise where there are too many consecutive ones."""
         self.skipped += 1
-        self._run.append({"step": last.step, "step_type": last.step_type, "loss": repr(loss), "keys": last.keys})
-        write_json(self._path, self._run)
-        logger.warning(
-            "step %d (%s) was skipped: loss %r, gradient norm %r; %d in a row; keys in %s",
-            *(last.step, last.step_type, loss, norm, len(self._run), self._path),
+        self._consecutive.append(
+            {"step": last.step, "step_type": last.step_type, "loss": repr(loss), "keys": last.keys}
         )
-        if len(self._run) > self._limit:
+        write_json(self._path, self._consecutive)
+        logger.warning(
+            "step %d (%s) was skipped: loss %r, gradient norm %r; %d consecutive; keys in %s",
+            *(last.step, last.step_type, loss, norm, len(self._consecutive), self._path),
+        )
+        if len(self._consecutive) > self._limit:
             raise DivergedError(
                 f"more than run.max_consecutive_skips = {self._limit} consecutive steps had no finite gradient, up to "
                 f"step {last.step}; the keys of this rank's batches are in {self._path}"

@@ -1,4 +1,4 @@
-"""Shows how far a run is, how fast it goes and how long it still takes: a bar on a terminal, lines in a log."""
+"""Shows a run's progress, speed and remaining time: a bar on a terminal, lines in a log."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-_SPEED_STEPS = 200  # the time left follows the speed of about this many last steps
+_SPEED_STEPS = 200  # the remaining time is estimated from about this many last steps
 
 _log = logging.getLogger(__name__)
 
 
 class Progress:
-    """A run's progress, for its first rank; `values` of a step are those of `metrics.Window`, and `epoch` if known.
+    """The progress of a run, on its first rank. A step's `values` are those of `metrics.Window`, and `epoch` if known.
 
-    The log file of the run gets the lines in either case.
+    The run's log file gets the lines in either case.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Progress:
         self._console, self._total, self._clock = console, total_steps, clock
         self._every = log_every_seconds
         self._step, self._time = done, clock()
-        self._began = self._spoken = self._time
+        self._began = self._printed = self._time
         self._seconds_per_step: float | None = None
         self._values: dict[str, float] = {}
         self._bar = Bar(
@@ -59,7 +59,7 @@ class Progress:
         self._bar.stop()
 
     def step(self, step: int, values: Mapping[str, float] | None = None) -> None:
-        """Note that `step` steps are done; `values` may come with some steps only, the last ones are shown."""
+        """Show that `step` steps are done; `values` may be given at some steps only, the last ones are shown."""
         now = self._clock()
         self._values |= values or {}
         if step > self._step:
@@ -67,22 +67,18 @@ class Progress:
         self._step, self._time = step, now
         numbers = ", ".join(self._numbers())
         self._bar.update(self._task, completed=step, numbers=numbers, left=f"{self._left()} left")
-        if now - self._spoken >= self._every or step >= self._total:
-            self._spoken = now
+        if now - self._printed >= self._every or step >= self._total:
+            self._printed = now
             elapsed = _clock_text(now - self._began)
-            parts = [
-                f"step {step:,} of {self._total:,}",
-                *self._numbers(),
-                f"{elapsed} elapsed",
-                f"{self._left()} left",
-            ]
-            text = ", ".join(parts)
+            text = ", ".join(
+                [f"step {step:,} of {self._total:,}", *self._numbers(), f"{elapsed} elapsed", f"{self._left()} left"]
+            )
             _log.info("%s", text)
             if not self._console.is_terminal:
                 self._print(text)
 
-    def say(self, text: str) -> None:
-        """Print a line above the bar, and into the log, as it is: nothing in it is read as markup."""
+    def print(self, text: str) -> None:
+        """Print a line above the bar and log it; markup in it is not interpreted."""
         _log.info("%s", text)
         self._print(text)
 
@@ -90,7 +86,7 @@ class Progress:
         self._console.print(escape(text), highlight=False, soft_wrap=True)
 
     def _measure(self, seconds: float, steps: int) -> None:
-        """Average the time of a step, the last ones counting most; the first steps' mean is over all of them."""
+        """Update the exponential average of the time of a step; at first it is the mean of all steps."""
         if self._seconds_per_step is None:
             self._seconds_per_step, self._measured = seconds, steps
             return
@@ -99,15 +95,15 @@ class Progress:
         self._seconds_per_step += min(weight, 1.0) * (seconds - self._seconds_per_step)
 
     def _numbers(self) -> list[str]:
-        values, found = self._values, []
+        values, texts = self._values, []
         for name, value in values.items():
             if name.startswith("loss/"):
-                found.append(f"{name.removeprefix('loss/')} loss {_number(value)}")
+                texts.append(f"{name.removeprefix('loss/')} loss {_number(value)}")
         if "clips_per_second" in values:
-            found.append(f"{values['clips_per_second']:,.1f} clips/s")
+            texts.append(f"{values['clips_per_second']:,.1f} clips/s")
         if "epoch" in values:
-            found.append(f"epoch {values['epoch']:.2f}")
-        return found
+            texts.append(f"epoch {values['epoch']:.2f}")
+        return texts
 
     def _left(self) -> str:
         if self._seconds_per_step is None:
@@ -120,5 +116,5 @@ def _number(value: float) -> str:
 
 
 def _clock_text(seconds: float) -> str:
-    """Return a duration as h:mm:ss, with days in front where there are any."""
+    """Return a duration as h:mm:ss, preceded by days if it is that long."""
     return str(timedelta(seconds=round(seconds)))

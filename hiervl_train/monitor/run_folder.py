@@ -1,14 +1,14 @@
-"""A run's folder: where each thing lies, what a start of the run writes into it, and that only one run does.
+"""The folder of a run: its paths, the files that describe each start of the run, its log and its lock.
 
 RUN/README.md            says what each file is
 RUN/config.yaml          the resolved configuration of the last start; all of them in configs/
 RUN/environment.json     versions, devices, command line, and every start of the run
-RUN/log.txt              what the run said; log-rank00001.txt: warnings of another rank
-RUN/metrics.jsonl        numbers by step; tensorboard/ the same
-RUN/index.html           their curves
+RUN/log.txt              the log; log-rank00001.txt: warnings of another rank
+RUN/metrics.jsonl        metrics by step; tensorboard/ and wandb/ have the same
+RUN/index.html           state and curves
 RUN/checkpoints/         step-00001000/ …
 RUN/profile/, evaluation/
-RUN/stop                 a file that asks the run to stop at the next step
+RUN/stop                 create this file to stop the run at the next step
 """
 
 from __future__ import annotations
@@ -32,44 +32,44 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-import torch.distributed as dist
 
 from configs import loading
 from configs.revision import code_revision
+from hiervl_train.collectives import world_size
 from hiervl_train.monitor.metrics import METRICS, TENSORBOARD
 from shards import files
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-_OURS = "hiervl_train"  # the logger whose INFO lines belong into the log
+_OURS = "hiervl_train"  # the logger whose INFO lines go into the log
 
 _README = """\
 # A training run
 
 | file | what it is |
 |---|---|
-| `index.html` | curves and state; `python -m hiervl_train.monitor.page .` makes it anew |
-| `config.yaml` | the resolved configuration, with the code's revision on top; it can be given to `--config` |
-| `configs/` | the configuration of each start that changed it, in order |
-| `environment.json` | versions, devices, command line, seed, and when the run was started and resumed |
+| `index.html` | state and curves, with `bokeh-*.min.js`; `python -m hiervl_train.monitor.page .` writes it again |
+| `config.yaml` | the resolved configuration, with the code's revision on top; `--config` accepts it |
+| `configs/` | the configuration of each start, numbered, where it changed |
+| `environment.json` | versions, devices, command line, seed, and all starts of the run |
 | `status.json` | running, done, stopped or failed, at which step, why |
-| `log.txt` | what the run said; `log-rank00001.txt` has the warnings of another rank |
-| `metrics.jsonl` | a JSON object a line: numbers by step, averaged since the line before; counts are since then, too |
-| `tensorboard/` | the same for `tensorboard --logdir` |
-| `checkpoints/` | `step-00001000/` has model, optimiser and cursors after that many steps |
-| `profile/` | `table.txt`, and a trace for https://ui.perfetto.dev, where `profile.start` asked for them |
-| `evaluation/` | results of the evaluations inside the run |
-| `stop` | make this file to have the run save and stop at the next step |
+| `log.txt` | the log; `log-rank00001.txt` has the warnings of another rank |
+| `metrics.jsonl` | one JSON object per line: metrics by step, averages and counts since the previous line |
+| `tensorboard/`, `wandb/` | the same for `tensorboard --logdir` and `wandb sync`, where configured |
+| `checkpoints/` | `step-00001000/` has model, optimiser and data cursors after 1,000 steps |
+| `profile/` | `table.txt`, and a trace for https://ui.perfetto.dev, if `profile.start` is set |
+| `evaluation/` | results of the evaluations during the run |
+| `stop` | create this file to make the run save and stop at the next step |
 """
 
 
 class RunFolderError(RuntimeError):
-    """A run's folder that cannot be written to; the message names it and what to do."""
+    """A run's folder cannot be written to; the message names it and the remedy."""
 
     exit_code: ClassVar[int] = 2
 
 
 class RunFolder:
-    """The paths in a run's folder (it is a path itself) and what is written there at a start."""
+    """The paths in a run's folder (it is a path itself), and what each start of the run writes there."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -84,7 +84,7 @@ class RunFolder:
 
     @property
     def configs(self) -> Path:
-        """The folder of all starts' configurations, config-00001.yaml first; one is added where it differs."""
+        """The folder of the starts' configurations, from config-00001.yaml on; one is added where it changed."""
         return self.path / "configs"
 
     @property
@@ -94,12 +94,12 @@ class RunFolder:
 
     @property
     def status(self) -> Path:
-        """How far the run is and how it ended (JSON)."""
+        """The run's state, step, and how it ended (JSON)."""
         return self.path / "status.json"
 
     @property
     def readme(self) -> Path:
-        """What each file is."""
+        """The description of every file."""
         return self.path / "README.md"
 
     @property
@@ -109,7 +109,7 @@ class RunFolder:
 
     @property
     def metrics(self) -> Path:
-        """Numbers by step (JSON lines)."""
+        """Metrics by step (JSON lines)."""
         return self.path / METRICS
 
     @property
@@ -134,16 +134,16 @@ class RunFolder:
 
     @property
     def page(self) -> Path:
-        """The page with the curves."""
+        """The page with state and curves."""
         return self.path / "index.html"
 
     @property
     def stop(self) -> Path:
-        """The file that asks the run to stop."""
+        """The file whose presence stops the run."""
         return self.path / "stop"
 
     def rank_log(self, rank: int) -> Path:
-        """The log of a rank: everything of the first, warnings and errors of the others."""
+        """The log of a rank: everything on the first, warnings and errors on the others."""
         return self.log if rank == 0 else self.path / f"log-rank{rank:05d}.txt"
 
     def create(
@@ -155,10 +155,10 @@ class RunFolder:
         hostnames: Sequence[str] = (),
         facts: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write what describes a start: README, configuration, environment. Only the first rank does.
+        """Write the files that describe a start, on the first rank: README, configuration, environment.
 
-        `config` is a configuration dataclass; `hostnames` are the nodes' (this one's where empty); `facts` join the
-        environment under their names: the page reads `total_steps` and `mfu_denominator`. Nothing is refused.
+        `config` is a configuration dataclass; `hostnames` are the nodes' (default: this one's); `facts` are added to
+        environment.json: the page reads `total_steps` and `mfu_denominator`.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         files.write_bytes(self.readme, _README.encode())
@@ -169,7 +169,7 @@ class RunFolder:
             "config": self._numbered(number).name,
             "revision": code_revision(),
             "hostnames": list(hostnames) or [socket.gethostname()],
-            "world_size": _world_size(),
+            "world_size": world_size(),
             "job": os.environ.get("SLURM_JOB_ID"),
         }
         starts = [*self._starts(), start]
@@ -178,11 +178,11 @@ class RunFolder:
         )
 
     def _write_config(self, config: Any) -> int:
-        """Write the configuration, and once more under the next number where the last start's differs; return that."""
+        """Write the configuration, also under a new number if it changed since the last start; return its number."""
         content = f"# {code_revision()}\n{loading.to_yaml(config)}".encode()
         files.write_bytes(self.config, content)
         numbers = [
-            int(found[1]) for path in _listed(self.configs) if (found := re.fullmatch(r"config-(\d+)", path.stem))
+            int(match[1]) for path in _listed(self.configs) if (match := re.fullmatch(r"config-(\d+)", path.stem))
         ]
         last = max(numbers, default=0)
         if last and self._numbered(last).read_bytes() == content:
@@ -202,14 +202,14 @@ class RunFolder:
 
     @contextmanager
     def logged(self, *, rank: int = 0) -> Iterator[None]:
-        """Append what is logged while the block runs to this rank's file; warnings still come on the terminal, too."""
+        """Append the log of the block to this rank's file; warnings are also printed on the terminal."""
         self.path.mkdir(parents=True, exist_ok=True)
         file = logging.FileHandler(self.rank_log(rank), encoding="utf-8", delay=True)
         file.setLevel(logging.INFO if rank == 0 else logging.WARNING)
         terminal = logging.StreamHandler()
         terminal.setLevel(logging.WARNING)
         root, ours = logging.getLogger(), logging.getLogger(_OURS)
-        # Without a handler, Python shows warnings by itself; with the file's alone it no longer would.
+        # Python prints warnings only where there is no handler at all, so the file's handler alone would hide them.
         handlers: list[logging.Handler] = [file] if root.handlers else [file, terminal]
         level = ours.level
         for handler in handlers:
@@ -226,10 +226,10 @@ class RunFolder:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Keep other processes' runs out of the folder while the block runs; raise `RunFolderError` where one is in.
+        """Lock the folder against other runs during the block; raise `RunFolderError` where another run has it.
 
-        A record lock: the kernel drops it when this very process dies, also where loader workers that were forked
-        from it live a few seconds longer (an `flock` would be theirs, too), and it is seen over NFS.
+        A record lock: the kernel releases it when this process dies, even if forked loader workers live a few seconds
+        longer (they would share an `flock`), and it works over NFS.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         path = self.path / ".lock"
@@ -239,7 +239,7 @@ class RunFolder:
             except OSError as error:
                 if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                     logging.getLogger(__name__).warning(
-                        "%s: this file system has no locks (%s); see to it that no other run writes here",
+                        "%s: this file system has no locks (%s); make sure that no other run writes here",
                         self.path,
                         error.strerror,
                     )
@@ -247,8 +247,8 @@ class RunFolder:
                     file.seek(0)
                     holder = file.read().strip() or "unknown"
                     raise RunFolderError(
-                        f"{self.path}: another run writes there ({holder}); stop it with `touch {self.stop}`, or give "
-                        f"this run another folder"
+                        f"{self.path} is in use by another run ({holder}); stop it with `touch {self.stop}`, or set "
+                        "run.folder to another folder"
                     ) from None
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
@@ -257,7 +257,7 @@ class RunFolder:
 
 
 def describe_environment() -> dict[str, Any]:
-    """Return what the numbers of a run may depend on besides its configuration, as plain values."""
+    """Return what a run's results may depend on besides its configuration, as plain values."""
     return {
         "command": [sys.executable, *sys.argv],
         "folder": os.getcwd(),
@@ -269,41 +269,37 @@ def describe_environment() -> dict[str, Any]:
         "cudnn": torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None,
         "driver": _driver(),
         "devices": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
-        "world_size": _world_size(),
+        "world_size": world_size(),
         "packages": _packages(),
     }
 
 
-def _world_size() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
 def _driver() -> str | None:
-    """Return the version of NVIDIA's driver; None where there is none."""
+    """Return the version of NVIDIA's driver, or None."""
     if not torch.cuda.is_available():
         return None
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+        output = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.splitlines()[0].strip() if found.stdout.strip() else None
+    return output.splitlines()[0].strip() if output.strip() else None
 
 
 def _packages() -> dict[str, str]:
-    """Return the versions of the project's direct requirements, as far as they are installed, without the tests'."""
+    """Return the versions of the installed direct requirements, those of the tests excepted."""
     try:
         requirements = metadata.requires("hiervl") or []
     except metadata.PackageNotFoundError:
         return {}
     names = [re.split(r"[^A-Za-z0-9_.-]", text)[0] for text in requirements if 'extra == "dev"' not in text]
-    found = {}
+    versions = {}
     for name in sorted(set(names), key=str.lower):
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _listed(folder: Path) -> list[Path]:

@@ -1,7 +1,7 @@
-"""Charades-Ego: action segments against their texts by InfoNCE.
+"""Charades-Ego: compares action segments with their texts by InfoNCE.
 
-Only a segment's own text is its positive: where two segments of a batch show the same action, each counts as the
-other's negative, as published. Shapes in names: B this rank's segments, N those of all ranks, D embedding width.
+Only a segment's own text is its positive: where two segments of a batch show the same action, each is a negative of
+the other, as published. Shapes in names: B this rank's segments, N those of all ranks, D embedding width.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from torch import Tensor
 from hiervl_train import losses
 from hiervl_train.collectives import all_gather
 from hiervl_train.models.finetuned import FineTuned
-from hiervl_train.steps import Encoder, StepResult
-from hiervl_train.tasks.base import FinetuneTask, Step
+from hiervl_train.steps import Encoder
+from hiervl_train.task import Step, StepResult
+from hiervl_train.tasks.base import FinetuneTask
 from hiervl_train.tasks.config import FinetuneConfig
 from hiervl_train.tasks.labels import column, refuse
 from hiervl_train.tasks.pairs import pair_step
@@ -23,7 +24,7 @@ from shards.sources import Source
 
 
 class CharadesEgo(FinetuneTask):
-    """Segments against their texts."""
+    """Action segments and their texts."""
 
     set_name = "charades_ego"
 
@@ -32,7 +33,7 @@ class CharadesEgo(FinetuneTask):
         split = config.data.split
         whole = {key: action for key, action in column(source, self.set_name, split, "action") if action == -1}
         refuse(
-            f"{self.set_name}/{split} has whole videos, no action segments",
+            f"{self.set_name}/{split} has whole videos, not action segments",
             whole,
             "set data.split to the split of segments, train",
         )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
-from hiervl_train.levels import DataError
+from hiervl_train.data import DataError
 from shards.companions import companion_path
 from shards.dataset import read_rows
 from shards.sources import Source
 
-_SHOWN = 5  # keys that a message spells out
+_SHOWN = 5  # keys that a message lists
 
 
 def column(source: Source, set_name: str, split: str, name: str) -> Iterator[tuple[str, object]]:
@@ -20,17 +20,17 @@ def column(source: Source, set_name: str, split: str, name: str) -> Iterator[tup
 
 
 def require_labels(source: Source, set_name: str, split: str, labelled: Collection[str]) -> None:
-    """Raise `DataError`, naming some, where samples of a split are not among the keys that have labels."""
-    absent = [key for key, _ in column(source, set_name, split, "key") if key not in labelled]
-    if absent:
+    """Raise `DataError`, naming some keys, where samples of a split have no label."""
+    unlabelled = [key for key, _ in column(source, set_name, split, "key") if key not in labelled]
+    if unlabelled:
         raise DataError(
-            f"{companion_path(set_name, split)}: no label for {_some(absent)}, which the shards hold; "
-            "shards and labels are of two builds: build them again"
+            f"{companion_path(set_name, split)}: no label for {_some(unlabelled)}, which the shards contain; "
+            "shards and labels are from different builds: rebuild them"
         )
 
 
 def refuse(what: str, wrong: Mapping[str, object], hint: str) -> None:
-    """Raise `DataError`, naming some, where there are samples with wrong values."""
+    """Raise `DataError`, naming some keys, where there are samples with wrong values."""
     if wrong:
         raise DataError(f"{what}: {_some([f'{key} = {value}' for key, value in wrong.items()])}; {hint}")
 

@@ -27,8 +27,8 @@ from eval.results import Result
 from hiervl_train.checkpoint import files as checkpoint_files
 from hiervl_train.checkpoint.open import OpenConfig, open_checkpoint
 from hiervl_train.models import AggregatorConfig, HierVL, ModelConfig, TextConfig
+from hiervl_train.models.errors import CheckpointError
 from hiervl_train.models.pixels import normalise
-from hiervl_train.models.released import CheckpointError
 from hiervl_train.tokenizer import Tokenizer
 from shards.companions import Question, read_questions, write_companion
 from shards.config import LoaderConfig
@@ -194,7 +194,7 @@ def test_a_checkpoint_of_another_size_is_named(
     code, out = run(egomcq.BENCHMARK, check=other)
     assert code == 2 and not out.exists()
     said = capfd.readouterr().err
-    assert f"{other}: 26 parts do not fit" in said and "norm2.bias has shape (16,) instead of (32,)" in said
+    assert f"{other}: 26 tensors do not fit" in said and "norm2.bias has shape (16,) instead of (32,)" in said
     assert run(None, check=other)[0] == 2
 
 
@@ -203,8 +203,8 @@ def test_a_checkpoint_of_another_size_is_named(
     [
         (["--checkpoint", "nowhere"], "nowhere: there is no such checkpoint"),
         (["framse=4"], "did you mean frames"),
-        (["windows=9"], "windows = 9"),
-        (["tokenizer=/no/such/folder"], "/no/such/folder"),
+        (["sample.windows=9"], "sample.windows = 9"),
+        (["tokenizer.source=/no/such/folder"], "/no/such/folder"),
         (["--shards", "nowhere"], "nowhere"),
         (["--set", "summaries", "--split", "val"], "no questions or labels"),
     ],
@@ -315,11 +315,11 @@ def test_a_released_checkpoint_is_scored_with_the_sizes_and_tokenizer_of_its_con
     tokenizer_of(embedded).save(tmp_path)
     sizes = json.loads(shared("golden/config.json").read_text())
     words = [
-        f"tokenizer={tmp_path}",
+        f"tokenizer.source={tmp_path}",
         f"model={json.dumps(sizes)}",
         "max_missing_fraction=1",
         "report=false",
-        "frames=4",
+        "sample.frames=4",
     ]
     golden = shared("golden/checkpoint.pth")
     code, out = run(summarymcq.BENCHMARK, *words, check=golden)

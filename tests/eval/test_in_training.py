@@ -18,11 +18,10 @@ from eval.embed import EmbedSettings
 from eval.in_training import PeriodicMcq, periodic_mcq
 from eval.results import Result
 from hiervl_train.checkpoint.open import open_checkpoint
-from hiervl_train.config import PretrainConfig
+from hiervl_train.config import EvaluationConfig, PretrainConfig
+from hiervl_train.data import DataError
 from hiervl_train.distributed import DistributedContext
-from hiervl_train.evaluation import EvaluationConfig
 from hiervl_train.launch import launch
-from hiervl_train.levels import DataError
 from hiervl_train.monitor.metrics import read_metrics
 from hiervl_train.tasks.pretraining import pretraining_task
 from shards.companions import read_questions, write_companion
@@ -76,7 +75,7 @@ def test_the_scores_are_those_of_the_benchmarks_own_entries(seed: int, embedded:
     outside = {}
     for entry in (egomcq, summarymcq, shufflemcq):
         out = tmp_path / entry.__name__
-        sample = ["frames=2", "windows=3", "workers=0", "resamples=10", "report=false", "cache=null"]
+        sample = ["sample.frames=2", "sample.windows=3", "data.workers=0", "resamples=10", "report=false", "cache=null"]
         argv = [f"--checkpoint={checkpoint}", f"--shards={embedded}", f"out={out}", "max_missing_fraction=1", *sample]
         argv += [f"--questions={tmp_path}/whole.json"] if entry is shufflemcq else []
         assert main(entry.BENCHMARK, argv) == 0
@@ -85,14 +84,17 @@ def test_the_scores_are_those_of_the_benchmarks_own_entries(seed: int, embedded:
     assert inside["mcq/intra"] == pytest.approx(outside["eval.egomcq intra accuracy"])
     assert inside["summary_mcq"] == pytest.approx(outside["eval.summarymcq summary accuracy"])
     assert inside["shuffle_mcq"] == pytest.approx(outside["eval.shufflemcq accuracy"])
-    assert set(inside) == {"mcq/inter", "mcq/intra", "summary_mcq", "shuffle_mcq"}
+    names = {"mcq/inter", "mcq/intra", "summary_mcq", "shuffle_mcq"}
+    assert set(inside) == names | {f"chance/{name}" for name in names}
+    assert inside["chance/mcq/inter"] == inside["chance/shuffle_mcq"] == 20
 
 
 def test_without_benchmarks_questions_are_made_of_what_is_there_to_validate_on(checkpoint: Path, unbuilt: Path) -> None:
     opened = open_checkpoint(checkpoint)
     evaluate = PeriodicMcq(unbuilt, CONFIG, SETTINGS)
     first = evaluate(opened.model, opened.tokenizer, DistributedContext())
-    assert set(first) == {"mcq/inter", "mcq/intra", "summary_mcq", "shuffle_mcq"}
+    names = {"mcq/inter", "mcq/intra", "summary_mcq", "shuffle_mcq"}
+    assert set(first) == names | {f"chance/{name}" for name in names}
     assert all(0 <= score <= 100 for score in first.values())
     assert evaluate(opened.model, opened.tokenizer, DistributedContext()) == first
     assert PeriodicMcq(unbuilt, CONFIG, SETTINGS)(opened.model, opened.tokenizer, DistributedContext()) == first
@@ -122,7 +124,7 @@ def test_a_run_that_evaluates_itself_has_the_losses_of_one_that_does_not(embedde
         values += ["speed={bf16: false, compile: false}", "data.workers=0", "data.summary_workers=0"]
         config = load(PretrainConfig, None, [*values, "init={video: null, text: null}"])
         task = functools.partial(pretraining_task, evaluate=periodic_mcq(config))
-        assert launch(lambda: config, task) == 0
+        assert launch(config, task) == 0
         rows = read_metrics(folder)
         return [value for row in rows for name, value in row.items() if name.startswith("loss/")]
 
@@ -131,7 +133,11 @@ def test_a_run_that_evaluates_itself_has_the_losses_of_one_that_does_not(embedde
     assert len(silent) == 7 and asked == silent
     found = [row for row in read_metrics(tmp_path / "asked") if "eval/mcq/inter" in row]
     assert [row["step"] for row in found] == [3, 6, 7]
-    assert {"eval/mcq/intra", "eval/summary_mcq", "eval/shuffle_mcq"} <= set(found[0])
+    assert {"eval/mcq/intra", "eval/summary_mcq", "eval/shuffle_mcq", "eval/chance/mcq/intra"} <= set(found[0])
+    kept = json.loads((tmp_path / "asked" / "evaluation" / "step-00000003.json").read_bytes())
+    assert (
+        kept["scores"].keys() == kept["chance"].keys() and "chance 20.0" in (tmp_path / "asked" / "log.txt").read_text()
+    )
     best = json.loads((tmp_path / "asked" / "checkpoints" / "best.json").read_bytes())
     assert best["step"] in (3, 6, 7)
     assert open_checkpoint(tmp_path / "asked").path.name == best["folder"]

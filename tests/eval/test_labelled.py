@@ -10,23 +10,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from eval.probe import fit_probe
 
 from eval import charades_ego, epic_mir, howto100m
 from eval.benchmark import main
 from eval.embed import EmbedSettings, aggregate, embed_split
-from eval.probe import fit_probe
 from eval.results import Result
 from hiervl_train.checkpoint.open import open_checkpoint
-from hiervl_train.compat import dual_softmax
 from hiervl_train.models.pixels import normalise
 from shards.companions import CharadesLabels, EpicLabels, HowToLabels, read_companion
 from shards.config import LoaderConfig
 from shards.dataset import open_dataset
 from shards.loader import Loader
 from tests.eval.small import save_small_checkpoint
+from tests.hiervl_train.reference import dual_softmax
 
 ENTRIES = {"epic_mir": epic_mir, "charades_ego": charades_ego, "howto100m": howto100m}
-SAMPLE = ("frames=2", "windows=3", "workers=0", "resamples=50", "report=false")
+SAMPLE = ("sample.frames=2", "sample.windows=3", "data.workers=0", "resamples=50", "report=false")
 
 
 @pytest.fixture(scope="module")

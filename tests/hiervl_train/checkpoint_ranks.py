@@ -15,10 +15,12 @@ import torch
 import torch.distributed as dist
 
 from hiervl_train.checkpoint.files import read_manifest
-from hiervl_train.checkpoint.manager import CheckpointConfig, CheckpointError, Checkpoints, RandomStates
+from hiervl_train.checkpoint.manager import Checkpoints, SaveConfig
+from hiervl_train.models.errors import CheckpointError
+from hiervl_train.random_states import RandomStates
 from tests.hiervl_train.run_states import tiny_state
 
-CONFIG = CheckpointConfig(timeout_seconds=20.0)
+CONFIG = SaveConfig(timeout_seconds=20.0)
 
 
 def save_and_load(rank: int, world: int, folder: Path) -> None:
@@ -68,7 +70,7 @@ def one_node_reads_otherwise(rank: int, world: int, folder: Path) -> None:
 
 def rank_1_never_writes(rank: int, world: int, folder: Path) -> None:
     """Save on rank 0 alone: it gives up after the timeout and says so."""
-    config = CheckpointConfig(timeout_seconds=0.5)
+    config = SaveConfig(timeout_seconds=0.5)
     checkpoints = Checkpoints(folder / "other", config, rank=rank, world=world)
     if rank == 0:
         try:

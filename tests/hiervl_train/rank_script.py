@@ -14,13 +14,12 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from hiervl_train.collectives import all_true, broadcast_json
 from hiervl_train.distributed import (
     DistributedConfig,
     DistributedContext,
     DistributedError,
     FlagConsensus,
-    all_true,
-    broadcast_text,
     distributed_context,
 )
 from hiervl_train.preemption import PreemptionConfig, StopRequest
@@ -40,8 +39,8 @@ def agree(mine: DistributedContext) -> None:
         control.begin({"save": mine.rank == 1 and step == 2, "stop": mine.is_main and step == 3})
         time.sleep(0.02 * mine.rank)
         seen.append(control.agreed())
-    name = broadcast_text("Schritt ü" if mine.is_main else None, mine.control)
-    nothing = broadcast_text(None, mine.control)
+    name = broadcast_json("Schritt ü" if mine.is_main else None, mine.control)
+    nothing = broadcast_json(None, mine.control)
     threads = torch.get_num_threads()
     say(f"{mine.rank}/{mine.world} {mine.device} threads {threads} {seen} {name} {nothing}")
     control.begin({f"flag {mine.rank}": True})
@@ -56,7 +55,7 @@ def agree(mine: DistributedContext) -> None:
 def work(mine: DistributedContext) -> None:
     """Say one's process id and reduce without end; the launcher's SIGTERM is a request only, as in a run."""
     gradient = torch.ones(1000)
-    with StopRequest(PreemptionConfig(), Path("stop"), looks=False):
+    with StopRequest(PreemptionConfig(), Path("stop"), checks_file=False):
         say(f"pid {mine.rank} {os.getpid()}")
         while True:
             dist.all_reduce(gradient)

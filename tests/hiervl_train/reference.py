@@ -127,14 +127,10 @@ def margin(sim: Tensor, weights: Tensor, size: float) -> Tensor:
     return torch.stack(terms).mean()
 
 
-def mil_nce(sim: Tensor, groups_n: Tensor, groups_m: Tensor, temperature: float) -> Tensor:
-    """Miech 2020, equation 1: positives of a row over positives and both kinds of negatives, each once."""
-    exp = (sim / temperature).exp()
-    terms = []
-    for i in range(len(groups_n)):
-        mine = [j for j in range(len(groups_m)) if groups_m[j] == groups_n[i]]
-        positive = sum(exp[i, j] for j in mine)
-        negative = sum(exp[i, j] for j in range(len(groups_m)) if j not in mine)
-        negative = negative + sum(exp[k, j] for k in range(len(groups_n)) if groups_n[k] != groups_n[i] for j in mine)
-        terms.append(-torch.log(torch.as_tensor(positive / (positive + negative))))
-    return torch.stack(terms).mean()
+def dual_softmax(text: Tensor, video: Tensor, temperature: float = 500.0) -> Tensor:
+    """The released EPIC test's scores of every sentence against every video, of unnormalised embeddings.
+
+    S = T·Vᵀ; softmax over videos of S / 500, times S; then softmax over sentences.
+    """
+    scores = text.double() @ video.double().T
+    return ((scores / temperature).softmax(dim=1) * scores).softmax(dim=0)

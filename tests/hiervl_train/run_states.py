@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hiervl_train.checkpoint.manager import OptimizerState, RandomStates, RunState
+from hiervl_train.checkpoint.state import OptimizerState, RunState
+from hiervl_train.random_states import RandomStates
 
 SIZES = {"video.weight": (7, 5), "video.bias": (7,), "aggregator.position": (1, 3, 2)}
 

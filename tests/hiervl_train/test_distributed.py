@@ -81,7 +81,7 @@ def test_ranks_under_torchrun_agree_on_flags_of_any_of_them_and_not_on_different
     assert code == 0, output
     for rank in (0, 1):
         assert f"{rank}/2 cpu threads 1 {AGREED}" in output
-        assert f"{rank}: the ranks agree on different flags; here they are flag {rank}" in output
+        assert f"{rank}: the ranks began different flags; this rank's are flag {rank}" in output
 
 
 def test_tasks_of_srun_find_each_other_by_slurms_variables() -> None:
@@ -138,7 +138,7 @@ def test_a_rank_that_fails_prints_its_traceback_by_name_and_ends_the_job() -> No
     code, output = finished(torchrun("fail"))
     assert code != 0
     assert "[rank 1] ValueError: a bad batch" in output
-    assert re.search(r"rank 1 of 2 on \S+ failed and ends", output)
+    assert re.search(r"rank 1 of 2 on \S+ failed; the launcher", output)
     assert "[rank 1]   File" in output
 
 
@@ -147,7 +147,7 @@ def test_a_rank_that_hangs_ends_the_job_after_the_timeout() -> None:
     code, output = finished(torchrun("hang"))
     assert code != 0
     assert time.monotonic() - began < BOUND_SECONDS
-    assert re.search(r"rank 0 of 2 on \S+ failed and ends", output)
+    assert re.search(r"rank 0 of 2 on \S+ failed; the launcher", output)
     assert re.search(r"\[rank 0\] .*[Tt]imed? ?out", output)
 
 
@@ -155,7 +155,7 @@ def test_ranks_that_leave_with_a_code_part_in_order() -> None:
     code, output = finished(torchrun("leave"))
     assert code == 1, "torchrun turns every code into 1"
     assert "exitcode  : 85" in output
-    assert "failed and ends" not in output
+    assert "the launcher ends" not in output
 
 
 def test_one_process_needs_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,8 +208,8 @@ def test_the_launcher_is_known_by_its_variables(variables: Mapping[str, str], pl
     ("variables", "message"),
     [
         ({"RANK": "0"}, "WORLD_SIZE is not set"),
-        ({"RANK": "x", "WORLD_SIZE": "2"}, "RANK = 'x': a whole number"),
-        ({"RANK": "2", "WORLD_SIZE": "2"}, "rank 2 is not one of 2 ranks"),
+        ({"RANK": "x", "WORLD_SIZE": "2"}, "RANK = 'x': expected an integer"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "rank 2 is out of range for 2 ranks"),
         (STEP | NODES | {"SLURM_JOB_NODELIST": ""}, "names no host; set MASTER_ADDR"),
     ],
 )
@@ -237,7 +237,7 @@ def test_gloo_computes_on_the_cpu_and_nccl_without_a_gpu_says_so() -> None:
     assert choose_device("gloo", LaunchInfo()) == torch.device("cpu")
     if not torch.cuda.is_available():
         assert choose_device("auto", LaunchInfo()) == torch.device("cpu")
-        with pytest.raises(DistributedError, match="backend = nccl: torch sees no GPU"):
+        with pytest.raises(DistributedError, match="backend = nccl: torch finds no GPU"):
             choose_device("nccl", LaunchInfo())
 
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from hiervl_train import losses
-from hiervl_train.compat import dual_softmax
 from tests.hiervl_train import reference
 from tests.hiervl_train.tiny import random_tags
 
@@ -130,34 +129,10 @@ def test_one_summary_in_all_is_an_error():
 def test_margins_are_hinges_over_other_pairs_in_both_directions(count):
     sim, weights = randn(count, count).requires_grad_(), torch.rand(count, dtype=torch.float64)
     same(losses.adaptive_max_margin(sim, weights, margin=0.4), reference.margin(sim, weights, 0.4), sim)
-    ones = torch.ones(count, dtype=torch.float64)
-    same(losses.max_margin(sim, margin=0.2), reference.margin(sim, ones, 0.2), sim)
 
 
 def test_a_margin_needs_two_pairs_and_a_square():
     with pytest.raises(ValueError, match="at least 2"):
-        losses.max_margin(randn(1, 1), margin=0.2)
+        losses.adaptive_max_margin(randn(1, 1), torch.ones(1), margin=0.2)
     with pytest.raises(ValueError, match="2×3"):
-        losses.max_margin(randn(2, 3), margin=0.2)
-
-
-@pytest.mark.parametrize(("rows", "columns"), [([0, 1, 2], [0, 0, 1, 2, 2]), ([0, 0, 1], [1, 0]), ([4, 4], [4, 4])])
-def test_mil_nce_counts_all_columns_of_a_group_as_positive(rows, columns):
-    groups_n, groups_m = torch.tensor(rows), torch.tensor(columns)
-    sim = randn(len(rows), len(columns)).requires_grad_()
-    ours = losses.mil_nce(sim, groups_n, groups_m, temperature=0.5)
-    same(ours, reference.mil_nce(sim, groups_n, groups_m, 0.5), sim)
-
-
-def test_mil_nce_of_single_pairs_is_finite_far_below_the_softmax():
-    sim = torch.full((3, 3), 1.0, dtype=torch.float64)
-    sim.fill_diagonal_(-1.0)
-    loss = losses.mil_nce(sim, torch.arange(3), torch.arange(3), temperature=0.001)
-    assert loss.item() == pytest.approx(2 / 0.001 + math.log(4), rel=1e-12)
-
-
-def test_dual_softmax_is_the_released_formula():
-    text, video = randn(7, 4) * 30, randn(5, 4, seed=1) * 30
-    scores = text @ video.T
-    expected = torch.softmax(torch.softmax(scores / 500, dim=1) * scores, dim=0)
-    torch.testing.assert_close(dual_softmax(text, video), expected)
+        losses.adaptive_max_margin(randn(2, 3), torch.ones(2), margin=0.2)

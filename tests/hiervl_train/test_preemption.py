@@ -82,7 +82,7 @@ def test_a_forked_worker_is_ended_by_sigterm_and_by_no_signal_of_the_scheduler(t
 
 def test_the_stop_file_is_seen_within_two_seconds_and_only_where_it_is_looked_for(tmp_path: Path) -> None:
     file = tmp_path / "stop"
-    with StopRequest(NEVER, file) as stop, StopRequest(NEVER, file, looks=False) as other:
+    with StopRequest(NEVER, file) as stop, StopRequest(NEVER, file, checks_file=False) as other:
         assert stop.reason is None
         file.touch()
         end = time.monotonic() + 2

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import BertTokenizerFast
 
-from hiervl_train.models.text import MissingPretrained
+from hiervl_train.models.errors import MissingPretrained
 from hiervl_train.tokenizer import Tokenizer, TokenizerError
 
 TEXTS = ["#C C opens the drawer", "#C C closes the door", "#O a person looks at C's café", ""]

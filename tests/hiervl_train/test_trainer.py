@@ -203,7 +203,7 @@ def test_a_loss_that_is_not_finite_is_skipped_and_too_many_end_the_run_with_the_
         (["schedule.clipz=8"], "did you mean schedule.clips?"),
         (["data.split=test"], "there is no clips/test"),
         (["init_from=absent"], "absent"),
-        (["text.tokenizer=absent"], "absent"),
+        (["tokenizer.source=absent"], "absent"),
         (["data.lanes=3"], "lanes"),
     ],
 )

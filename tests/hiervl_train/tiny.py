@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hiervl_train.models import AggregatorConfig, HierVL, ModelConfig, TextConfig
-from hiervl_train.models.attention import TimeAttention
+from hiervl_train.models.layers import TimeAttention
 from hiervl_train.objectives import Tags
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"

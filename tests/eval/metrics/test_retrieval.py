@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eval.metrics.ranking import Ranking
-from eval.metrics.relevancy import Classes, Relevancy
 from eval.metrics.retrieval import score_retrieval
 from eval.metrics.similarity import cosine, dual_softmax
-from hiervl_train.compat import dual_softmax as released_dual_softmax
-from tests.eval.metrics.test_relevancy import direct_relevancy
+from hiervl_train.relevancy import Classes, Relevancy
+from tests.hiervl_train.reference import dual_softmax as released_dual_softmax
+from tests.hiervl_train.test_relevancy import direct_relevancy
 from tests.paths import REPOSITORY, shared
 
 
@@ -207,9 +207,9 @@ def test_wrong_inputs_are_named() -> None:
 CHANCE = """
 import ast, csv, json, resource, sys, time
 import numpy as np
-from eval.relevancy import Classes, Relevancy
-from eval.retrieval import score_retrieval
-from eval.similarity import cosine, dual_softmax
+from hiervl_train.relevancy import Classes, Relevancy
+from eval.metrics.retrieval import score_retrieval
+from eval.metrics.similarity import cosine, dual_softmax
 
 def rows(path):
     with open(path, encoding="utf-8") as file:

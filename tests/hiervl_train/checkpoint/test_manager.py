@@ -21,29 +21,23 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from hiervl_train.checkpoint.manager import (
-    CheckpointConfig,
-    CheckpointError,
-    Checkpoints,
-    OptimizerState,
-    RandomStates,
-    RunState,
-)
+from hiervl_train.checkpoint.manager import Checkpoints, SaveConfig
+from hiervl_train.checkpoint.state import OptimizerState, RunState
 from hiervl_train.models import HierVL
+from hiervl_train.models.errors import CheckpointError
+from hiervl_train.random_states import RandomStates
 from tests.hiervl_train.run_states import assert_is_of_step, tiny_state
 from tests.hiervl_train.tiny import tiny_model
 from tests.paths import REPOSITORY
 
-BY_STEPS = CheckpointConfig(every_steps=10, every_minutes=None)
+BY_STEPS = SaveConfig(every_steps=10, every_minutes=None)
 
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def saved(
-    folder: Path, *steps: int, config: CheckpointConfig = BY_STEPS, scores: dict[int, float] | None = None
-) -> None:
+def saved(folder: Path, *steps: int, config: SaveConfig = BY_STEPS, scores: dict[int, float] | None = None) -> None:
     """Save made-up states of these steps."""
     with Checkpoints(folder, config) as checkpoints:
         for step in steps:
@@ -242,7 +236,7 @@ def test_the_state_of_other_parameters_is_refused_by_name() -> None:
         OptimizerState.take(half, net.aggregator.named_parameters())
 
 
-# ---- what is damaged is passed over
+# ---- what is damaged is skipped
 
 
 FILES = [
@@ -278,7 +272,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_named_and_left(
     assert state is not None
     assert_is_of_step(state, 10)
     warning = caplog.records[0].getMessage()
-    assert warning.startswith("checkpoint step-00000020 is passed over: ")
+    assert warning.startswith("checkpoint step-00000020 is skipped: ")
     assert str(tmp_path / "step-00000020" / name) in warning
     assert names(tmp_path) == ["step-00000010", "step-00000020"]
     with Checkpoints(tmp_path, BY_STEPS) as checkpoints, pytest.raises(CheckpointError):
@@ -288,13 +282,13 @@ def test_a_damaged_checkpoint_is_passed_over_and_named_and_left(
 def test_no_sound_checkpoint_among_some_is_an_error_and_no_new_start(tmp_path: Path) -> None:
     saved(tmp_path, 10)
     flip(tmp_path / "step-00000010" / "model.safetensors")
-    with pytest.raises(CheckpointError, match="none of its 1 checkpoints is sound"):
+    with pytest.raises(CheckpointError, match="all 1 checkpoints are damaged"):
         latest(tmp_path)
 
 
 def test_a_damaged_one_does_not_count_among_those_kept(tmp_path: Path) -> None:
-    config = CheckpointConfig(every_steps=10, every_minutes=None, keep_last=1)
-    saved(tmp_path, 10, 20, config=CheckpointConfig(keep_last=2))
+    config = SaveConfig(every_steps=10, every_minutes=None, keep_last=1)
+    saved(tmp_path, 10, 20, config=SaveConfig(keep_last=2))
     flip(tmp_path / "step-00000020" / "model.safetensors")
     with Checkpoints(tmp_path, config) as checkpoints:
         assert checkpoints.load_latest() is not None
@@ -311,7 +305,7 @@ def test_a_damaged_one_does_not_count_among_those_kept(tmp_path: Path) -> None:
 
 
 def test_the_last_ones_and_the_best_one_are_kept(tmp_path: Path) -> None:
-    config = CheckpointConfig(keep_last=2)
+    config = SaveConfig(keep_last=2)
     saved(tmp_path, 10, 20, 30, 40, 50, config=config, scores={10: 1.0, 20: 7.5, 30: 7.5, 40: float("nan")})
     assert names(tmp_path) == ["best.json", "step-00000020", "step-00000040", "step-00000050"]
     assert json.loads((tmp_path / "best.json").read_text()) == {"folder": "step-00000020", "step": 20, "score": 7.5}
@@ -323,7 +317,7 @@ def test_the_last_ones_and_the_best_one_are_kept(tmp_path: Path) -> None:
 
 
 def test_no_best_one_is_kept_where_that_is_not_wanted(tmp_path: Path) -> None:
-    saved(tmp_path, 10, 20, config=CheckpointConfig(keep_last=1, keep_best=False), scores={10: 9.0, 20: 1.0})
+    saved(tmp_path, 10, 20, config=SaveConfig(keep_last=1, keep_best=False), scores={10: 9.0, 20: 1.0})
     assert names(tmp_path) == ["step-00000020"]
 
 
@@ -338,18 +332,18 @@ def test_a_second_save_of_a_step_writes_nothing_but_its_score_counts(tmp_path: P
 
 def test_when_checkpoints_are_due(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, BY_STEPS)
-    assert [step for step in range(35) if checkpoints.due(step)] == [10, 20, 30]
-    assert not checkpoints.wants()
-    by_clock = Checkpoints(tmp_path, CheckpointConfig(every_steps=None, every_minutes=0.3 / 60))
-    assert not by_clock.due(1000)
-    assert not by_clock.wants()
+    assert [step for step in range(35) if checkpoints.is_due(step)] == [10, 20, 30]
+    assert not checkpoints.is_time()
+    by_clock = Checkpoints(tmp_path, SaveConfig(every_steps=None, every_minutes=0.3 / 60))
+    assert not by_clock.is_due(1000)
+    assert not by_clock.is_time()
     time.sleep(0.35)
-    assert by_clock.wants()
-    assert not by_clock.wants(), "asked once, until the ranks have agreed and saved"
+    assert by_clock.is_time()
+    assert not by_clock.is_time(), "asked once, until the ranks have agreed and saved"
     time.sleep(0.2)
     by_clock.save(tiny_state(1), wait=True)
     time.sleep(0.2)
-    assert not by_clock.wants(), "counted from the last save"
+    assert not by_clock.is_time(), "counted from the last save"
 
 
 @pytest.mark.parametrize(
@@ -357,7 +351,7 @@ def test_when_checkpoints_are_due(tmp_path: Path) -> None:
 )
 def test_a_bad_value_is_refused_by_name(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=rf"{field} = {value}"):
-        CheckpointConfig(**{field: value})
+        SaveConfig(**{field: value})
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "../escape", ".hidden", "random-00000.safetensors"])
@@ -372,7 +366,7 @@ def test_an_extra_file_takes_no_name_that_is_not_its_own(tmp_path: Path, name: s
 def write_without_end(folder: Path, step: int, begun: Synchronized[int], done: Synchronized[int]) -> None:
     """Save the step again, then one after another, saying which are begun and which complete."""
     torch.set_num_threads(1)
-    checkpoints = Checkpoints(folder, CheckpointConfig(keep_last=1))
+    checkpoints = Checkpoints(folder, SaveConfig(keep_last=1))
     while True:
         begun.value = step
         checkpoints.save(tiny_state(step), wait=True)
@@ -419,7 +413,7 @@ def rank_without_end(rank: int, folder: Path, store: Path, done: Synchronized[in
     """Be one of two ranks: go on from the newest checkpoint, which must not be older than what was complete."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    checkpoints = Checkpoints(folder, CheckpointConfig(keep_last=1), rank=rank, world=2)
+    checkpoints = Checkpoints(folder, SaveConfig(keep_last=1), rank=rank, world=2)
     state = checkpoints.load_latest()
     step = state.step if state is not None else 0
     if state is not None:
@@ -471,7 +465,7 @@ def test_a_full_disk_is_an_error_of_the_next_call_and_the_last_checkpoint_stays(
     checkpoints.save(tiny_state(20, model={"w": torch.zeros(*big["video.weight"])}))
     time.sleep(0.5)
     with pytest.raises(CheckpointError, match=r"checkpoint of step 20 failed.*[Nn]o space left"):
-        checkpoints.due(21)
+        checkpoints.is_due(21)
     assert names(folder) == ["step-00000010"], "what was half written is gone, so the disk is no fuller"
     state = checkpoints.load_latest()
     assert state is not None and state.step == 10
@@ -521,7 +515,7 @@ def test_ranks_agree_where_one_node_reads_what_the_others_do_not(two_ranks: tupl
     _, outputs = two_ranks
     for rank in (0, 1):
         assert f"one node: rank {rank} loaded 10\n" in outputs[rank]
-    assert "rank 1 WARNING checkpoint step-00000020 is passed over" in outputs[1]
+    assert "rank 1 WARNING checkpoint step-00000020 is skipped" in outputs[1]
 
 
 def test_on_another_number_of_ranks_all_but_the_random_states_carries_over(
@@ -543,5 +537,5 @@ def test_a_rank_that_never_writes_its_file_is_an_error_and_no_hang(two_ranks: tu
 
 
 def test_several_ranks_without_process_groups_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"need torch\.distributed"):
+    with pytest.raises(RuntimeError, match=r"need an initialised process group"):
         Checkpoints(tmp_path, BY_STEPS, rank=0, world=2)

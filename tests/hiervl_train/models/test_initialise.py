@@ -12,10 +12,10 @@ import torch
 from transformers import BertConfig, BertModel, DistilBertModel, RobertaConfig, RobertaModel
 
 from hiervl_train.models import HierVL, InitConfig, TextConfig
+from hiervl_train.models.errors import CheckpointError, MissingPretrained
 from hiervl_train.models.initialise import initialise, load_text, load_vit
-from hiervl_train.models.released import CheckpointError
 from hiervl_train.models.storage import save
-from hiervl_train.models.text import MissingPretrained, load_tokenizer, transformers_config
+from hiervl_train.models.text import load_tokenizer, transformers_config
 from hiervl_train.models.timm_vit import vit_sizes
 from tests.hiervl_train.tiny import random_text, tiny_config, tiny_model, tiny_text
 

@@ -15,8 +15,8 @@ import torch
 
 from configs import loading
 from hiervl_train.models import AggregatorConfig, HierVL, ModelConfig, convert, released
-from hiervl_train.models.released import CheckpointError
-from hiervl_train.models.storage import load_checkpoint, load_into, load_weights, save
+from hiervl_train.models.errors import CheckpointError
+from hiervl_train.models.storage import StoredWeights, fit, read_weights, save
 from tests.hiervl_train.tiny import GOLDEN, needs_golden, random_text, random_video, tiny_config, tiny_model
 
 
@@ -55,11 +55,11 @@ def test_golden_outputs(golden):
 @needs_golden
 def test_golden_outputs_with_more_slots_than_frames(golden):
     """A clip of 4 frames means the same to a model of 16 slots: new slots are zero and only the first are used."""
-    model, report = load_checkpoint(GOLDEN / "checkpoint.pth", golden_config(num_frames=16))
+    model, report = HierVL.load(GOLDEN / "checkpoint.pth", golden_config(num_frames=16))
     assert report.resized == ("video.temporal_embed from 4 to 16 frames: the new ones are zero",)
     assert_golden(model.eval(), golden)
     assert not model.video.temporal_embed[:, 4:].any()
-    fewer, report = load_checkpoint(GOLDEN / "checkpoint.pth", golden_config(num_frames=2))
+    fewer, report = HierVL.load(GOLDEN / "checkpoint.pth", golden_config(num_frames=2))
     assert report.resized == ("video.temporal_embed from 4 to 2 frames: the first are kept",)
     assert torch.equal(fewer.video.temporal_embed, model.video.temporal_embed[:, :2])
 
@@ -90,17 +90,17 @@ def test_convert_runs_as_a_module_and_fails_by_name(tmp_path):
     run = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).resolve().parents[3])
     assert run.returncode == 1
     assert "missing video_model.blocks.2.norm1.weight" in run.stderr and "Traceback" not in run.stderr
-    assert "sizes come from `config`" in run.stderr
+    assert "sizes come from the given configuration" in run.stderr
 
 
 @needs_golden
 def test_unused_parts_are_listed_and_logged_by_name(caplog):
     HierVL.from_checkpoint(GOLDEN / "checkpoint.pth", golden_config())
-    _, report = load_checkpoint(GOLDEN / "checkpoint.pth", golden_config())
+    _, report = HierVL.load(GOLDEN / "checkpoint.pth", golden_config())
     assert set(report.ignored) == {name for name, _ in released.unused_parts(golden_config())}
     assert report.fresh == report.resized == ()
     assert all(name in caplog.text for name in report.ignored)
-    _, report = load_checkpoint(GOLDEN / "checkpoint.pth", golden_config(aggregator=None))
+    _, report = HierVL.load(GOLDEN / "checkpoint.pth", golden_config(aggregator=None))
     assert "aggregation.blocks.0.attn.qkv.weight" in report.ignored
 
 
@@ -117,7 +117,9 @@ def test_the_published_size_has_the_released_names_and_shapes():
 
     theirs = {name: torch.empty(shape, device="meta") for name, (shape, _) in expected.items()}
     names = {released.to_ours(name) or name: name for name in theirs}
-    report = load_weights(model, {ours: theirs[name] for ours, name in names.items()}, listing, names=names)
+    tensors = {ours: theirs[name] for ours, name in names.items()}
+    stored = StoredWeights(path=listing, config=model.config, tensors=tensors, names=names, is_released=True)
+    _, report = fit(stored, model.state_dict())
     assert set(report.ignored) == {name for name, _ in released.unused_parts(model.config)}
 
 
@@ -157,7 +159,7 @@ def test_a_checkpoint_without_an_aggregator_starts_a_new_one_only_where_asked(tm
         HierVL.from_checkpoint(path, tiny_config())
     model = tiny_model(seed=4, dtype=torch.float32)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    report = load_into(model, path)
+    report = model.load_weights(read_weights(path), may_be_fresh="aggregator.")
     assert report.fresh == tuple(name for name in before if name.startswith("aggregator."))
     assert torch.equal(model.aggregator.pos_embed, before["aggregator.pos_embed"])
     assert not torch.equal(model.video.cls_token, before["video.cls_token"])
@@ -168,7 +170,7 @@ def test_half_an_aggregator_is_an_error(tmp_path):
     del state["module.aggregation.norm.bias"]
     path = write(tmp_path / "half.pth", small(), state_dict=state)
     with pytest.raises(CheckpointError, match=r"missing aggregation\.norm\.bias"):
-        load_into(small(), path)
+        small().load_weights(read_weights(path), may_be_fresh="aggregator.")
 
 
 def test_average_and_bare_models_go_to_the_released_layout_and_back(tmp_path):

@@ -9,8 +9,8 @@ from transformers import DistilBertModel
 
 from configs import loading
 from hiervl_train.models import AggregatorConfig, HierVL, ModelConfig
-from hiervl_train.models.attention import TILE, packing, packing_mask
 from hiervl_train.models.initialise import load_vit
+from hiervl_train.models.layers import TILE, packing, packing_mask
 from hiervl_train.models.speed import SpeedConfig, autocast
 from hiervl_train.models.text import transformers_config
 from tests.hiervl_train import reference

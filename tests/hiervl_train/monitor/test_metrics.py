@@ -1,4 +1,4 @@
-"""Metrics: lines that any JSON reader takes, curves without gaps or doubles after a kill, and averages."""
+"""Metrics: strict JSON lines, curves without gaps or repeated steps after a kill, averages, TensorBoard and W&B."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import logging
 import math
 import mmap
 import signal
+import struct
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +21,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from wandb.proto.wandb_internal_pb2 import Record
 
+from configs.loading import ConfigError, from_dict
 from hiervl_train.monitor.metrics import (
     METRICS,
     MetricsConfig,
+    MetricsError,
     MetricsWriter,
     Window,
     line,
-    measure_peak,
     memory,
-    peak,
-    peak_tflops_of,
     read_columns,
     read_metrics,
 )
@@ -39,7 +41,7 @@ NAMES = st.text(min_size=1, max_size=8).filter(lambda name: name not in ("step",
 
 
 def strict(data: bytes) -> Any:
-    """Parse JSON as the standard has it: NaN and Infinity are no numbers."""
+    """Parse standard JSON, which has no NaN and no Infinity."""
 
     def refuse(literal: str) -> None:
         raise AssertionError(f"{literal} is not JSON")
@@ -55,7 +57,7 @@ def written(folder: Path, steps: range, *, first_step: int = 1, config: MetricsC
 
 @settings(deadline=None)
 @given(st.dictionaries(NAMES, st.one_of(st.floats(), st.integers(-(2**62), 2**62), st.booleans())))
-def test_a_line_is_strict_json_whatever_the_numbers_are(values: dict[str, float]) -> None:
+def test_a_line_is_strict_json_for_any_values(values: dict[str, float]) -> None:
     data = line(7, 1.5, values)
     assert data.endswith(b"\n") and data.count(b"\n") == 1
     row = strict(data)
@@ -63,19 +65,19 @@ def test_a_line_is_strict_json_whatever_the_numbers_are(values: dict[str, float]
     assert row == {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
-def test_numbers_of_torch_and_numpy_are_numbers() -> None:
+def test_torch_and_numpy_numbers_are_accepted() -> None:
     row = strict(line(1, 0.0, {"a": np.float32(0.5), "b": torch.tensor(2.0), "c": np.float64("nan")}))  # type: ignore[dict-item]
     assert (row["a"], row["b"], row["c"]) == (0.5, 2.0, None)
 
 
-def test_a_metric_named_as_a_field_of_each_line_is_refused() -> None:
+def test_a_metric_with_a_reserved_name_is_an_error() -> None:
     with pytest.raises(ValueError, match="step"):
         line(1, 0.0, {"step": 3.0})
 
 
 @settings(deadline=None)
 @given(st.lists(st.dictionaries(NAMES, st.one_of(st.floats(), st.integers(-(2**80), 2**80)), max_size=4), max_size=8))
-def test_columns_are_the_lines(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, float]]) -> None:
+def test_columns_equal_the_lines(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, float]]) -> None:
     folder = tmp_path_factory.mktemp("run")
     (folder / METRICS).write_bytes(b"".join(line(step, 0.5, row) for step, row in enumerate(rows)))
     columns = read_columns(folder)
@@ -88,13 +90,13 @@ def test_columns_are_the_lines(tmp_path_factory: pytest.TempPathFactory, rows: l
 
 def test_a_resumed_run_has_every_step_once(tmp_path: Path) -> None:
     written(tmp_path, range(1, 21))
-    written(tmp_path, range(11, 31), first_step=11)  # the last checkpoint had 10 steps
+    written(tmp_path, range(11, 31), first_step=11)  # the last checkpoint was at step 10
     rows = read_metrics(tmp_path)
     assert [row["step"] for row in rows] == list(range(1, 31))
     assert [row["loss/child"] for row in rows] == [*range(101, 111), *range(1111, 1131)]
 
 
-def test_a_torn_last_line_is_dropped_wherever_it_tore(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_dropped(tmp_path: Path) -> None:
     whole = b"".join(line(step, 0.0, {"loss/child": 123456.75}) for step in (1, 2))
     for end in range(whole.index(b"\n") + 2, len(whole)):
         (tmp_path / METRICS).write_bytes(whole[:end])
@@ -106,7 +108,9 @@ def test_a_torn_last_line_is_dropped_wherever_it_tore(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"\0\0\0\0", b"[]", b'{"step": "2"}', b'{"step": 1e300}', b"{", b'{"step": -1}'])
-def test_a_damaged_line_is_left_out_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: bytes) -> None:
+def test_a_damaged_line_is_left_out_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: bytes
+) -> None:
     path = tmp_path / METRICS
     path.write_bytes(line(1, 0.0, {"a": 1.0}) + damage + b"\n" + line(3, 0.0, {"a": 3.0}))
     with caplog.at_level(logging.WARNING):
@@ -115,7 +119,7 @@ def test_a_damaged_line_is_left_out_and_named(tmp_path: Path, caplog: pytest.Log
     assert list(read_columns(tmp_path)["a"]) == [1.0, 3.0]
 
 
-def test_a_file_without_anything_to_drop_is_not_rewritten(tmp_path: Path) -> None:
+def test_a_file_with_nothing_to_drop_is_not_rewritten(tmp_path: Path) -> None:
     written(tmp_path, range(1, 6))
     before = (tmp_path / METRICS).stat().st_ino
     written(tmp_path, range(6, 8), first_step=6)
@@ -128,7 +132,7 @@ def test_a_folder_without_metrics_has_none(tmp_path: Path) -> None:
 
 _WRITER = """
 import signal, sys
-from hiervl_train.metrics import MetricsConfig, MetricsWriter
+from hiervl_train.monitor.metrics import MetricsConfig, MetricsWriter
 writer = MetricsWriter(sys.argv[1], MetricsConfig(tensorboard=False), first_step=1)
 for step in range(1, 1001):
     writer.write(step, {"loss/child": 1.5})
@@ -137,7 +141,7 @@ signal.pause()
 """
 
 
-def test_a_kill_loses_no_line_that_was_written(tmp_path: Path) -> None:
+def test_a_kill_loses_no_written_line(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", _WRITER, str(tmp_path)], stdout=subprocess.PIPE)
     assert process.stdout is not None and process.stdout.readline() == b"written\n"
     process.send_signal(signal.SIGKILL)
@@ -146,10 +150,10 @@ def test_a_kill_loses_no_line_that_was_written(tmp_path: Path) -> None:
     assert [row["step"] for row in read_metrics(tmp_path)] == list(range(1, 1001))
 
 
-def test_tensorboard_shows_the_same_and_the_steps_done_again_once(tmp_path: Path) -> None:
+def test_tensorboard_has_the_same_values_and_repeated_steps_once(tmp_path: Path) -> None:
     config = MetricsConfig()
     written(tmp_path, range(1, 9), config=config)
-    time.sleep(1.1)  # event files are named, and so read, by the second
+    time.sleep(1.1)  # the names of event files, which order them, have a resolution of 1 s
     with MetricsWriter(tmp_path, config, first_step=5) as writer:
         for step in range(5, 11):
             writer.write(step, {"loss/child": 500 + step, "grad_norm": math.inf if step == 7 else 1.0})
@@ -160,10 +164,59 @@ def test_tensorboard_shows_the_same_and_the_steps_done_again_once(tmp_path: Path
     assert [event.step for event in events.Scalars("grad_norm")] == [5, 6, 8, 9, 10]
 
 
+def wandb_records(path: Path) -> Iterator[Record]:
+    """Yield the records of an offline W&B run: LevelDB's log format after a header of 7 bytes."""
+    data, position, record = path.read_bytes(), 7, b""
+    while position + 7 <= len(data):
+        if 2**15 - position % 2**15 < 7:  # the end of a block of 32 KiB is padding
+            position += 2**15 - position % 2**15
+            continue
+        size, kind = struct.unpack_from("<HB", data, position + 4)
+        record += data[position + 7 : position + 7 + size]
+        position += 7 + size
+        if kind in (1, 4):  # a whole record, or the last chunk of one
+            yield Record.FromString(record)
+            record = b""
+
+
+def wandb_history(folder: Path) -> list[dict[str, Any]]:
+    """Return the logged rows of all offline W&B runs in a folder, in order."""
+    paths = sorted((folder / "wandb").glob("offline-run-*/run-*.wandb"))
+    records = [record for path in paths for record in wandb_records(path) if record.HasField("history")]
+    return [
+        {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+        for record in records
+    ]
+
+
+def test_wandb_gets_the_same_values_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    (tmp_path / "config.yaml").write_text("run: {seed: 3}\n")
+    config = MetricsConfig(tensorboard=False, wandb="hiervl-test")
+    with MetricsWriter(tmp_path, config, first_step=1) as writer:
+        for step in (1, 2):
+            writer.write(step, {"loss/child": 4.0 / step, "grad_norm": math.inf if step == 1 else 1.0})
+    history = wandb_history(tmp_path)
+    assert [(row["_step"], row["loss/child"], row.get("grad_norm")) for row in history] == [
+        (1, 4.0, None),
+        (2, 2.0, 1.0),
+    ]
+    run_id = (tmp_path / "wandb" / "run-id.txt").read_text()
+    assert [path.name.rsplit("-", 1)[1] for path in (tmp_path / "wandb").glob("offline-run-*")] == [run_id]
+
+
+def test_wandb_that_is_not_installed_is_an_error_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(
+        MetricsError, match=r"metrics\.wandb = mine.*pip install 'hiervl\[wandb\]'.*metrics\.wandb=null"
+    ):
+        MetricsWriter(tmp_path, MetricsConfig(tensorboard=False, wandb="mine"), first_step=1)
+
+
 STEPS = st.lists(
     st.fixed_dictionaries(
         {
-            "kind": st.sampled_from(["child", "parent"]),
+            "step_type": st.sampled_from(["child", "parent"]),
             "loss": st.floats(-100, 100),
             "grad_norm": st.floats(0, 100),
             "clips": st.integers(0, 512),
@@ -179,34 +232,36 @@ STEPS = st.lists(
 
 @settings(deadline=None)
 @given(STEPS, st.integers(1, 8), st.floats(0.5, 100))
-def test_a_window_averages_what_it_was_told(steps: list[dict[str, Any]], world: int, seconds: float) -> None:
+def test_a_window_averages_its_steps(steps: list[dict[str, Any]], world: int, seconds: float) -> None:
     now = [5.0]
     window = Window(world=world, peak_flops=2e14, clock=lambda: now[0])
     for step in steps:
         window.add(**step)
     now[0] += seconds
-    found = window.values(lr=3e-5)
-    assert found["lr"] == 3e-5 and found["skipped_steps"] == sum(step["is_skipped"] for step in steps)
+    values = window.values(lr=3e-5)
+    assert values["lr"] == 3e-5 and values["skipped_steps"] == sum(step["is_skipped"] for step in steps)
     good = [step for step in steps if not step["is_skipped"]]
-    for kind in ("child", "parent"):
-        losses = [step["loss"] for step in good if step["kind"] == kind]
-        waits = [step["wait_seconds"] for step in steps if step["kind"] == kind]
-        assert (f"loss/{kind}" in found) == bool(losses) and (f"wait_seconds/{kind}" in found) == bool(waits)
+    for step_type in ("child", "parent"):
+        losses = [step["loss"] for step in good if step["step_type"] == step_type]
+        waits = [step["wait_seconds"] for step in steps if step["step_type"] == step_type]
+        assert (f"loss/{step_type}" in values) == bool(losses) and (f"wait_seconds/{step_type}" in values) == bool(
+            waits
+        )
         if losses:
-            assert found[f"loss/{kind}"] == pytest.approx(sum(losses) / len(losses))
+            assert values[f"loss/{step_type}"] == pytest.approx(sum(losses) / len(losses))
         if waits:
-            assert found[f"wait_seconds/{kind}"] == pytest.approx(sum(waits) / len(waits))
+            assert values[f"wait_seconds/{step_type}"] == pytest.approx(sum(waits) / len(waits))
     if good:
-        assert found["grad_norm"] == pytest.approx(sum(step["grad_norm"] for step in good) / len(good))
+        assert values["grad_norm"] == pytest.approx(sum(step["grad_norm"] for step in good) / len(good))
     clips = sum(step["clips"] for step in steps)
-    assert found["clips_per_second"] == pytest.approx(clips * world / seconds)
-    assert found["clips_per_second_per_gpu"] == pytest.approx(clips / seconds)
-    assert found["mfu"] == pytest.approx(sum(step["flops"] for step in steps) / seconds / 2e14)
-    assert found["data_wait_fraction"] == pytest.approx(sum(step["wait_seconds"] for step in steps) / seconds)
-    assert found["seconds_per_step"] == pytest.approx(seconds / len(steps))
+    assert values["clips_per_second"] == pytest.approx(clips * world / seconds)
+    assert values["clips_per_second_per_gpu"] == pytest.approx(clips / seconds)
+    assert values["mfu"] == pytest.approx(sum(step["flops"] for step in steps) / seconds / 2e14)
+    assert values["data_wait_fraction"] == pytest.approx(sum(step["wait_seconds"] for step in steps) / seconds)
+    assert values["seconds_per_step"] == pytest.approx(seconds / len(steps))
 
 
-def test_a_window_begins_anew_after_its_values() -> None:
+def test_a_window_resets_after_its_values() -> None:
     now = [0.0]
     window = Window(clock=lambda: now[0])
     window.add("child", loss=4.0, grad_norm=1.0, clips=8)
@@ -224,17 +279,7 @@ def test_a_window_begins_anew_after_its_values() -> None:
     assert not {"loss/child", "data/samples", "data/failed/decode"} & second.keys()
 
 
-def test_time_of_a_pause_is_in_no_speed() -> None:
-    now = [0.0]
-    window = Window(clock=lambda: now[0])
-    window.add("child", loss=1.0, grad_norm=1.0, clips=10)
-    with window.paused():
-        now[0] += 100.0
-    now[0] += 2.0
-    assert window.values(lr=1.0)["clips_per_second"] == 5.0
-
-
-def test_a_loss_that_is_not_finite_is_null_and_not_left_out(tmp_path: Path) -> None:
+def test_a_non_finite_loss_is_null(tmp_path: Path) -> None:
     window = Window()
     for loss in (1.0, math.nan):
         window.add("child", loss=loss, grad_norm=math.inf, clips=1)
@@ -244,7 +289,7 @@ def test_a_loss_that_is_not_finite_is_null_and_not_left_out(tmp_path: Path) -> N
     assert row["loss/child"] is None and row["grad_norm"] is None and row["clips_per_second"] > 0
 
 
-def test_memory_is_this_process() -> None:
+def test_memory_is_that_of_this_process() -> None:
     before = memory()["memory/process_gib"]
     with mmap.mmap(-1, 2**28) as held:  # a quarter of a GiB that no allocator had before
         held.write(bytes(2**28))
@@ -252,49 +297,7 @@ def test_memory_is_this_process() -> None:
     assert 0.2 < grown < 0.4
 
 
-@pytest.mark.parametrize(
-    ("name", "tflops"),
-    [
-        ("NVIDIA H100 80GB HBM3", 989.0),
-        ("NVIDIA H100 PCIe", 756.0),
-        ("NVIDIA H100 NVL", 835.0),
-        ("NVIDIA H200", 989.0),
-        ("NVIDIA GH200 480GB", 989.0),
-        ("NVIDIA A100-SXM4-80GB", 312.0),
-        ("NVIDIA A100-SXM4-80GB MIG 3g.40gb", None),
-        ("Tesla V100-SXM2-32GB", 125.0),
-        ("NVIDIA A10", 125.0),
-        ("NVIDIA A10G", 70.0),
-        ("NVIDIA L4", 121.0),
-        ("NVIDIA L40", 181.0),
-        ("NVIDIA L40S", 362.0),
-        ("NVIDIA RTX A6000", 154.8),
-        ("NVIDIA RTX 4000 SFF", None),
-        ("NVIDIA A4000", None),
-    ],
-)
-def test_a_device_is_known_by_its_name(name: str, tflops: float | None) -> None:
-    assert peak_tflops_of(name) == tflops
-
-
-def test_the_denominator_says_where_it_is_from() -> None:
-    configured = peak("cpu", MetricsConfig(peak_tflops=12.5))
-    assert configured.flops == 12.5e12 and str(configured) == "12.5 TFLOP/s a device: metrics.peak_tflops"
-    assert "measured, float32 product" in str(peak("cpu", MetricsConfig()))
-
-
-def test_a_measured_peak_is_what_a_matrix_product_reaches() -> None:
-    a = torch.ones(1024, 1024)
-    measured = measure_peak("cpu", seconds=0.5).flops
-    fastest, until = math.inf, time.perf_counter() + 0.5
-    while time.perf_counter() < until:
-        start = time.perf_counter()
-        a @ a
-        fastest = min(fastest, time.perf_counter() - start)
-    assert 0.25 < 2 * 1024**3 / fastest / measured < 4  # other processes take time from either
-
-
 @pytest.mark.parametrize(("field", "value"), [("every_steps", 0), ("peak_tflops", 0.0), ("peak_tflops", math.inf)])
-def test_a_setting_that_cannot_be_is_named(field: str, value: float) -> None:
-    with pytest.raises(ValueError, match=field):
-        MetricsConfig(**{field: value})  # type: ignore[arg-type]
+def test_an_invalid_setting_is_named(field: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=field):
+        from_dict(MetricsConfig, {field: value})

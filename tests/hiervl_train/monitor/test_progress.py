@@ -74,7 +74,7 @@ def test_a_terminal_gets_a_bar_and_no_lines() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=160)
     with Progress(console, 4, done=1, log_every_seconds=0) as progress:
         progress.step(2, {"loss/child": 2.5, "clips_per_second": 10.0})
-        progress.say("a line [bold]above[/bold]")
+        progress.print("a line [bold]above[/bold]")
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())  # type: ignore[attr-defined]
     assert "2/4" in text and "child loss 2.5000, 10.0 clips/s" in text and "left" in text
     assert "a line [bold]above[/bold]" in text and "step 2 of 4" not in text
@@ -84,7 +84,7 @@ def test_what_is_said_is_printed_as_it_is_and_logged(caplog: pytest.LogCaptureFi
     console = Console(file=io.StringIO(), width=20)
     text = "/data/[red]x[/red]/[/] " + "long " * 20
     with caplog.at_level(logging.INFO, logger="hiervl_train"), Progress(console, 4, done=0) as progress:
-        progress.say(text)
+        progress.print(text)
     assert console.file.getvalue() == text + "\n"  # type: ignore[attr-defined]
     assert caplog.messages == [text]
 

@@ -20,12 +20,10 @@ from torch.nn.functional import cosine_similarity
 from configs.loading import ConfigError, load
 from eval import charades_ego, epic_mir
 from eval.benchmark import main as evaluate
-from eval.metrics.relevancy import Classes, Relevancy
 from eval.results import Result
 from hiervl_train import finetune
 from hiervl_train.checkpoint.files import EMA
-from hiervl_train.checkpoint.find import find_checkpoint
-from hiervl_train.checkpoint.open import open_checkpoint
+from hiervl_train.checkpoint.open import find_checkpoint, open_checkpoint
 from hiervl_train.distributed import DistributedContext
 from hiervl_train.models import HierVL
 from hiervl_train.models.finetuned import FineTuned
@@ -33,12 +31,11 @@ from hiervl_train.models.pixels import normalise
 from hiervl_train.models.storage import WEIGHTS, read_safetensors, save
 from hiervl_train.monitor.metrics import read_metrics
 from hiervl_train.optim import learning_rate
+from hiervl_train.task import Task
 from hiervl_train.tasks.config import FinetuneConfig
 from hiervl_train.tasks.epic_mir import RelevantSentences
-from hiervl_train.tasks.finetuning import finetuning_task
-from hiervl_train.tasks.start import open_start, open_tokenizer
+from hiervl_train.tasks.finetuning import build_model, finetuning_task, open_start
 from hiervl_train.tokenizer import Tokenizer
-from hiervl_train.trainer import Task
 from shards.companions import (
     EpicLabels,
     EpicSentence,
@@ -64,7 +61,7 @@ TINY = (
     "speed={bf16: false, compile: false}",
     "data={workers: 1, summary_workers: 1}",
     "metrics={every_steps: 1, tensorboard: false, peak_tflops: 1.0}",
-    "checkpoint={every_steps: 3, every_minutes: null, keep_last: 2}",
+    "save={every_steps: 3, every_minutes: null, keep_last: 2}",
     "evaluation={every_steps: null, at_end: false}",
     f"run.max_steps={STEPS}",
 )
@@ -212,7 +209,7 @@ def test_its_own_scores_are_those_of_the_checkpoint(run: Path, embedded: Path, t
         assert found == pytest.approx(accuracy_by_hand(last(run), embedded))
         return
     benchmark = {"charades_ego": charades_ego, "epic_mir": epic_mir}[run.name].BENCHMARK
-    reading = ["workers=0", "resamples=10", "report=false", "cache=null"]
+    reading = ["data.workers=0", "resamples=10", "report=false", "cache=null"]
     assert evaluate(benchmark, [f"--checkpoint={run}", f"--shards={embedded}", f"out={tmp_path}", *reading]) == 0
     scores = {score.name: score.value for score in Result.load(tmp_path).scores}
     names = {"charades_ego": ["mAP"], "epic_mir": ["mAP", "nDCG"]}[run.name]
@@ -248,9 +245,9 @@ def test_killed_it_goes_on_to_the_same_losses(run: Path, checkpoint: Path, embed
 def test_the_head_of_a_probe_goes_on_where_the_whole_is_trained(run: Path, tmp_path: Path) -> None:
     begun = open_start(config_of("howto100m_full", f"init_from={run}", "sample.frames=2"))
     head = weights(last(run))["head.weight"]
-    same = begun.model(trained=["video"], classes=len(head))
+    same = build_model(begun, trained=["video"], classes=len(head))
     torch.testing.assert_close(same.state_dict()["head.weight"], head, rtol=0, atol=0)
-    other = begun.model(trained=["video"], classes=len(head) + 1)
+    other = build_model(begun, trained=["video"], classes=len(head) + 1)
     assert len(other.state_dict()["head.weight"]) == len(head) + 1
 
 
@@ -274,17 +271,6 @@ def epic_labels(videos: list[tuple[int, tuple[int, ...]]], sentences: list[tuple
 def random_classes(count: int, seed: int) -> list[tuple[int, tuple[int, ...]]]:
     rng = np.random.default_rng(seed)
     return [(int(rng.integers(97)), tuple(rng.integers(40, size=rng.integers(1, 5)).tolist())) for _ in range(count)]
-
-
-def test_relevancies_are_those_of_the_evaluation() -> None:
-    labels = epic_labels(random_classes(20, 0), random_classes(50, 1))
-    ours = RelevantSentences(labels, above=0.1, seed=0)
-    classes = [
-        Classes.of([row.verb_class for row in rows], [row.noun_classes for row in rows])
-        for rows in (labels.videos, labels.sentences)
-    ]
-    theirs = Relevancy(*classes).rows(0, 20)
-    np.testing.assert_array_equal([ours.relevancies(video) for video in labels.videos], theirs)
 
 
 def test_a_clips_sentences_are_those_of_relevancy_above_a_tenth_each_as_often_as_the_others() -> None:
@@ -340,7 +326,7 @@ def test_what_is_at_rest_has_no_gradient_and_no_dropout() -> None:
 
 
 def test_more_frames_than_the_checkpoint_has_slots_get_zero_ones(checkpoint: Path) -> None:
-    towers = open_start(config_of("charades_ego", f"init_from={checkpoint}", "sample.frames=6")).towers
+    towers = open_start(config_of("charades_ego", f"init_from={checkpoint}", "sample.frames=6")).model
     slots = towers.video.temporal_embed[0]
     assert len(slots) == towers.config.num_frames == 6
     assert torch.equal(slots[:4], weights(checkpoint)["video.temporal_embed"][0]) and not slots[4:].any()
@@ -351,21 +337,21 @@ def test_a_run_that_kept_an_average_is_started_from_by_it(checkpoint: Path, tmp_
     moved = {name: value + 1 for name, value in weights(copy).items()}
     save_file(moved, copy / EMA)
     for switch, expected in (("true", moved), ("false", weights(copy))):
-        towers = open_start(config_of("epic_mir", f"init_from={copy}", f"average={switch}", "sample.frames=2")).towers
+        towers = open_start(config_of("epic_mir", f"init_from={copy}", f"average={switch}", "sample.frames=2")).model
         assert all(torch.equal(value, expected[name]) for name, value in towers.state_dict().items())
 
 
 @needs_golden
 def test_a_released_checkpoint_is_a_start(checkpoint: Path, tmp_path: Path) -> None:
     model = json.dumps(json.loads((GOLDEN / "config.json").read_bytes()))
-    released = [f"init_from={GOLDEN / 'checkpoint.pth'}", f"model={model}", f"text.tokenizer={tmp_path}"]
+    released = [f"init_from={GOLDEN / 'checkpoint.pth'}", f"model={model}", f"tokenizer.source={tmp_path}"]
     Tokenizer.build(["opens the drawer"], vocab_size=30, max_length=16).save(tmp_path)
     config = config_of("charades_ego", *released, "sample.frames=2")
     begun = open_start(config)
-    expected = HierVL.from_checkpoint(GOLDEN / "checkpoint.pth", begun.towers.config)
-    for name, value in begun.model(trained=["video"], classes=None).state_dict().items():
+    expected = HierVL.from_checkpoint(GOLDEN / "checkpoint.pth", begun.model.config)
+    for name, value in build_model(begun, trained=["video"], classes=None).state_dict().items():
         assert torch.equal(value, expected.state_dict()[name])
-    assert open_tokenizer(config.text, begun).size == 7
+    assert begun.tokenizer.size == 7
 
 
 @pytest.mark.parametrize("run", ["charades_ego"], indirect=True)
@@ -445,7 +431,7 @@ def refused(
         ("charades_ego", ["freeze=[video, video_projection, text, text_projection]"], "nothing left to train"),
         ("charades_ego", ["schedule.batch=64"], "fewer samples than one global batch of 64; lower schedule.batch"),
         ("charades_ego", ["init_from=absent"], "absent: there is no such checkpoint"),
-        ("charades_ego", ["checkpoint=absent"], "absent: there is no such checkpoint"),
+        ("charades_ego", ["init_from=absent"], "absent: there is no such checkpoint"),
         ("charades_ego", ["init_from=null"], "init_from is not set"),
         ("charades_ego", ["model={depth: 3}"], "brings its own sizes"),
         ("howto100m_probe", ["task.classes=2"], "raise task.classes"),

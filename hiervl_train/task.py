@@ -1,0 +1,57 @@
+"""The types between the training loop and the tasks: what a task provides, what a step returns, how a run ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from hiervl_train.data import StepLoaders
+from hiervl_train.distributed import DistributedContext
+from hiervl_train.models.hiervl import HierVL
+from hiervl_train.tokenizer import Tokenizer
+from shards.loader import Batch
+
+CHANCE = "chance/"  # starts the name of the chance level of the score that is named after it
+# Returns scores and their chance levels in percent by name, the same on every rank.
+Evaluate = Callable[[HierVL, Tokenizer, DistributedContext], Mapping[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """A step's loss, and how much work it was on this rank."""
+
+    loss: Tensor  # of the global batch, detached, on the device
+    clips: int  # videos that this rank encoded: clips, or windows of summaries
+    # Floating-point operations of training them by the published architecture, recomputation not counted; None for a
+    # text encoder whose operations are unknown.
+    flops: int | None
+
+
+Step = Callable[[Batch], StepResult]  # adds the gradients of a batch to the model's parameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is trained: a model, its batches by step type, and what a step of each type does."""
+
+    model: HierVL
+    tokenizer: Tokenizer
+    loaders: StepLoaders
+    steps: Mapping[str, Step]  # by step type
+    step_type: Callable[[int], str]  # of a step by its number, from 0
+    steps_per_epoch: int
+    total_steps: int
+    zero_grad_parameters: tuple[nn.Parameter, ...] = ()  # get gradients of zero in steps that do not reach them
+    eps_scale: int = 1  # see `optim.build_optimizer`
+    evaluate: Evaluate | None = None
+    identity: Mapping[str, object] = field(default_factory=dict)  # the configuration, stored in each checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a run ended: after its last step, or earlier for a reason."""
+
+    step: int  # steps done
+    reason: str | None  # None: all steps are done
