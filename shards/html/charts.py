@@ -157,7 +157,7 @@ def histogram(
     title: str, groups: Mapping[str, Sequence[float]], *, x_title: str, y_title: str, bins: int = 30, note: str = ""
 ) -> Html:
     """Return stacked counts by group over one axis with a line at 0; 0 lies between two bins, inside none."""
-    from bokeh.models import Range1d
+    from bokeh.models import BasicTicker, Range1d
 
     values = [value for group in groups.values() for value in group if _is_drawable(value)]
     if not values:
@@ -166,7 +166,7 @@ def histogram(
     width, below = edges[1] - edges[0], edges.index(0.0)
     under = [0] * (len(edges) - 1)
     plot = _plot(x_title, y_title, x_range=Range1d(start=edges[0], end=edges[-1]))
-    plot.yaxis.ticker.min_interval = 1
+    plot.yaxis.ticker = BasicTicker(min_interval=1, desired_num_ticks=4)
     cells: list[tuple[str, str, str]] = []
     colours = dict(zip(groups, (GOOD, BAD, *COLOURS), strict=False))
     for name, group in groups.items():
