@@ -59,7 +59,7 @@ _EPILOG = (
     "85 training stopped and saved (rerun), 130 interrupted"
 )
 _LABELS: dict[int, str] = {ExitCode.USAGE: "cannot run", ExitCode.TOO_MANY_FAILURES: "too many failures"}
-_ADVICE: dict[int, str] = {ExitCode.TRANSIENT: "Nothing is lost: fix the machine's fault and rerun the same command."}
+_ADVICE: dict[int, str] = {ExitCode.TRANSIENT: "Nothing is lost: fix the cause and run the same command again."}
 
 
 def exit_code_of(error: BaseException) -> int | None:

@@ -11,7 +11,8 @@ from configs.cli import Command, ExitCode, Request
 from eval.benchmark import Benchmark
 from eval.config import EvalConfig, load_eval
 from eval.run import open_configured, run_benchmark, scores_table
-from hiervl_train.distributed import DistributedConfig, DistributedContext, broadcast_text, distributed_context
+from hiervl_train.collectives import broadcast_json
+from hiervl_train.distributed import DistributedConfig, DistributedContext, distributed_context
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "configs" / "eval" / "embedded.yaml"
 
@@ -21,7 +22,7 @@ def eval_command(prog: str, doc: str | None) -> Command[EvalConfig]:
     command = Command(prog, doc, EvalConfig, default=EMBEDDED, default_unless=("data.root",))
     command.flag("--checkpoint", key="checkpoint", metavar="PATH", help="a run, one of its checkpoints, or a .pth")
     command.flag("--shards", key="data.root", metavar="ROOT", help="the dataset: a folder or URL")
-    command.resumes("Finished embeddings are kept: rerun the same command to resume.")
+    command.resumes("Finished embeddings are kept: run the same command again to resume.")
     return command
 
 
@@ -50,7 +51,7 @@ def main(benchmark: Benchmark[Any], argv: Sequence[str] | None = None) -> int:
 def on_all_ranks(work: Callable[[DistributedContext], int], config: DistributedConfig) -> int:
     """Join the other ranks and do `work` on each; return the first rank's exit code on all of them."""
     with distributed_context(config) as ranks:
-        code = int(broadcast_text(str(int(work(ranks))), ranks.control) or ExitCode.FAILED)
+        code: int = broadcast_json(int(work(ranks)), ranks.control)
         if code and ranks.world > 1:
             sys.exit(code)
     return code

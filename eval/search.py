@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.flag("--sets", default="", metavar="SETS", help="as clips,summaries/val (default: both levels)")
     command.flag("--top", type=int, default=12, metavar="N", help="results per set (default: %(default)s)")
     command.flag("--output", type=Path, metavar="FOLDER", help="of the page (default: a folder in runs/search)")
-    command.resumes("Finished embeddings are kept: rerun the same command to resume.")
+    command.resumes("Finished embeddings are kept: run the same command again to resume.")
 
     def work(request: Request[EvalConfig]) -> int:
         flags = request.flags

@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run what the command line asks for; return the exit code."""
     command = Command("torchrun … hiervl_train/finetune.py", __doc__, FinetuneConfig)
     command.flag("--checkpoint", key="init_from", metavar="PATH", help="start from this run, checkpoint or .pth")
-    command.resumes("Rerun the same command to resume from the last checkpoint.")
+    command.resumes("Run the same command again to resume from the last checkpoint.")
     return command.run(lambda request: launch(_configuration(request), _task), argv)
 
 

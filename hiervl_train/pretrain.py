@@ -24,7 +24,7 @@ SMALL = Path(__file__).resolve().parent.parent / "configs" / "pretrain" / "small
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what the command line asks for; return the exit code."""
     command = Command("torchrun … hiervl_train/pretrain.py", __doc__, PretrainConfig, default=SMALL)
-    command.resumes("Rerun the same command to resume from the last checkpoint.")
+    command.resumes("Run the same command again to resume from the last checkpoint.")
     return command.run(lambda request: launch(request.config, _task), argv)
 
 

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Build what the command line asks for; return the exit code."""
     command = Command("python preprocessing/build_shards.py", __doc__, BuildConfig, default=EMBEDDED)
     command.flag("--dry-run", action="store_true", help="print what would be done and what it costs; write nothing")
-    command.resumes("Rerun the same command to resume.")
+    command.resumes("Run the same command again to resume.")
     return command.run(_run, argv)
 
 

@@ -121,7 +121,7 @@ def test_a_command_without_configuration_has_no_keys(capsys: pytest.CaptureFixtu
     [
         (ConfigError("a = 1: [no]"), 2, "cannot run: a = 1: [no]"),
         (Refused("5 of 6"), 3, "too many failures: 5 of 6"),
-        (Away("disk full"), 4, "rerun the same command"),
+        (Away("disk full"), 4, "run the same command again"),
         (Odd("odd"), 77, "failed: odd"),
         (KeyboardInterrupt(), 130, "Interrupted. What is done is kept."),
     ],

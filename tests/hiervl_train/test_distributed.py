@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from configs.loading import ConfigError, from_dict
 from hiervl_train.distributed import (
     DistributedConfig,
     DistributedContext,
@@ -242,5 +243,5 @@ def test_gloo_computes_on_the_cpu_and_nccl_without_a_gpu_says_so() -> None:
 
 
 def test_a_timeout_must_be_positive() -> None:
-    with pytest.raises(ValueError, match="timeout_seconds = 0"):
-        DistributedConfig(timeout_seconds=0.0)
+    with pytest.raises(ConfigError, match=r"timeout_seconds = 0\.0: .*greater than 0"):
+        from_dict(DistributedConfig, {"timeout_seconds": 0.0})

@@ -159,7 +159,7 @@ def test_ctrl_c_stops_cleanly_and_the_next_run_goes_on(world: World, built: Path
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, messages = process.communicate(timeout=60)
-    assert process.returncode == 130 and "again to go on" in messages and "Traceback" not in messages, messages
+    assert process.returncode == 130 and "again to resume" in messages and "Traceback" not in messages, messages
     assert world.build(tmp_path).returncode == 0
     assert files_of(tmp_path / "shards") == files_of(built / "shards")
 
