@@ -1,4 +1,4 @@
-"""The embedded dataset: rendered first-person video in Ego4D's layout, to try everything without a download."""
+"""The embedded dataset: rendered egocentric video in Ego4D's formats, to try everything without a download."""
 
 from preprocessing.demo.build import DemoDataset, generate
 from preprocessing.demo.config import DemoConfig

@@ -1,4 +1,4 @@
-"""What the narrators say: narrations and summaries of every script, awkward ones among them."""
+"""Writes narrations and summaries for every script, including the irregular ones of real annotations."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from preprocessing.demo.vocabulary import NOUNS, VERBS
 
 @dataclass(frozen=True)
 class DemoAnnotation:
-    """A narration or a summary; times in seconds from the video's first frame."""
+    """A narration or a summary; times in s from the video's first frame."""
 
     video_uid: str
     narration_pass: int  # 1 | 2
-    index: int  # its place within the video and pass
+    index: int  # rank within the video and pass
     time: float
     clip_start: float
     clip_end: float
@@ -29,15 +29,15 @@ class DemoAnnotation:
 
 @dataclass(frozen=True)
 class DemoAnnotations:
-    """Everything said. `odd` names the awkward ones: what is odd → (video_uid, pass, index) of narrations."""
+    """All narrations and summaries of the dataset."""
 
     narrations: tuple[DemoAnnotation, ...]
     summaries: tuple[DemoAnnotation, ...]
-    odd: dict[str, list[tuple[str, int, int]]]
+    odd: dict[str, list[tuple[str, int, int]]]  # kind of irregularity → (video_uid, pass, index) of narrations
 
 
-SHORT_FRAMES = (1, 3, 6)  # the lengths of the shortest clips, frames
-_SAID = (
+SHORT_FRAMES = (1, 3, 6)  # lengths of the shortest clips, frames
+_ODD_TEXTS = (
     "and says \"Grüß Gott, that's the 'good' one\"",
     "– voilà, très bien 🍋",
     "“日本語で”",
@@ -48,8 +48,8 @@ _SAID = (
 def narrate(config: DemoConfig, scripts: list[VideoScript]) -> DemoAnnotations:
     """Return narrations and summaries, sorted by video, pass and time.
 
-    Clips follow EgoClip's rule: t ± β/2α with β the mean gap between a video's narrations in one pass, and α the
-    mean of all β, both over what is written here. The very short ones depart from it.
+    Clips follow EgoClip's rule: t ± β/2α, where β is the mean gap between the narrations of one pass of a video and α
+    the mean of all β. The very short clips do not follow it.
     """
     narrations: list[DemoAnnotation] = []
     summaries: list[DemoAnnotation] = []
@@ -61,13 +61,13 @@ def narrate(config: DemoConfig, scripts: list[VideoScript]) -> DemoAnnotations:
             summaries += _summaries(script, narration_pass)
     narrations = _with_clips(narrations)
     crossing = f"across {config.chunk_seconds:g} s"
-    for i, remark in enumerate(narrations):
-        where = (remark.video_uid, remark.narration_pass, remark.index)
+    for i, annotation in enumerate(narrations):
+        where = (annotation.video_uid, annotation.narration_pass, annotation.index)
         if where in odd["short clip"]:
             frames = SHORT_FRAMES[odd["short clip"].index(where) % len(SHORT_FRAMES)]
-            end = round(remark.time + frames / config.fps, 6)
-            narrations[i] = remark = replace(remark, clip_start=remark.time, clip_end=end)
-        if remark.clip_start < config.chunk_seconds < remark.clip_end:
+            end = round(annotation.time + frames / config.fps, 6)
+            narrations[i] = annotation = replace(annotation, clip_start=annotation.time, clip_end=end)
+        if annotation.clip_start < config.chunk_seconds < annotation.clip_end:
             odd[crossing].append(where)
     return DemoAnnotations(tuple(narrations), tuple(summaries), dict(odd))
 
@@ -79,54 +79,54 @@ def _narrations(
     odd: dict[str, list[tuple[str, int, int]]],
 ) -> list[DemoAnnotation]:
     steps = {id(action) for episode in script.episodes for action in _steps_of(script, episode.start, episode.end)}
-    said: list[tuple[float, str, tuple[int, ...], tuple[int, ...]]] = []
+    lines: list[tuple[float, str, tuple[int, ...], tuple[int, ...]]] = []
     for action in script.actions:
         if narration_pass == 1:
             time = action.time
         elif id(action) not in steps and rng.uniform() < 0.3:
-            continue  # the second narrator leaves some out, but none that an activity is made of
+            continue  # the second narrator omits some actions, but none that belongs to an activity
         else:
             time = round(action.time + float(rng.uniform(-0.12, 0.12)), 4)
-        said.append((time, _text(action, narration_pass), VERBS[action.verb].tags, NOUNS[action.noun].tags))
+        lines.append((time, _text(action, narration_pass), VERBS[action.verb].tags, NOUNS[action.noun].tags))
     if script.index == ODD_RATE:
         text, verb, noun = "#C C looks around", (52,), (440,)
-        said += [(round(script.duration + late, 4), text, verb, noun) for late in (-0.1, 1.3, 2.9)]
-    remarks = [
+        lines += [(round(script.duration + late, 4), text, verb, noun) for late in (-0.1, 1.3, 2.9)]
+    annotations = [
         DemoAnnotation(script.video_uid, narration_pass, i, time, time, time, text, verb, noun)
-        for i, (time, text, verb, noun) in enumerate(said)
+        for i, (time, text, verb, noun) in enumerate(lines)
     ]
 
     def mark(what: str, i: int, **changes: object) -> None:
-        remarks[i] = replace(remarks[i], **changes)  # type: ignore[arg-type]
+        annotations[i] = replace(annotations[i], **changes)  # type: ignore[arg-type]
         odd[what].append((script.video_uid, narration_pass, i))
 
     if script.index == ODD_RATE:
-        for i in range(len(remarks) - 3, len(remarks)):
+        for i in range(len(annotations) - 3, len(annotations)):
             mark("past the end", i)
         mark("no verb", 1, tag_verb=())
         mark("no tags", 2, tag_verb=(), tag_noun=())
         mark("no noun", 3, tag_noun=())
     if script.index == REPEATS and narration_pass == 1:
-        for i in (0, 2, len(remarks) - 1):
+        for i in (0, 2, len(annotations) - 1):
             mark("short clip", i)
-        for i, words in enumerate(_SAID, start=1):
-            mark("odd text", i, text=f"{remarks[i].text} {words}")
-    return remarks
+        for i, words in enumerate(_ODD_TEXTS, start=1):
+            mark("odd text", i, text=f"{annotations[i].text} {words}")
+    return annotations
 
 
 def _steps_of(script: VideoScript, start: float, end: float) -> list[Action]:
-    """The actions within a span that belong to its activity."""
+    """Return the actions between `start` and `end` (s) that are steps of one of the video's activities."""
     wanted = {step for episode in script.episodes for step in episode.activity.steps}
     return [a for a in script.actions if start <= a.time <= end and (a.verb, a.noun) in wanted]
 
 
 def _summaries(script: VideoScript, narration_pass: int) -> list[DemoAnnotation]:
-    remarks = []
+    annotations = []
     for i, episode in enumerate(script.episodes):
         activity = episode.activity
-        # The second narrator agrees on every other one word for word.
+        # The second narrator uses the same words for every other summary.
         name = activity.rephrased if narration_pass == 2 and i % 2 else activity.name
-        remarks.append(
+        annotations.append(
             DemoAnnotation(
                 video_uid=script.video_uid,
                 narration_pass=narration_pass,
@@ -139,7 +139,7 @@ def _summaries(script: VideoScript, narration_pass: int) -> list[DemoAnnotation]
                 tag_noun=activity.tag_noun,
             )
         )
-    return remarks
+    return annotations
 
 
 def _text(action: Action, narration_pass: int) -> str:
@@ -148,15 +148,15 @@ def _text(action: Action, narration_pass: int) -> str:
     return "#C C " + phrase.format(f"the {noun.looks}")
 
 
-def _with_clips(remarks: list[DemoAnnotation]) -> list[DemoAnnotation]:
+def _with_clips(annotations: list[DemoAnnotation]) -> list[DemoAnnotation]:
     times: dict[tuple[str, int], list[float]] = defaultdict(list)
-    for remark in remarks:
-        times[remark.video_uid, remark.narration_pass].append(remark.time)
+    for annotation in annotations:
+        times[annotation.video_uid, annotation.narration_pass].append(annotation.time)
     gaps = {key: (max(ts) - min(ts)) / (len(ts) - 1) for key, ts in times.items()}
     mean_gap = sum(gaps.values()) / len(gaps)
     clipped = []
-    for remark in remarks:
-        half = gaps[remark.video_uid, remark.narration_pass] / (2 * mean_gap)
-        start, end = round(max(0.0, remark.time - half), 6), round(remark.time + half, 6)
-        clipped.append(replace(remark, clip_start=start, clip_end=end))
+    for annotation in annotations:
+        half = gaps[annotation.video_uid, annotation.narration_pass] / (2 * mean_gap)
+        start, end = round(max(0.0, annotation.time - half), 6), round(annotation.time + half, 6)
+        clipped.append(replace(annotation, clip_start=start, clip_end=end))
     return clipped

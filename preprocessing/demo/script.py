@@ -1,4 +1,4 @@
-"""Who does what when: the plan of every video, from the config alone and before a pixel is drawn."""
+"""Plans the actions and activities of every video, as a function of the configuration."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ from preprocessing.demo.vocabulary import ACTIVITY_PAIRS, VERBS, Activity, activ
 
 
 class Flaw(StrEnum):
-    """What is wrong with a video's file."""
+    """The defect of a video's file."""
 
     NONE = "none"
-    DAMAGED = "damaged"  # bytes overwritten in the middle of the stream: the rest decodes
-    TRUNCATED = "truncated"  # cut off before the index: nothing decodes
-    MISSING = "missing"  # annotated, but no file
+    DAMAGED = "damaged"  # bytes overwritten in the middle of the stream; the rest decodes
+    TRUNCATED = "truncated"  # cut off before the index; nothing decodes
+    MISSING = "missing"  # annotated, but without a file
 
 
 @dataclass(frozen=True)
 class Action:
-    """One movement. The hand is on its way from `start`, acts from `core_start` to `core_end`, is back by `end` (s)."""
+    """One action of the hand."""
 
     verb: str
     noun: str
-    start: float
-    core_start: float
-    core_end: float
-    end: float
+    start: float  # s; the hand leaves its rest position
+    core_start: float  # s; the movement starts
+    core_end: float  # s; the movement ends
+    end: float  # s; the hand is back at rest
 
     @property
     def time(self) -> float:
-        """The middle of the movement, where a narrator puts the narration, s."""
+        """The middle of the movement, s: the time of its narration."""
         return round((self.core_start + self.core_end) / 2, 4)
 
 
 @dataclass(frozen=True)
 class Episode:
-    """An activity as it was done: from the start of its first action to the end of its last, s."""
+    """An activity as performed in a video."""
 
     activity: Activity
-    start: float
-    end: float
+    start: float  # s; start of its first action
+    end: float  # s; end of its last action
 
 
 @dataclass(frozen=True)
 class VideoScript:
-    """Everything about one video that is not a pixel."""
+    """The plan of one video."""
 
     index: int
     video_uid: str
@@ -60,24 +60,24 @@ class VideoScript:
     split: str  # train | val
     flaw: Flaw
     nouns: tuple[str, ...]  # on the table, from left to right
-    actions: tuple[Action, ...]  # in time order, apart
-    episodes: tuple[Episode, ...]  # in time order, apart
-    seed: tuple[int, ...]  # of this video's looks
+    actions: tuple[Action, ...]  # in time order, without overlap
+    episodes: tuple[Episode, ...]  # in time order, without overlap
+    seed: tuple[int, ...]  # of the video's appearance
 
     @property
     def duration(self) -> float:
-        """Seconds."""
+        """The duration, s."""
         return float(self.num_frames / self.fps)
 
 
-REPEATS, ODD_RATE, DAMAGED, TRUNCATED, MISSING = range(5)  # the numbers of the special videos; the first does an
-# activity twice
-_ACT_AT = 0.57  # the part of an action's time that has passed in the middle of its movement
-_CORE = 0.52  # the part that the movement takes
+# Indices of the special videos; REPEATS performs an activity twice.
+REPEATS, ODD_RATE, DAMAGED, TRUNCATED, MISSING = range(5)
+_ACT_AT = 0.57  # position of the middle of the movement, as a fraction of an action's duration
+_CORE = 0.52  # duration of the movement, as a fraction of an action's duration
 
 
 def make_scripts(config: DemoConfig) -> list[VideoScript]:
-    """Return the plan of every video; activities are dealt so that each appears as often as the others."""
+    """Return the plan of every video; all activities occur about equally often."""
     done = {activity.name: 0 for activity in activities(config.n_pairs)}
     n_val = max(2, round(0.15 * config.n_videos))
     scripts = []
@@ -88,7 +88,7 @@ def make_scripts(config: DemoConfig) -> list[VideoScript]:
 
 
 def stable_uuid(*parts: object) -> str:
-    """Return a random-looking uid that is always the same for the same parts."""
+    """Return a UUID derived from a hash of `parts`."""
     digest = hashlib.sha256(":".join(str(part) for part in parts).encode()).digest()
     return str(uuid.UUID(bytes=digest[:16], version=4))
 
@@ -128,7 +128,7 @@ def _perform(
     done: dict[str, int],
     rng: np.random.Generator,
 ) -> tuple[list[Action], list[Episode]]:
-    """Fill a video with activities and, between and inside them, with actions that belong to none."""
+    """Fill a video of `duration` s with activities and, between and within them, actions that belong to none."""
     steps = {step for activity in activities(config.n_pairs) for step in activity.steps}
     others = [(v, n) for n in nouns for v in VERBS if possible(v, n) and (v, n) not in steps]
     pace = float(rng.uniform(1.75, 2.15)) if index != REPEATS else 1.75  # s an action
@@ -143,7 +143,7 @@ def _perform(
         length = pace * float(rng.uniform(0.94, 1.06))
         middle = clock + _ACT_AT * length
         if index % 2 == 0 and middle < config.chunk_seconds <= middle + 1.5 * length:
-            middle = config.chunk_seconds  # wait a little, so that this clip lies across the boundary
+            middle = config.chunk_seconds  # delayed, so that this clip crosses the chunk boundary
         start, core = middle - _ACT_AT * length, _CORE * length
         actions.append(Action(verb, noun, start, middle - core / 2, middle + core / 2, start + length))
         clock = start + length
@@ -153,7 +153,7 @@ def _perform(
         act(verb, noun)
 
     def actions_left() -> int:
-        """How many more fit, a wait for the chunk boundary allowed for."""
+        """Return how many more actions fit, allowing for a delay at the chunk boundary."""
         wait = 1.5 * slow if index % 2 == 0 and clock < config.chunk_seconds else 0.0
         return int((last - 0.3 - clock - wait) / slow)
 
@@ -180,6 +180,7 @@ def _perform(
 
 
 def _next(candidates: list[Activity], done: dict[str, int], rng: np.random.Generator) -> Activity:
+    """Return a random one of the activities that were performed least often."""
     fewest = min(done[activity.name] for activity in candidates)
     rarest = [activity for activity in candidates if done[activity.name] == fewest]
     return rarest[rng.integers(len(rarest))]

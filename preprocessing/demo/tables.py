@@ -1,10 +1,10 @@
-"""Writes the annotations as Ego4D, EgoClip and HierVL publish them, and the world's truth beside them."""
+"""Writes the annotations in the formats of Ego4D, EgoClip and HierVL, and the ground truth (`activities.json`)."""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from preprocessing.demo.config import DemoConfig
 from preprocessing.demo.narrate import DemoAnnotation, DemoAnnotations
 from preprocessing.demo.script import Flaw, VideoScript, stable_uuid
 from preprocessing.demo.vocabulary import ACTIVITY_PAIRS, NOUNS, VERBS, Activity
+from shards.files import json_bytes
 
 _COLUMNS = (
     "video_uid",
@@ -28,18 +29,18 @@ _COLUMNS = (
 
 
 def write_egoclip(path: Path, scripts: list[VideoScript], narrations: Iterable[DemoAnnotation]) -> None:
-    """Write `egoclip.csv`: tab-separated, quoted where needed, one row a narration."""
+    """Write `egoclip.csv`: tab-separated, quoted where needed, one row per narration."""
     rows = ([i, *row] for i, row in enumerate(_rows(scripts, narrations)))
-    _write_table(path, ("clip_idx", *_COLUMNS), rows)
+    write_table(path, ("clip_idx", *_COLUMNS), rows)
 
 
 def write_egosummary(path: Path, scripts: list[VideoScript], summaries: Iterable[DemoAnnotation]) -> None:
-    """Write `egosummary_full.csv`: as `egoclip.csv`, without its first column."""
-    _write_table(path, _COLUMNS, _rows(scripts, summaries))
+    """Write `egosummary_full.csv`: the format of `egoclip.csv` without its first column."""
+    write_table(path, _COLUMNS, _rows(scripts, summaries))
 
 
 def write_ego4d(path: Path, config: DemoConfig, scripts: list[VideoScript]) -> None:
-    """Write `ego4d.json`: what Ego4D says about each video."""
+    """Write `ego4d.json`: Ego4D's metadata of each video."""
     videos = [
         {
             "video_uid": script.video_uid,
@@ -68,32 +69,36 @@ def write_ego4d(path: Path, config: DemoConfig, scripts: list[VideoScript]) -> N
         }
         for script in scripts
     ]
-    _write_json(path, {"version": "demo", "description": "Rendered video in Ego4D's layout", "videos": videos})
+    path.write_bytes(
+        json_bytes({"version": "demo", "description": "Rendered video in Ego4D's layout", "videos": videos})
+    )
 
 
-def write_narration(path: Path, scripts: list[VideoScript], remarks: DemoAnnotations) -> None:
-    """Write `narration.json`: the same narrations and summaries in Ego4D's own form, and some that it alone has.
+def write_narration(path: Path, scripts: list[VideoScript], annotations: DemoAnnotations) -> None:
+    """Write `narration.json`: the same narrations and summaries in Ego4D's format.
 
-    Those are `#unsure` and empty ones, which EgoClip leaves out.
+    It also has some empty and `#unsure` narrations, which EgoClip leaves out.
     """
     tree: dict[str, Any] = {}
     by_uid = {script.video_uid: script for script in scripts}
     for script in scripts:
         tree[script.video_uid] = {"status": "complete"}
-    for kind, items in (("narrations", remarks.narrations), ("summaries", remarks.summaries)):
-        for remark in items:
-            passes = tree[remark.video_uid]
-            name = _source(remark)
+    for kind, items in (("narrations", annotations.narrations), ("summaries", annotations.summaries)):
+        for annotation in items:
+            passes = tree[annotation.video_uid]
+            name = _source(annotation)
             section = passes.setdefault(name, {"narrations": [], "summaries": []})
-            annotator = stable_uuid(kind, remark.video_uid, remark.narration_pass, remark.index)
+            annotator = stable_uuid(kind, annotation.video_uid, annotation.narration_pass, annotation.index)
             if kind == "narrations":
-                section[kind].append(_narration(remark.time, by_uid[remark.video_uid], remark.text, annotator))
+                section[kind].append(
+                    _narration(annotation.time, by_uid[annotation.video_uid], annotation.text, annotator)
+                )
             else:
                 section[kind].append(
                     {
-                        "start_sec": remark.clip_start,
-                        "end_sec": remark.clip_end,
-                        "summary_text": remark.text,
+                        "start_sec": annotation.clip_start,
+                        "end_sec": annotation.clip_end,
+                        "summary_text": annotation.text,
                         "annotation_uid": annotator,
                     }
                 )
@@ -103,16 +108,16 @@ def write_narration(path: Path, scripts: list[VideoScript], remarks: DemoAnnotat
         time = round(narrations[4 * i]["timestamp_sec"] + 0.9, 4)
         narrations.append(_narration(time, odd, text, stable_uuid("unsure", odd.video_uid, i)))
     narrations.sort(key=lambda narration: narration["timestamp_sec"])
-    _write_json(path, tree)
+    path.write_bytes(json_bytes(tree))
 
 
-def write_activities(path: Path, config: DemoConfig, scripts: list[VideoScript], remarks: DemoAnnotations) -> None:
-    """Write `activities.json`: what the words mean, what was done when, and which videos and clips are awkward."""
+def write_activities(path: Path, config: DemoConfig, scripts: list[VideoScript], annotations: DemoAnnotations) -> None:
+    """Write `activities.json`: the vocabulary, the actions of each video, and the irregular videos and narrations."""
     flawed = {str(flaw): [s.video_uid for s in scripts if s.flaw is flaw] for flaw in Flaw if flaw is not Flaw.NONE}
     odd_rate = [script.video_uid for script in scripts if script.fps.denominator != 1]
     odd = {
-        what: [{"video_uid": uid, "narration_source": f"narration_pass_{p}", "narration_ind": i} for uid, p, i in found]
-        for what, found in remarks.odd.items()
+        kind: [{"video_uid": uid, "narration_source": f"narration_pass_{p}", "narration_ind": i} for uid, p, i in items]
+        for kind, items in annotations.odd.items()
     }
     tree = {
         "about": "The truth of a rendered world. A summary names an activity; which one follows from the order of its "
@@ -137,7 +142,7 @@ def write_activities(path: Path, config: DemoConfig, scripts: list[VideoScript],
             for script in scripts
         },
     }
-    _write_json(path, tree)
+    path.write_bytes(json_bytes(tree))
 
 
 def _activity(activity: Activity, reverse: str) -> dict[str, Any]:
@@ -160,33 +165,30 @@ def _narration(time: float, script: VideoScript, text: str, uid: str) -> dict[st
     }
 
 
-def _source(remark: DemoAnnotation) -> str:
-    return f"narration_pass_{remark.narration_pass}"
+def _source(annotation: DemoAnnotation) -> str:
+    return f"narration_pass_{annotation.narration_pass}"
 
 
-def _rows(scripts: list[VideoScript], remarks: Iterable[DemoAnnotation]) -> Iterable[list[Any]]:
+def _rows(scripts: list[VideoScript], annotations: Iterable[DemoAnnotation]) -> Iterable[list[Any]]:
     durations = {script.video_uid: script.duration for script in scripts}
-    for remark in remarks:
+    for annotation in annotations:
         yield [
-            remark.video_uid,
-            durations[remark.video_uid],
-            _source(remark),
-            remark.index,
-            remark.time,
-            remark.clip_start,
-            remark.clip_end,
-            remark.text,
-            json.dumps(remark.tag_verb),
-            json.dumps(remark.tag_noun),
+            annotation.video_uid,
+            durations[annotation.video_uid],
+            _source(annotation),
+            annotation.index,
+            annotation.time,
+            annotation.clip_start,
+            annotation.clip_end,
+            annotation.text,
+            json.dumps(annotation.tag_verb),
+            json.dumps(annotation.tag_noun),
         ]
 
 
-def _write_table(path: Path, columns: Iterable[str], rows: Iterable[list[Any]]) -> None:
+def write_table(path: Path, columns: Iterable[str], rows: Iterable[Sequence[Any]], *, delimiter: str = "\t") -> None:
+    """Write a delimited table in the dialect of pandas."""
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter="\t", lineterminator="\n")  # the dialect that pandas writes
+        writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)
-
-
-def _write_json(path: Path, tree: Any) -> None:
-    path.write_text(json.dumps(tree, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

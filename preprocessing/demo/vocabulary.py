@@ -1,4 +1,4 @@
-"""The world's words: verbs, nouns and activities with their classes, and which verb can be done to which noun."""
+"""The vocabulary of the embedded dataset: verbs, nouns and activities with their classes."""
 
 from __future__ import annotations
 
@@ -7,37 +7,37 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Verb:
-    """A kind of movement. `{}` in a phrase stands for the thing; ids are verb classes, 0 to 117."""
+    """A kind of movement; `{}` in its phrases stands for the thing."""
 
     name: str
-    tags: tuple[int, ...]
-    phrase: str  # as the first narrator says it
-    rephrased: str  # as the second does
-    needs: str = ""  # the property that a noun must have; empty: any noun will do
+    tags: tuple[int, ...]  # verb classes, 0 to 117
+    phrase: str  # used by the first narrator
+    rephrased: str  # used by the second narrator
+    needs: str = ""  # property that the noun must have; empty: any noun
 
 
 @dataclass(frozen=True)
 class Noun:
-    """A thing on the table. Ids are noun classes, 0 to 581."""
+    """A thing on the table."""
 
     name: str
-    tags: tuple[int, ...]
-    looks: str  # the phrase with its colour
+    tags: tuple[int, ...]  # noun classes, 0 to 581
+    looks: str  # phrase with its colour
     properties: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class Activity:
-    """A summary's name, and the actions (verb, noun) that make it, in order.
+    """A sequence of actions with a name that is used in summaries only.
 
-    The name's classes belong to the name: no narration has them, and no narration has its words.
+    No narration contains the words or the classes of an activity's name.
     """
 
     name: str
-    rephrased: str  # the second narrator's name for it
+    rephrased: str  # used by the second narrator
     tag_verb: tuple[int, ...]
     tag_noun: tuple[int, ...]
-    steps: tuple[tuple[str, str], ...]
+    steps: tuple[tuple[str, str], ...]  # (verb, noun) in order
 
 
 VERBS: dict[str, Verb] = {
@@ -83,7 +83,7 @@ NOUNS: dict[str, Noun] = {
 
 
 def possible(verb: str, noun: str) -> bool:
-    """Return whether the verb can be done to the noun (both by name)."""
+    """Return whether a verb applies to a noun (both by name)."""
     needs = VERBS[verb].needs
     return not needs or needs in NOUNS[noun].properties
 
@@ -99,8 +99,8 @@ def _pair(
     )
 
 
-# Steps are shared between pairs, so that no single action gives an activity away: among the first k pairs (k > 1)
-# every pair has a step of another. Within a pair only the order tells.
+# Pairs share steps, so that no single action identifies an activity: among the first k pairs (k > 1), every pair shares
+# a step with another. Within a pair, only the order of the steps differs.
 ACTIVITY_PAIRS: tuple[tuple[Activity, Activity], ...] = (
     _pair(
         "pour kettle, cut lemon, stir cup, push jar",

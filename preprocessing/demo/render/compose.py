@@ -1,4 +1,4 @@
-"""4:2:0 pictures (luma, interleaved chroma) and how a transparent one is laid over another, fast."""
+"""Images in 4:2:0 (luma, interleaved chroma), and fast alpha compositing of sprites onto them."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ Bytes = NDArray[np.uint8]
 Floats = NDArray[np.floating[Any]]
 Words = NDArray[np.uint16]
 
-# BT.601, limited range: rows give Y, U, V from R, G, B of 0 to 255.
+# BT.601, limited range: the rows give Y, U, V from R, G, B of 0 to 255.
 _TO_YUV = np.array([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]], np.float32) / 255
 _OFFSET = np.array([16, 128, 128], np.float32)
 
 
 @dataclass(frozen=True)
 class Planes:
-    """A picture as luma (H, W) and interleaved chroma (H/2, W), the layout that codecs call NV12."""
+    """An image in NV12: luma (H, W) and interleaved chroma (H/2, W)."""
 
     luma: Bytes
     chroma: Bytes
 
     @classmethod
     def of_rgb(cls, rgb_HWC: Floats) -> Planes:
-        """Convert RGB of 0 to 255 with even sides."""
+        """Convert an RGB image with values from 0 to 255 and even sides."""
         height, width = rgb_HWC.shape[:2]
         luma = rgb_HWC @ _TO_YUV[0] + _OFFSET[0]
         chroma = _halved(rgb_HWC) @ _TO_YUV[1:].T + _OFFSET[1:]
@@ -39,42 +39,39 @@ class Planes:
 
 @dataclass(frozen=True)
 class Sprite:
-    """A transparent picture ready to be laid down: `under · keep / 256 + add / 256` on each plane.
+    """A transparent image prepared for compositing: each plane becomes `plane · keep / 256 + add / 256`."""
 
-    `left`, `top` (px) is where its corner lies from its anchor. A shadow has no chroma.
-    """
-
-    left: int
-    top: int
+    left: int  # px from the anchor to the left edge
+    top: int  # px from the anchor to the top edge
     luma_keep: Words
     luma_add: Words
-    chroma_keep: Words | None
+    chroma_keep: Words | None  # None for a shadow, which has no chroma
     chroma_add: Words | None
 
-    def draw(self, luma: Bytes, chroma: Bytes, x: float, y: float) -> None:
-        """Lay the sprite over the planes of a picture, its anchor at (x, y) px."""
+    def draw(self, target: Planes, x: float, y: float) -> None:
+        """Draw the sprite onto an image, with its anchor at (x, y) px."""
         left, top = round(x) + self.left, round(y) + self.top
-        _lay(luma, left, top, self.luma_keep, self.luma_add)
+        _blend(target.luma, left, top, self.luma_keep, self.luma_add)
         if self.chroma_keep is not None and self.chroma_add is not None:
-            _lay(chroma, left // 2 * 2, top // 2, self.chroma_keep, self.chroma_add)
+            _blend(target.chroma, left // 2 * 2, top // 2, self.chroma_keep, self.chroma_add)
 
 
-def sprite(picture: AnchoredImage, size: float, degrees: float = 0.0) -> Sprite:
-    """Return `picture` at `size` px a unit, turned clockwise by `degrees` around its anchor."""
-    return _sprite(*_transformed(picture, size, degrees, margin=1))
+def sprite(image: AnchoredImage, size: float, degrees: float = 0.0) -> Sprite:
+    """Return an image as a sprite of `size` px per unit, rotated clockwise by `degrees` around its anchor."""
+    return _sprite(*_transformed(image, size, degrees, margin=1))
 
 
 def sprite_and_shadow(
-    picture: AnchoredImage, size: float, degrees: float, *, depth: float, blur: float
+    image: AnchoredImage, size: float, degrees: float, *, depth: float, blur: float
 ) -> tuple[Sprite, Sprite]:
-    """Return what `sprite` does, and its soft, dark shape; `blur` in px."""
-    rgba, left, top = _transformed(picture, size, degrees, margin=math.ceil(2 * blur))
+    """Return the sprite of an image, and its blurred shadow; `depth` from 0 to 1 (black), `blur` in px."""
+    rgba, left, top = _transformed(image, size, degrees, margin=math.ceil(2 * blur))
     alpha = Image.fromarray(rgba[..., 3].astype(np.uint8)).filter(ImageFilter.GaussianBlur(blur))
     return _sprite(rgba, left, top), _dark(np.asarray(alpha, np.float32) / 255 * depth, left, top)
 
 
 def ground_shadow(rx: float, ry: float, depth: float) -> Sprite:
-    """Return the soft shadow of a thing that stands on the table: an ellipse of radii `rx`, `ry` px."""
+    """Return the soft shadow of a thing on the table: an ellipse with radii `rx`, `ry` (px); `depth` from 0 to 1."""
     half_width, half_height = math.ceil(rx * 1.4) // 2 * 2 + 2, math.ceil(ry * 1.4) // 2 * 2 + 2
     x = np.arange(-half_width, half_width, dtype=np.float32) + 0.5
     y = np.arange(-half_height, half_height, dtype=np.float32)[:, None] + 0.5
@@ -108,10 +105,13 @@ def _dark(alpha: Floats, left: int, top: int) -> Sprite:
     return Sprite(left, top, _words(256 * (1 - alpha)), _words(256 * 16 * alpha), None, None)
 
 
-def _transformed(picture: AnchoredImage, size: float, degrees: float, margin: int) -> tuple[Floats, int, int]:
-    """Return the premultiplied RGBA (H, W, 4) of 0 to 255, even sides, and where its corner lies from the anchor."""
-    zoom = size / picture.scale
-    image, (ax, ay) = picture.image, picture.anchor
+def _transformed(source: AnchoredImage, size: float, degrees: float, margin: int) -> tuple[Floats, int, int]:
+    """Return the scaled and rotated image, and the position of its left top corner relative to the anchor (px).
+
+    The image is premultiplied RGBA (H, W, 4) from 0 to 255 with even sides.
+    """
+    zoom = size / source.scale
+    image, (ax, ay) = source.image, source.anchor
     cos, sin = math.cos(math.radians(degrees)) * zoom, math.sin(math.radians(degrees)) * zoom
     box = image.getbbox()
     x0, y0, x1, y1 = box if box else (0, 0, 1, 1)
@@ -120,7 +120,7 @@ def _transformed(picture: AnchoredImage, size: float, degrees: float, margin: in
     ys = [x * sin + y * cos for x, y in corners]
     left, top = math.floor(min(xs)) - margin, math.floor(min(ys)) - margin
     width, height = (math.ceil(max(xs)) + margin - left + 1) // 2 * 2, (math.ceil(max(ys)) + margin - top + 1) // 2 * 2
-    back_cos, back_sin = cos / zoom**2, sin / zoom**2  # output px → picture px
+    back_cos, back_sin = cos / zoom**2, sin / zoom**2  # output px → source px
     shift_x = left * back_cos + top * back_sin + ax
     shift_y = -left * back_sin + top * back_cos + ay
     matrix = (back_cos, back_sin, shift_x, -back_sin, back_cos, shift_y)
@@ -128,7 +128,8 @@ def _transformed(picture: AnchoredImage, size: float, degrees: float, margin: in
     return np.asarray(turned, np.float32), left, top
 
 
-def _lay(plane: Bytes, left: int, top: int, keep: Words, add: Words) -> None:
+def _blend(plane: Bytes, left: int, top: int, keep: Words, add: Words) -> None:
+    """Composite onto a plane in place, clipped to its edges."""
     height, width = keep.shape
     x0, y0 = max(left, 0), max(top, 0)
     x1, y1 = min(left + width, plane.shape[1]), min(top + height, plane.shape[0])

@@ -1,4 +1,4 @@
-"""Encodes a script's frames as H.264 in MP4, and damages the files that are to be damaged."""
+"""Encodes the frames of a script as H.264 in MP4, and damages the files of flawed videos."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from preprocessing.demo.config import DemoConfig
 from preprocessing.demo.render.frames import Renderer
 from preprocessing.demo.script import Flaw, VideoScript
 
-# One thread, or the bytes depend on the machine; B-frames, as real recordings have them.
+# One thread, so that the bytes do not depend on the machine; B-frames, as in real recordings.
 _X264 = {"preset": "ultrafast", "bf": "2", "crf": "22", "g": "48", "threads": "1"}
 
 
 def make_video(config: DemoConfig, script: VideoScript, folder: Path) -> Path | None:
-    """Write `<video_uid>.mp4` into `folder` and return its path; None for a video that is to be missing."""
+    """Write `<video_uid>.mp4` into `folder` and return its path; None for the video whose file is missing."""
     if script.flaw is Flaw.MISSING:
         return None
     path = folder / f"{script.video_uid}.mp4"
-    stop = script.num_frames // 4 if script.flaw is Flaw.TRUNCATED else None  # the rest would be cut off anyway
+    stop = script.num_frames // 4 if script.flaw is Flaw.TRUNCATED else None  # saves time: the file is cut anyway
     _encode(config, script, path, stop)
     if script.flaw is Flaw.DAMAGED:
         damage(path, seed=script.index)
@@ -30,7 +30,7 @@ def make_video(config: DemoConfig, script: VideoScript, folder: Path) -> Path | 
 
 
 def damage(path: Path, *, seed: int, start: float = 0.45, end: float = 0.55) -> None:
-    """Overwrite the part from `start` to `end` of an MP4 file's coded data with noise."""
+    """Overwrite the part from `start` to `end` (fractions) of an MP4 file's media data with noise."""
     data = bytearray(path.read_bytes())
     offset, size = _find_box(data, b"mdat")
     first, last = offset + int(size * start), offset + int(size * end)
@@ -45,8 +45,8 @@ def _encode(config: DemoConfig, script: VideoScript, path: Path, stop: int | Non
         stream.width, stream.height, stream.pix_fmt = config.width, config.height, "nv12"
         stream.codec_context.thread_count = 1
         stream.codec_context.flags |= av.codec.context.Flags.bitexact
-        for number, picture in enumerate(renderer.frames(stop)):
-            frame = av.VideoFrame.from_ndarray(picture, format="nv12")
+        for number, nv12 in enumerate(renderer.frames(stop)):
+            frame = av.VideoFrame.from_ndarray(nv12, format="nv12")
             frame.pts = number
             frame.time_base = 1 / script.fps
             container.mux(stream.encode(frame))
@@ -54,7 +54,7 @@ def _encode(config: DemoConfig, script: VideoScript, path: Path, stop: int | Non
 
 
 def _find_box(data: bytes | bytearray, name: bytes) -> tuple[int, int]:
-    """Return where the contents of an MP4 file's outermost box begin, and their size, bytes."""
+    """Return the offset and the size (bytes) of the content of a top-level MP4 box; raise `ValueError` without one."""
     at = 0
     while at + 8 <= len(data):
         size, header = int.from_bytes(data[at : at + 4]), 8

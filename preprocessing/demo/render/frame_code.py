@@ -1,4 +1,4 @@
-"""A strip of black and white blocks at the bottom edge that says which frame of which video a picture is."""
+"""A strip of black and white blocks at the bottom of a frame that encodes the frame number and the video number."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ FRAME_BITS = 14
 VIDEO_BITS = 7
 CHECK_BITS = 3
 _BLOCKS = FRAME_BITS + VIDEO_BITS + CHECK_BITS
-_STRIP = 12  # the strip's height is the picture's height over this
+_STRIP = 12  # frame height / strip height
 
 
 def draw(luma_HW: NDArray[np.uint8], chroma_HW: NDArray[np.uint8], frame: int, video: int) -> None:
-    """Draw the code into a 4:2:0 picture: luma (H, W), interleaved chroma (H/2, W), limited range."""
+    """Draw the code into an NV12 frame: luma (H, W), interleaved chroma (H/2, W), limited range."""
     height, width = luma_HW.shape
     strip = height // _STRIP // 2 * 2
     edges = np.linspace(0, width, _BLOCKS + 1).astype(int)
@@ -25,12 +25,15 @@ def draw(luma_HW: NDArray[np.uint8], chroma_HW: NDArray[np.uint8], frame: int, v
 
 
 def read_frame_code(rgb_HWC: NDArray[np.uint8]) -> int:
-    """Return the frame number in a whole (scaled, recompressed, not cropped) picture; `ValueError` where none is."""
+    """Return the frame number, modulo 2¹⁴, encoded in a frame, which may be scaled and recompressed but not cropped.
+
+    Raises `ValueError` where there is no valid code.
+    """
     return _read(rgb_HWC)[0]
 
 
 def read_video_code(rgb_HWC: NDArray[np.uint8]) -> int:
-    """Return the number of the video, modulo 128; `ValueError` where the picture has no code."""
+    """Return the video number, modulo 128, encoded in a frame; raise `ValueError` where there is no valid code."""
     return _read(rgb_HWC)[1]
 
 
@@ -41,7 +44,7 @@ def _bits(frame: int, video: int) -> NDArray[np.bool_]:
 
 
 def _check(frame: int, video: int) -> int:
-    # Offset, so that neither an all-black nor an all-white strip is a code.
+    # The offset makes all-black and all-white strips invalid.
     return (frame + frame // 7 + 3 * video + 5) % (1 << CHECK_BITS)
 
 
@@ -59,5 +62,5 @@ def _read(rgb_HWC: NDArray[np.uint8]) -> tuple[int, int]:
     frame, video = value >> (VIDEO_BITS + CHECK_BITS), value >> CHECK_BITS & ((1 << VIDEO_BITS) - 1)
     blurred = bool((np.abs(levels - 127) < 30).any())
     if blurred or value & ((1 << CHECK_BITS) - 1) != _check(frame, video):
-        raise ValueError(f"no frame code at the bottom of this {width}x{height} picture: levels {levels.round()}")
+        raise ValueError(f"no frame code at the bottom of this {width}x{height} frame: levels {levels.round()}")
     return frame, video

@@ -1,4 +1,4 @@
-"""What every thing, tool and hand looks like: each drawn once, large, on a transparent picture."""
+"""The images of things, tools and hands: each is drawn once, large, on a transparent canvas."""
 
 from __future__ import annotations
 
@@ -14,24 +14,21 @@ from preprocessing.demo.render.paint import Canvas, Color, Field, union
 
 @dataclass(frozen=True)
 class AnchoredImage:
-    """A picture with premultiplied alpha, `scale` px a unit, and where its anchor lies in it (px).
-
-    A thing's anchor is where it stands, a hand's is where it grips.
-    """
+    """An image with premultiplied alpha and an anchor: the foot of a thing, the grip of a hand."""
 
     image: Image.Image
-    anchor: tuple[float, float]
-    scale: float
+    anchor: tuple[float, float]  # px
+    scale: float  # px per unit
 
 
 @dataclass(frozen=True)
 class ThingShape:
-    """The measures of a thing in units: how tall it is, where its lid's hinge is, how wide its shadow."""
+    """The measures of a thing, in units."""
 
     height: float
-    width: float
-    lid: float = 0.0  # the height of the seam between body and lid
-    spout: tuple[float, float] = (-0.4, -0.6)  # where it pours from
+    width: float  # of its shadow
+    lid: float = 0.0  # height of the seam between body and lid; 0: no lid
+    spout: tuple[float, float] = (-0.4, -0.6)  # where it pours from, relative to the foot
 
 
 THING_SHAPES: dict[str, ThingShape] = {
@@ -63,9 +60,9 @@ SKINS: tuple[Color, ...] = ((236, 188, 158), (206, 150, 114), (150, 100, 72), (1
 
 @cache
 def thing(noun: str, part: str, scale: float) -> AnchoredImage:
-    """Return a noun's picture at `scale` px a unit.
+    """Return the image of a part of a noun at `scale` px per unit.
 
-    `whole`; its `body` without the lid; the `lid`; or the `left` or `right` half, cut open.
+    `part` is `whole`, `body` (without the lid), `lid`, or the cut half `left` or `right`.
     """
     build = THING_SHAPES[noun]
     sketch = Canvas(-0.85, -1.35, 0.85, 0.35, scale=scale)
@@ -255,12 +252,13 @@ def _ball(s: Canvas) -> None:
 
 
 def _below(s: Canvas, shape: Field, y: float) -> Field:
-    """The part of a shape under the height `y`."""
-    return np.maximum(shape, y - s.y)
+    """The part of a shape below the height `y`."""
+    return np.asarray(np.maximum(shape, y - s.y), np.float32)
 
 
 def _above(s: Canvas, shape: Field, y: float) -> Field:
-    return np.maximum(shape, s.y - y)
+    """The part of a shape above the height `y`."""
+    return np.asarray(np.maximum(shape, s.y - y), np.float32)
 
 
 def _darker(color: Color, by: float) -> Color:
@@ -294,7 +292,10 @@ _LIDS: dict[str, Callable[[Canvas], None]] = {
 
 @cache
 def tool(name: str, scale: float) -> AnchoredImage:
-    """Return a `knife`, `spoon` or `cloth`, anchored where the hand holds it, its working end to the lower left."""
+    """Return the image of a `knife`, `spoon` or `cloth`, anchored at its handle, with its end at the lower left.
+
+    Raises `ValueError` for another name.
+    """
     s = Canvas(-0.7, -0.5, 0.5, 1.1, scale=scale)
     if name == "knife":
         s.fill(s.capsule(0.12, -0.16, -0.02, 0.05, 0.065), (60, 44, 36))
@@ -314,13 +315,13 @@ def tool(name: str, scale: float) -> AnchoredImage:
         for x in (-0.24, -0.02, 0.18):
             s.fill(s.capsule(x, 0.04, x - 0.08, 0.3, 0.018), (220, 110, 60), edge=0)
     else:
-        raise ValueError(f"there is no tool {name!r}: knife, spoon or cloth")
+        raise ValueError(f"unknown tool {name!r}; expected knife, spoon or cloth")
     return AnchoredImage(s.image(), (0.7 * scale, 0.5 * scale), scale)
 
 
 @cache
 def drop(scale: float) -> AnchoredImage:
-    """Return a drop of what is poured, anchored in its middle."""
+    """Return the image of a drop of liquid, anchored at its middle."""
     s = Canvas(-0.12, -0.2, 0.12, 0.2, scale=scale)
     s.fill(
         union([s.ellipse(0, 0.06, 0.07, 0.08), s.capsule(0, 0.05, 0, -0.14, 0.06, 0.01)]), (96, 160, 226), edge=0.015
@@ -330,7 +331,10 @@ def drop(scale: float) -> AnchoredImage:
 
 @cache
 def hand(pose: str, skin: int, sleeve: Color, scale: float) -> AnchoredImage:
-    """Return a right hand with its forearm below, from its owner's eyes: `grip` or `flat`, anchored at the grip."""
+    """Return the image of a right hand and forearm as its owner sees them, anchored at the grip.
+
+    `pose` is `grip` or `flat` (raises `ValueError` for another one), `skin` an index into `SKINS`.
+    """
     s = Canvas(-0.8, -0.8, 0.9, 6.0, scale=scale)
     color = SKINS[skin % len(SKINS)]
     wrist = s.capsule(0.02, 0.55, 0.06, 1.2, 0.22, 0.24)
@@ -352,7 +356,7 @@ def hand(pose: str, skin: int, sleeve: Color, scale: float) -> AnchoredImage:
             (0.18, 0.24, 0.16, -0.02),
         ]
     else:
-        raise ValueError(f"there is no pose {pose!r}: grip or flat")
+        raise ValueError(f"unknown pose {pose!r}; expected grip or flat")
     for ax, ay, bx, by in fingers:
         finger = s.capsule(ax, ay, bx, by, 0.085, 0.07)
         s.fill(finger, color, 0.12 - 3.2 * (finger + 0.05) ** 2 * 10 + s.slope_light(by, ay, 0.08), edge=0.018)

@@ -1,4 +1,4 @@
-"""Where the hand and every thing are at each moment: a script's actions played as smooth movements."""
+"""Animates a script: the state of the hand and of every thing at each time, with smooth movements."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from preprocessing.demo.script import Action, VideoScript
 
 @dataclass(frozen=True)
 class ThingState:
-    """A thing: where it stands (u, v), how high it is held and how far it is moved aside (units), and its shape."""
+    """The position and the appearance of a thing."""
 
     noun: str
-    u: float
-    v: float
-    z: float = 0.0
-    aside: float = 0.0
-    degrees: float = 0.0
-    lid_x: float = 0.0  # units
+    u: float  # position on the table: −1 left to 1 right
+    v: float  # 0 far to 1 near
+    z: float = 0.0  # height above the table, units
+    aside: float = 0.0  # horizontal offset, units
+    degrees: float = 0.0  # clockwise rotation
+    lid_x: float = 0.0  # offset of the lid, units
     lid_z: float = 0.0  # units
     lid_degrees: float = 0.0
-    apart: float = 0.0  # how far the cut halves are apart, units
+    apart: float = 0.0  # distance of the cut halves, units
     is_open: bool = False
     is_cut: bool = False
-    here: bool = True  # False: carried out of sight
+    here: bool = True  # False: out of sight
 
 
 @dataclass(frozen=True)
 class Hand:
-    """The hand at rest camera coordinates (px), its pose, and the tool in it."""
+    """The position (px, with the camera at rest) and pose of the hand, and the tool in it."""
 
     x: float
     y: float
@@ -42,23 +42,26 @@ class Hand:
 
 @dataclass(frozen=True)
 class SceneState:
-    """All that is drawn besides the backdrop."""
+    """Everything in front of the backdrop at one time."""
 
     hand: Hand
-    things: dict[str, ThingState]
-    held: str = ""  # the thing that the hand moves, drawn over the others
-    pouring: float = 0.0  # the age of the stream in seconds; 0: none
+    things: dict[str, ThingState]  # by noun
+    held: str = ""  # the thing that the hand moves; it is drawn over the others
+    pouring: float = 0.0  # s since pouring began; 0: not pouring
 
 
 @dataclass
 class _Movement:
-    """What one action does at `p` of its movement (0 to 1), at `t` seconds into it."""
+    """The movement of one action, from the state of its thing before."""
 
     action: Action
     before: ThingState
 
     def at(self, p: float, t: float) -> tuple[ThingState, tuple[float, float], str, str]:
-        """Return the thing, where the hand is from the thing's foot (units), the hand's pose and its tool."""
+        """Return the state at the fraction `p` of the movement, `t` seconds into it.
+
+        It consists of the thing, the hand's offset from the thing's foot (units), the hand's pose and its tool.
+        """
         thing, tall = self.before, THING_SHAPES[self.before.noun].height
         e = _ease(p)
         grip = (0.30, -0.45 * tall)
@@ -121,11 +124,11 @@ class _Movement:
                     "grip",
                     "",
                 )
-        raise ValueError(f"there is no movement for the verb {self.action.verb!r}")
+        raise ValueError(f"no movement is defined for the verb {self.action.verb!r}")
 
 
 class SceneAnimator:
-    """Plays a script; the things keep what was done to them."""
+    """Plays the actions of a script; things keep the state in which an action leaves them."""
 
     def __init__(self, script: VideoScript, geometry: Geometry) -> None:
         self.geometry = geometry
@@ -143,7 +146,7 @@ class SceneAnimator:
             self.things[noun] = replace(self.things[noun], here=verb != "put")
 
     def play(self, times: list[float]) -> Iterator[SceneState]:
-        """Yield what is seen at each of `times` (s, rising)."""
+        """Yield the scene at each of `times` (s, ascending)."""
         queue = iter(self.actions)
         action = next(queue, None)
         plan: _ActionPlan | None = None
@@ -156,18 +159,18 @@ class SceneAnimator:
                 yield SceneState(Hand(*self._idle(time)), self.things)
                 continue
             plan = plan or _ActionPlan(self, action)
-            yield plan.moment(time)
+            yield plan.scene(time)
 
     def _idle(self, time: float) -> tuple[float, float]:
         return self.rest[0] + 3 * math.sin(1.7 * time), self.rest[1] + 3 * math.sin(2.3 * time)
 
     def foot(self, thing: ThingState) -> tuple[float, float]:
-        """Where the thing touches (or would touch) the table, px."""
+        """Return the point of the table below a thing, px."""
         return self.geometry.on_screen(thing.u, thing.v)
 
 
 class _ActionPlan:
-    """One action on the stage: reach (and bring the thing where it must be), act, go back."""
+    """One action: reach for the thing (and bring it to where the movement starts), perform it, return to rest."""
 
     def __init__(self, stage: SceneAnimator, action: Action) -> None:
         self.stage, self.action = stage, action
@@ -182,7 +185,7 @@ class _ActionPlan:
         elif not found.here:
             v = home_v
         self.found = found
-        # What an earlier action opened or cut is whole again by the time that the hand is there.
+        # A thing that an earlier action opened or cut is whole again when the movement starts.
         ready = ThingState(action.noun, u, v)
         self.path = _Movement(action, ready)
         self.begin = self.path.at(0.0, 0.0)
@@ -192,7 +195,8 @@ class _ActionPlan:
         self.settled = replace(end, z=0.0, aside=0.0, degrees=0.0, is_open=still_open, is_cut=still_cut)
         self.after = replace(self.settled, here=verb != "lift")
 
-    def moment(self, time: float) -> SceneState:
+    def scene(self, time: float) -> SceneState:
+        """Return the scene at a time (s) of the action."""
         action, stage = self.action, self.stage
         if time < action.core_start:
             return self._approach((time - action.start) / (action.core_start - action.start))
@@ -213,15 +217,15 @@ class _ActionPlan:
             reset = self.found if p < 0.5 else replace(ready, z=0.0)
             return SceneState(Hand(*hand, pose if p > 0.6 else "flat", tool), self._with(reset), self.action.noun)
         hidden = self.action.verb == "put" or not self.found.here
-        if self.found.here and p < 0.4:  # take it from where it is
+        if self.found.here and p < 0.4:  # reach for the thing
             hand = _between(stage.rest, self._from(self.found, (0.30, -0.2)), _ease(p / 0.4))
             return SceneState(Hand(*hand, "grip"), self._with(self.found), self.action.noun)
         start = 0.4 if self.found.here else 0.0
         e = _ease((p - start) / (1 - start))
-        if not hidden:  # carry it to where the movement begins
+        if not hidden:  # carry it to where the movement starts
             moved = replace(ready, v=self.found.v + (ready.v - self.found.v) * e, z=0.12 * _bump(e))
             return SceneState(Hand(*self._from(moved, offset), "grip", tool), self._with(moved), self.action.noun)
-        if self.found.here:  # out of sight, and back
+        if self.found.here:  # carry it out of sight and back
             out = min(1.0, 2 * e)
             if e < 0.5:
                 return self._carried(replace(self.found, is_open=False, is_cut=False), (0.30, -0.2), _ease(out))
@@ -238,7 +242,7 @@ class _ActionPlan:
         return SceneState(Hand(*hand, pose if e < 0.3 else "flat", tool), self._with(fallen), action.noun)
 
     def _carried(self, thing: ThingState, offset: tuple[float, float], out: float) -> SceneState:
-        """The thing in the hand, on its way from where it is (0) to out of sight (1)."""
+        """Return the scene with the thing in the hand, carried from its position (`out` = 0) out of sight (1)."""
         x, y = self._from(thing, offset)
         to_x, to_y = _between((x, y), self.stage.away, out)
         size = self.stage.geometry.size_at(thing.v) * self.stage.geometry.unit

@@ -1,4 +1,4 @@
-"""The table and the wall behind it, in perspective, and where a point of the table is on the screen."""
+"""The table and the wall behind it, in perspective, and the projection of the table onto the screen."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from preprocessing.demo.render.compose import Planes
 
 Light = NDArray[np.float32]
 
-_FAR, _NEAR = 0.88, 1.30  # how large things are at the far and the near edge of the table
-_FAR_Y, _NEAR_Y = 0.40, 0.93  # where those edges are, in frame heights
-_HORIZON = 0.30  # where the wall meets what is behind the table, in frame heights
+_FAR, _NEAR = 0.88, 1.30  # scale of things at the far and at the near edge of the table
+_FAR_Y, _NEAR_Y = 0.40, 0.93  # y of those edges, in frame heights
+_HORIZON = 0.30  # y of the bottom of the wall, in frame heights
 
 _WOODS = ((196, 146, 96), (150, 98, 60), (222, 190, 146), (120, 84, 62))
 _WALLS = ((176, 196, 196), (206, 192, 170), (160, 178, 204), (196, 178, 186), (170, 190, 160))
@@ -22,27 +22,27 @@ _WALLS = ((176, 196, 196), (206, 192, 170), (160, 178, 204), (196, 178, 186), (1
 
 @dataclass(frozen=True)
 class Geometry:
-    """The camera at rest over the table of one frame size."""
+    """The projection of the table, with the camera at rest, for one frame size."""
 
     width: int  # px
     height: int  # px
 
     @property
     def unit(self) -> float:
-        """The length of one unit at full size, px."""
+        """The length of one unit at scale 1, px."""
         return 0.25 * self.height
 
     @property
     def margin(self) -> int:
-        """How far the camera may move from rest, px, even."""
+        """The largest offset of the camera from rest, px, even."""
         return int(self.height * 0.11) // 2 * 2
 
     def size_at(self, v: float) -> float:
-        """How large things are at depth `v` (0 the far edge, 1 the near one)."""
+        """Return the scale of things at depth `v` (0 at the far edge, 1 at the near edge)."""
         return 1 / (1 / _FAR + (1 / _NEAR - 1 / _FAR) * v)
 
     def on_screen(self, u: float, v: float) -> tuple[float, float]:
-        """Where a point of the table (u −1 left to 1 right, v 0 far to 1 near) is in the frame, px."""
+        """Return the position in the frame (px) of a point of the table: u −1 left to 1 right, v 0 far to 1 near."""
         size = self.size_at(v)
         y = self.height * (_FAR_Y + (_NEAR_Y - _FAR_Y) * (size - _FAR) / (_NEAR - _FAR))
         return self.width / 2 + u * self._half_width(size), y
@@ -51,7 +51,7 @@ class Geometry:
         return 0.46 * self.width * (0.55 + 0.45 * size / _FAR)
 
     def backdrop(self, rng: np.random.Generator) -> tuple[Planes, Planes]:
-        """Return the wall and the table with the floor, each `margin` px larger than the frame on every side."""
+        """Return the wall, and the table with the floor, each `margin` px larger than the frame on every side."""
         rows = np.arange(-self.margin, self.height + self.margin, dtype=np.float32)[:, None]
         columns = np.arange(-self.margin, self.width + self.margin, dtype=np.float32)[None, :]
         light = self._light(rows, columns)
@@ -60,7 +60,7 @@ class Geometry:
 
     @property
     def horizon(self) -> int:
-        """The first row of the frame, camera at rest, that is not wall, px, even."""
+        """The first row of the frame below the wall, with the camera at rest, px, even."""
         return int(self.height * _HORIZON) // 2 * 2
 
     def _light(self, y: Light, x: Light) -> Light:
@@ -101,7 +101,7 @@ class Geometry:
         grout = (in_row < 0.09) | (in_column < 0.045)
         tone = np.where(grout, 0.78, tone * (1.06 - 0.10 * in_row))
         rgb = wall * tone[..., None]
-        # A window, where the light comes from.
+        # A window, the source of light.
         left = rng.uniform(0.02, 0.6) * self.width
         right, bottom = left + 0.30 * self.width, 0.17 * self.height
         frame = 0.018 * self.height
