@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from eval.compare import main
-from eval.metrics.bootstrap import compare_paired
+from eval.metrics.paired import compare_paired
 from eval.report.comparison import CompareError, compare
 from eval.results import Item, Result, Score
 from tests.browser import Browser, outside

@@ -52,7 +52,7 @@ def test_what_is_not_there_is_an_error_that_says_what_to_do(
     assert main([str(root), "--key", "nobody_c1_000000"]) == 1
     assert "no sample has the key 'nobody_c1_000000'" in capsys.readouterr().err
     assert main([str(tmp_path)]) == 1
-    assert "dataset.json: there is no such file" in capsys.readouterr().err
+    assert "dataset.json: no such file" in capsys.readouterr().err
     with pytest.raises(SystemExit) as caught:
         main([str(root), "--samples", "0"])
     assert caught.value.code == 2
