@@ -1,4 +1,4 @@
-"""A small dataset with a shard of every benchmark split, and the questions and labels beside them."""
+"""Creates a small dataset with a shard of every benchmark split, and its questions or labels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shards.index import finish_split, write_dataset
 from shards.keys import make_key
 from tests.shards.samples import TOOLCHAIN, clip, write_shard
 
-ABSENT = make_key("absent", "q", 0, 0)  # a clip that a question names and no shard holds
+ABSENT = make_key("absent", "q", 0, 0)  # key of a clip in a question but in no shard
 _OWN: dict[str, dict[str, Any]] = {
     "egomcq": {},
     "summarymcq": {},
@@ -35,7 +35,7 @@ def key(set_name: str, index: int, split: str = "test") -> str:
 
 
 def companion(set_name: str, split: str) -> companions.Companion:
-    """Return questions or labels over the three samples of a split; the last question names an absent clip, too."""
+    """Return questions or labels for the three samples of a split; the last question also has the key `ABSENT`."""
     keys = [key(set_name, index, split) for index in range(3)]
     if set_name in ("egomcq", "summarymcq"):
         kind: companions.QuestionType = "summary" if set_name == "summarymcq" else "inter"
@@ -64,15 +64,15 @@ def companion(set_name: str, split: str) -> companions.Companion:
 
 
 def make_benchmarks(root: Path) -> Dataset:
-    """Write three samples of every benchmark split, and what lies beside them."""
-    beside = []
+    """Write three samples of every benchmark split, and their companions."""
+    paths = []
     for set_name, spec in schema.SETS.items():
         for split in spec.splits if spec.is_benchmark else ():
             write_shard(root, [sample(set_name, i, split=split) for i in range(3)], set_name=set_name, split=split)
             finish_split(root, set_name, split)
             if split in spec.companions:
-                beside.append(companions.companion_path(set_name, split))
-                companions.write_companion(root / beside[-1], companion(set_name, split))
+                paths.append(companions.companion_path(set_name, split))
+                companions.write_companion(root / paths[-1], companion(set_name, split))
     return write_dataset(
         root,
         config={},
@@ -83,5 +83,5 @@ def make_benchmarks(root: Path) -> Dataset:
             "licence_notice": "Made for tests.",
             "counts": {},
         },
-        companions=beside,
+        companions=paths,
     )

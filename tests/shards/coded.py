@@ -1,51 +1,18 @@
-"""Datasets whose every frame says its clip and its number, in the GOPs that the build uses: what loader tests read."""
+"""Creates datasets of coded clips, whose frames show the number of their clip and their own."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from fractions import Fraction
-from functools import lru_cache
 from pathlib import Path
-
-import av
-import numpy as np
 
 from shards import schema
 from shards.dataset import Dataset
 from shards.index import finish_split, write_dataset
 from shards.keys import make_key
-from tests.preprocessing.coded_video import coded_frame
-from tests.shards.samples import TOOLCHAIN, make_jpg, write_shard
+from tests.media import coded_mp4, make_jpg
+from tests.shards.samples import TOOLCHAIN, write_shard
 
-SIDE, FPS, FRAMES_A_CLIP = 128, 30, 64  # pixels; frames/s; the frame code of a clip starts at its number × 64
-PRODUCTION = {
-    "preset": "superfast",
-    "x264-params": "keyint=16:min-keyint=16:scenecut=0:open-gop=0:bframes=7:b-adapt=0:b-pyramid=none",
-    "threads": "1",
-}
-
-
-@lru_cache(maxsize=512)
-def coded_mp4(
-    first: int, frames: int, *, size: tuple[int, int] = (SIDE, SIDE), fps: int = FPS, gop: int = 16, b_frames: int = 7
-) -> bytes:
-    """Return an mp4 whose frame i shows `first + i`."""
-    options = {**PRODUCTION}
-    options["x264-params"] = (
-        f"keyint={gop}:min-keyint={gop}:scenecut=0:open-gop=0:bframes={b_frames}:b-adapt=0:b-pyramid=none"
-    )
-    sink = io.BytesIO()
-    with av.open(sink, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-        stream = container.add_stream("libx264", rate=fps, options=options)
-        stream.width, stream.height = size
-        stream.pix_fmt = "yuv420p"
-        for index in range(frames):
-            frame = av.VideoFrame.from_ndarray(coded_frame(first + index, *size), format="rgb24")
-            frame.pts, frame.time_base = index, Fraction(1, fps)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return sink.getvalue()
+SIDE, FPS, FRAMES_A_CLIP = 128, 30, 64  # pixels; frames/s; the code of a clip's first frame is its number × 64
 
 
 def coded_clip(number: int, *, video: str = "video-a", first_frame: int = 2, clip_frames: int = 20) -> schema.Sample:
@@ -103,7 +70,7 @@ def coded_summary(number: int, *, seconds: int, narrations: int, video: str = "v
 def coded_dataset(
     root: Path, shards: Sequence[int] = (7, 5, 6), *, summaries: Sequence[schema.Sample] = (), per_video: int = 4
 ) -> Dataset:
-    """Write a dataset of coded clips, so many in each shard, `per_video` of each video; train holds all of them."""
+    """Write a dataset whose training split has `shards` coded clips per shard, `per_video` of each video."""
     number = 0
     for index, count in enumerate(shards):
         samples = [coded_clip(number + i, video=f"video-{(number + i) // per_video:03d}") for i in range(count)]
@@ -127,14 +94,8 @@ def coded_dataset(
 
 
 def overwrite_member(dataset: Dataset, shard: int, row: int, data: bytes, *, member: str = "mp4", at: int = 0) -> None:
-    """Write `data` over a stored member from its byte `at` on, as a failing disk would."""
+    """Overwrite a stored member with `data`, starting at its byte `at`."""
     place = dataset.split("clips", "train").shards[shard].rows([f"{member}_offset"]).to_pylist()[row]
     with dataset.split("clips", "train").shards[shard].path.open("r+b") as handle:
         handle.seek(place[f"{member}_offset"] + at)
         handle.write(data)
-
-
-def rgb_frames(mp4: bytes) -> np.ndarray:
-    """Return all frames of an mp4, decoded whole by libavcodec."""
-    with av.open(io.BytesIO(mp4)) as container:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])

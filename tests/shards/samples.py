@@ -1,28 +1,23 @@
-"""Makes small real samples and whole datasets for the tests: real H.264, awkward texts, first samples without tags."""
+"""Creates small samples and datasets with real H.264 videos, awkward texts, and first samples without tags."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from fractions import Fraction
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import av
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from shards import schema
 from shards.index import Dataset, FailedItem, ShardStats, finish_split, write_dataset
 from shards.keys import make_key
 from shards.writer import ShardWriter
+from tests.media import make_jpg, make_mp4
 
 WIDTH, HEIGHT, FPS = 64, 48, 10
 TOOLCHAIN = {"ffmpeg": "7.1", "x264": "165", "pillow": "13"}
-DOTTED_VIDEO = "P01_01.take.2"  # dots end the key for readers that split names at the first one
+DOTTED_VIDEO = "P01_01.take.2"  # readers split member names at the first dot
 TEXTS = (
     "#C C opens the drawer",
     "#C C schält die Möhre — 人参を切る 🥕",
@@ -30,52 +25,6 @@ TEXTS = (
     "#C C looks\nand\twaits\r\nagain",
     "#Unsure",
 )
-
-
-@lru_cache(maxsize=64)
-def make_mp4(
-    frames: int = 8,
-    *,
-    seed: int = 0,
-    width: int = WIDTH,
-    height: int = HEIGHT,
-    pix_fmt: str = "yuv420p",
-    audio: bool = False,
-    codec: str = "libx264",
-    gap: bool = False,
-    headless: bool = False,
-) -> bytes:
-    """Return an mp4 of `frames` frames at FPS, first one a key frame; with a `gap` in time, or without its first."""
-    sink = io.BytesIO()
-    with av.open(sink, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-        options = {"g": "4", "bf": "0", "threads": "1", "tune": "zerolatency"} if codec == "libx264" else {}
-        stream = container.add_stream(codec, rate=FPS, options=options)
-        stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
-        sound = container.add_stream("aac", rate=16000) if audio else None
-        ramp = np.linspace(0, 200, width, dtype=np.uint8)
-        for index in range(frames):
-            pixels = np.tile(ramp[None, :, None], (height, 1, 3))
-            pixels[:, (index * 5 + seed) % width] = 255
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=pix_fmt)
-            frame.pts, frame.time_base = index + (gap and index > 3), Fraction(1, FPS)
-            packets = stream.encode(frame)
-            container.mux(packets[headless and index == 0 :])
-        container.mux(stream.encode(None))
-        if sound is not None:
-            silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-            silence.sample_rate = 16000
-            container.mux(sound.encode(silence))
-            container.mux(sound.encode(None))
-    return sink.getvalue()
-
-
-@lru_cache(maxsize=64)
-def make_jpg(seed: int = 0, width: int = WIDTH, height: int = HEIGHT) -> bytes:
-    """Return a JPEG of the size of the clips."""
-    sink = io.BytesIO()
-    colour = tuple(60 + (seed * part) % 160 for part in (37, 71, 113))
-    Image.new("RGB", (width, height), colour).save(sink, "JPEG", quality=85)
-    return sink.getvalue()
 
 
 def clip(

@@ -1,4 +1,4 @@
-"""Servers on loopback for tests: HTTP with faults injected, and one that speaks S3."""
+"""An HTTP server on the loopback interface that injects faults."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 class FaultyServer:
-    """Serves a folder; `faults[path]` says what goes wrong with the next requests for a path, one after another.
+    """Serves a folder; `faults[path]` lists the faults of the next requests for a path, in order.
 
     Faults: `503`, `404`, `403` (a status), `cut` (half of the body), `wrong` (a byte changed), `hang` (no byte until
     the client gives up), `slow` (in small pieces), `drop` (the connection closes without an answer).

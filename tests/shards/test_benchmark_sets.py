@@ -1,4 +1,4 @@
-"""Every benchmark's set is read like the others: by the loader, by foreign readers, by verify, inspect and the card."""
+"""The sets of benchmarks are supported everywhere: by the loader, other packages, verify, inspect and the card."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def expected(set_name: str, split: str) -> dict[str, dict[str, object]]:
 
 
 @pytest.mark.parametrize(("set_name", "split"), SPLITS)
-def test_the_loader_reads_frames_of_clips_and_windows_of_long_ones(dataset: Dataset, set_name: str, split: str) -> None:
+def test_the_loader_reads_frames_of_clips_and_windows_of_long_samples(
+    dataset: Dataset, set_name: str, split: str
+) -> None:
     config = LoaderConfig(global_batch=2, frames=3, windows=2, size=32, workers=0)
     batches = list(Loader(dataset.root, set_name, split, config, is_training=False))
     assert [name for batch in batches for name in batch.keys] == [key(set_name, i, split) for i in range(3)]
@@ -46,16 +48,16 @@ def test_the_loader_reads_frames_of_clips_and_windows_of_long_ones(dataset: Data
     assert not any(batch.verbs_BV.any() or any(batch.narrations) or any(batch.failures) for batch in batches)
 
 
-def test_partners_of_a_set_without_segments_are_refused(dataset: Dataset) -> None:
-    with pytest.raises(ShardError, match="egomcq: its samples have no segment"):
+def test_scene_negatives_need_segments(dataset: Dataset) -> None:
+    with pytest.raises(ShardError, match="egomcq: scene_negatives needs the field segment"):
         Loader(dataset.root, "egomcq", "test", LoaderConfig(scene_negatives=True), is_training=False)
 
 
-def test_long_sets_are_those_over_minutes() -> None:
+def test_the_long_sets() -> None:
     assert [name for name, spec in schema.SETS.items() if spec.is_long] == ["summaries", "summarymcq", "howto100m"]
 
 
-def test_letters_tell_sets_apart() -> None:
+def test_each_set_has_its_own_letter() -> None:
     letters = [spec.letter for spec in schema.SETS.values()]
     assert len(set(letters)) == len(letters)
 
@@ -91,7 +93,7 @@ def test_datasets_finds_sets_and_splits_by_the_card(
         assert {row["__key__"]: row["json"] for row in rows} == expected(set_name, split)
 
 
-def test_verify_finds_it_sound(dataset: Dataset) -> None:
+def test_verify_finds_no_problems(dataset: Dataset) -> None:
     assert verify(dataset.root).findings == ()
 
 
@@ -99,27 +101,27 @@ def test_verify_finds_it_sound(dataset: Dataset) -> None:
     ("damage", "message"),
     [
         (lambda path: path.unlink(), "absent"),
-        (lambda path: path.write_bytes(path.read_bytes() + b" "), "the sha256"),
+        (lambda path: path.write_bytes(path.read_bytes() + b" "), "sha256 is"),
         (lambda path: path.write_text(path.read_text().replace('"answer": 0', '"answer": 7', 1)), "answer = 7"),
         (lambda path: path.write_text("{"), "not JSON"),
     ],
 )
-def test_verify_names_questions_that_were_altered(dataset: Dataset, tmp_path: Path, damage, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_verify_finds_altered_questions(dataset: Dataset, tmp_path: Path, damage, message: str) -> None:  # type: ignore[no-untyped-def]
     shutil.copytree(dataset.root, tmp_path / "d")
     damage(tmp_path / "d" / companion_path("egomcq", "test"))
     found = verify(tmp_path / "d").findings
     assert {finding.file for finding in found} == {"egomcq/test/questions.json"}
-    assert any(message in finding.what for finding in found)
+    assert any(message in finding.problem for finding in found)
 
 
-def test_verify_names_questions_that_no_manifest_lists(dataset: Dataset, tmp_path: Path) -> None:
+def test_verify_finds_files_that_the_manifest_does_not_list(dataset: Dataset, tmp_path: Path) -> None:
     shutil.copytree(dataset.root, tmp_path / "d")
     (tmp_path / "d" / "egomcq" / "test" / "answers.json").write_text("{}")
     (found,) = verify(tmp_path / "d").findings
-    assert found.file == "egomcq/test/answers.json" and "unexpected" in found.what
+    assert found.file == "egomcq/test/answers.json" and "unexpected" in found.problem
 
 
-def test_the_card_has_the_fields_and_the_files_beside_the_shards(dataset: Dataset) -> None:
+def test_the_card_lists_fields_and_companions(dataset: Dataset) -> None:
     card = (dataset.root / "README.md").read_text()
     for set_name, spec in schema.SETS.items():
         assert (f"`{set_name}`: {spec.title}" in card) == spec.is_benchmark
@@ -142,7 +144,7 @@ def test_inspect_shows_every_set(dataset: Dataset) -> None:
     assert len(list(tables(dataset))) >= 3
 
 
-def test_the_docs_example_counts_what_can_be_answered(dataset: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_docs_example_counts_answerable_questions(dataset: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
     text = (REPOSITORY / "docs" / "shards.md").read_text()
     example = text.split("## Questions and labels\n", 1)[1].split("```python\n", 1)[1].split("```", 1)[0]
     exec(example.replace('"ROOT"', repr(str(dataset.root))), {})

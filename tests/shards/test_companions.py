@@ -1,4 +1,4 @@
-"""Questions and labels: typed when they are read, and each way in which they can be wrong is named."""
+"""Questions and labels are typed when they are read; invalid values are refused with their path."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SPLITS = [(name, split) for name, spec in schema.SETS.items() for split in spec.
 
 
 @pytest.mark.parametrize(("set_name", "split"), SPLITS)
-def test_what_is_written_is_what_is_read(tmp_path: Path, set_name: str, split: str) -> None:
+def test_a_companion_is_restored_from_its_file(tmp_path: Path, set_name: str, split: str) -> None:
     made = companion(set_name, split)
     path = tmp_path / companions.companion_path(set_name, split)
     companions.write_companion(path, made)
@@ -30,7 +30,7 @@ def test_what_is_written_is_what_is_read(tmp_path: Path, set_name: str, split: s
     assert path.read_bytes() == first
 
 
-def test_each_reader_gives_its_own_type(tmp_path: Path) -> None:
+def test_each_set_has_its_own_type(tmp_path: Path) -> None:
     for set_name, split in SPLITS:
         companions.write_companion(tmp_path / companions.companion_path(set_name, split), companion(set_name, split))
     questions = companions.read_questions(tmp_path / "egomcq/test/questions.json")
@@ -72,19 +72,11 @@ def test_a_companion_of_another_kind_than_expected_is_refused(tmp_path: Path) ->
         companions.read_companion(tmp_path, "epic_mir", "test", companions.HowToLabels)
 
 
-def test_a_set_without_questions_or_labels_says_so(tmp_path: Path) -> None:
+def test_missing_companions_are_named(tmp_path: Path) -> None:
     with pytest.raises(companions.CompanionError, match="clips/val has no questions or labels"):
         companions.read_companion(tmp_path, "clips", "val")
-    with pytest.raises(companions.CompanionError, match=r"no such file; it is written by .*build_shards"):
+    with pytest.raises(companions.CompanionError, match=r"no such file; preprocessing/build_shards\.py writes it"):
         companions.read_companion(tmp_path, "charades_ego", "test", companions.CharadesLabels)
-
-
-def test_clips_that_are_in_no_shard_are_counted_and_named() -> None:
-    made = companion("egomcq", "test")
-    packed = {key("egomcq", index) for index in range(3)}
-    with pytest.raises(companions.CompanionError, match=f"here: 1 clips are named and not in the shards: {ABSENT}"):
-        companions.require_keys(made, packed, where="here")
-    companions.require_keys(made, {*packed, ABSENT}, where="here")
 
 
 Change = Callable[[Any], Any]
@@ -114,33 +106,35 @@ def drop(*path: str | int) -> Change:
     ("set_name", "change", "message"),
     [
         ("egomcq", put("version", value=2), "version 2, this code reads 1"),
-        ("egomcq", put("questions", 0, "answer", value=3), "question 0: answer = 3; there are choices 0 … 2"),
+        ("egomcq", put("questions", 0, "answer", value=3), "question 0: answer = 3; expected 0 … 2"),
         ("egomcq", put("questions", 0, "answer", value=-1), "question 0: answer = -1"),
-        ("egomcq", put("questions", 0, "answer", value=True), r"questions\[0\]: answer: int is expected, not True"),
+        ("egomcq", put("questions", 0, "answer", value=True), r"questions\[0\]\.answer: int is expected, not True"),
         ("egomcq", put("questions", 0, "answer", value="1"), "answer: int is expected, not '1'"),
         ("egomcq", put("questions", 0, "type", value="outer"), "one of inter, intra, summary is expected, not 'outer'"),
         ("egomcq", put("questions", 0, "type", value=["inter"]), "is expected"),
-        ("egomcq", put("questions", 0, "choices", 1, value="../../etc"), "question 0: '../../etc' is no key"),
+        ("egomcq", put("questions", 0, "choices", 1, value="../../etc"), "question 0: '../../etc' is not a valid key"),
         ("egomcq", put("questions", 0, "choices", value=["a"]), "question 0: 1 choices"),
         ("egomcq", put("questions", 0, "choices", value={}), "choices: a list is expected"),
-        ("egomcq", put("questions", 0, "text", value=" "), "question 0: its text is empty"),
-        ("egomcq", put("questions", 1, "id", value="0"), "question 0 is there twice"),
+        ("egomcq", put("questions", 0, "text", value=" "), "question 0: the text is empty"),
+        ("egomcq", put("questions", 1, "id", value="0"), "question 0 is repeated"),
         ("egomcq", put("questions", 0, "hint", value=1), r"unknown fields \['hint'\]"),
         ("egomcq", drop("questions", 0, "type"), r"questions\[0\]: missing fields \['type'\]"),
         ("egomcq", drop("questions"), r"missing fields \['questions'\]"),
         ("egomcq", put("questions", value=None), "questions: a list is expected, not None"),
-        ("epic_mir", put("videos", 0, "verb_class", value=97), "P01_01_0: verb_class = 97; 0 … 96"),
+        ("epic_mir", put("videos", 0, "verb_class", value=97), "P01_01_0: verb_class = 97; expected 0 … 96"),
         ("epic_mir", put("sentences", 1, "noun_classes", value=[]), "P01_01_1: noun_classes = []"),
         ("epic_mir", put("sentences", 1, "noun_classes", value=[300]), "0 … 299"),
-        ("epic_mir", put("videos", 0, "key", value=""), r"videos\[0\]: '' is no key"),
-        ("epic_mir", put("videos", 1, "narration_id", value="P01_01_0"), "P01_01_0 is there twice"),
-        ("charades_ego", put("videos", 1, "actions", value=[2]), "there are classes 0 … 1"),
+        ("epic_mir", put("videos", 0, "key", value=""), r"videos\[0\]: '' is not a valid key"),
+        ("epic_mir", put("videos", 1, "narration_id", value="P01_01_0"), "P01_01_0 is repeated"),
+        ("charades_ego", put("videos", 1, "actions", value=[2]), "classes are 0 … 1"),
         ("charades_ego", put("videos", 1, "actions", value=[0.0]), "int is expected, not 0.0"),
-        ("howto100m", put("videos", 1, "label", value=-1), "label = -1; classes count from 0"),
-        ("howto100m", put("classes", value=["a", "b"]), "label = 2; there are classes 0 … 1"),
+        ("howto100m", put("videos", 1, "label", value=-1), "label = -1; classes start at 0"),
+        ("howto100m", put("classes", value=["a", "b"]), "label = 2; classes are 0 … 1"),
     ],
 )
-def test_wrong_values_are_refused_with_their_place(tmp_path: Path, set_name: str, change: Change, message: str) -> None:
+def test_invalid_values_are_refused_with_their_path(
+    tmp_path: Path, set_name: str, change: Change, message: str
+) -> None:
     split = next(iter(schema.SETS[set_name].companions))
     tree = companions.to_json(companion(set_name, split))
     change(tree)
@@ -153,13 +147,13 @@ def test_wrong_values_are_refused_with_their_place(tmp_path: Path, set_name: str
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", "\x00", '{"version": 1'])
-def test_a_file_that_is_no_such_thing_is_named(tmp_path: Path, content: str) -> None:
+def test_a_file_that_is_not_a_companion_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "q.json").write_text(content)
     with pytest.raises(companions.CompanionError, match=r"q\.json"):
         companions.read_questions(tmp_path / "q.json")
 
 
-def test_what_is_wrong_is_not_written_either(tmp_path: Path) -> None:
+def test_an_invalid_companion_is_not_written(tmp_path: Path) -> None:
     bad = companions.HowToLabels(classes=("a",), videos=(companions.HowToVideo(key="k", label=1),))
     with pytest.raises(companions.CompanionError, match="label = 1"):
         companions.write_companion(tmp_path / "labels.json", bad)

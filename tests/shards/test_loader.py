@@ -1,4 +1,4 @@
-"""Batches are the right samples, the same for any workers and ranks, resumable anywhere; faults stop or are counted."""
+"""Batches are the same for any number of workers and ranks and resumable anywhere; failures are counted or raise."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,30 +16,18 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from configs.loading import ConfigError, from_dict
 from shards.config import LoaderConfig
 from shards.dataset import open_dataset
 from shards.loader import Batch, Loader, LoaderError
-from shards.order import OrderError
-from shards.reading import SampleFailedError
-from shards.sampling import KeyedRng, part_frames
-from tests.preprocessing.coded_video import read_number
-from tests.shards.coded import FRAMES_A_CLIP, coded_dataset, coded_summary, overwrite_member
+from tests.media import read_number
+from tests.shards.coded import FRAMES_A_CLIP, coded_dataset, overwrite_member
 
 SMALL = {"size": 32, "frames": 3, "workers": 0, "windows": 5, "narrations": 6}
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("coded")
-    summaries = [coded_summary(i, seconds=3 + 4 * i, narrations=3 * i) for i in range(5)]
-    coded_dataset(folder, (9, 5, 8, 7), summaries=summaries)
-    return folder
-
-
 @pytest.fixture
 def own_root(tmp_path: Path) -> Path:
-    """A dataset to damage."""
+    """A dataset that the test damages."""
     coded_dataset(tmp_path, (6, 6))
     return tmp_path
 
@@ -50,14 +37,14 @@ def config(**changes: object) -> LoaderConfig:
 
 
 def take(loader: Loader, count: int) -> list[Batch]:
-    """Return the next `count` batches, over as many epochs as it takes."""
-    found: list[Batch] = []
-    while len(found) < count:
+    """Return the next `count` batches, from several epochs if necessary."""
+    batches: list[Batch] = []
+    while len(batches) < count:
         for batch in loader:
-            found.append(batch)
-            if len(found) == count:
+            batches.append(batch)
+            if len(batches) == count:
                 break
-    return found
+    return batches
 
 
 def assert_equal(a: Batch, b: Batch) -> None:
@@ -66,8 +53,8 @@ def assert_equal(a: Batch, b: Batch) -> None:
         assert torch.equal(tensor, b.tensors()[name]), name
 
 
-def test_an_epoch_holds_every_clip_once_with_its_own_text_tags_and_frames(root: Path) -> None:
-    with Loader(root, "clips", "train", config(), is_training=False) as loader:
+def test_an_epoch_has_each_clip_once_with_its_own_text_tags_and_frames(coded_root: Path) -> None:
+    with Loader(coded_root, "clips", "train", config(), is_training=False) as loader:
         batches = list(loader)
     keys = [key for batch in batches for key in batch.keys]
     assert len(keys) == len(set(keys)) == 29
@@ -82,8 +69,8 @@ def test_an_epoch_holds_every_clip_once_with_its_own_text_tags_and_frames(root: 
     assert batches[0].frames.shape == (4, 3, 32, 32, 3) and batches[0].video.shape == (4, 3, 3, 32, 32)
 
 
-def test_training_takes_frames_of_the_clip_that_change_with_the_epoch(root: Path) -> None:
-    with Loader(root, "clips", "train", config(flip=0.0, crop_scale=(1.0, 1.0), size=64)) as loader:
+def test_training_frames_change_with_the_epoch(coded_root: Path) -> None:
+    with Loader(coded_root, "clips", "train", config(flip=0.0, crop_scale=(1.0, 1.0), size=64)) as loader:
         first, second = list(loader), list(loader)
     assert [batch.epoch for batch in first + second] == [0] * 7 + [1] * 7
     shown = {}
@@ -97,9 +84,7 @@ def test_training_takes_frames_of_the_clip_that_change_with_the_epoch(root: Path
 
 @given(data=st.data())
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_global_batches_are_the_same_for_any_world_size_and_survive_interruption(
-    root: Path, data: st.DataObject
-) -> None:
+def test_global_batches_are_the_same_for_any_world_size_after_a_resume(coded_root: Path, data: st.DataObject) -> None:
     lanes = data.draw(st.sampled_from([1, 2, 4, 6]))
     chosen = config(
         global_batch=lanes * data.draw(st.integers(1, 2)),
@@ -109,18 +94,18 @@ def test_global_batches_are_the_same_for_any_world_size_and_survive_interruption
         scene_negatives=data.draw(st.booleans()),
     )
     worlds = [n for n in (1, 2, 3, 4, 6) if lanes % n == 0]
-    loader = Loader(root, "clips", "train", chosen)
+    loader = Loader(coded_root, "clips", "train", chosen)
     stop = data.draw(st.integers(0, 2 * len(loader)))
     take(loader, stop)
     state = json.loads(json.dumps(loader.state_dict()))
-    whole = take(loader, 3)
+    expected = take(loader, 3)
     world = data.draw(st.sampled_from(worlds))
     parts = []
     for rank in range(world):
-        part = Loader(root, "clips", "train", chosen, rank=rank, world=world)
+        part = Loader(coded_root, "clips", "train", chosen, rank=rank, world=world)
         part.load_state_dict(state)
         parts.append(take(part, 3))
-    for number, batch in enumerate(whole):
+    for number, batch in enumerate(expected):
         ranks = [part[number] for part in parts]
         half = chosen.global_batch // world  # the clips come first, their partners after
         clips = [key for rank in ranks for key in rank.keys[:half]]
@@ -129,22 +114,22 @@ def test_global_batches_are_the_same_for_any_world_size_and_survive_interruption
         assert torch.equal(torch.cat([r.frames[half:] for r in ranks]), batch.frames[chosen.global_batch :])
 
 
-def test_the_next_50_batches_after_a_resume_equal_those_of_an_uninterrupted_run(root: Path) -> None:
-    whole = Loader(root, "clips", "train", config(global_batch=3))
-    expected = take(whole, 57)
-    stopped = Loader(root, "clips", "train", config(global_batch=3, workers=2))
+def test_the_next_50_batches_after_a_resume_equal_those_of_an_uninterrupted_run(coded_root: Path) -> None:
+    uninterrupted = Loader(coded_root, "clips", "train", config(global_batch=3))
+    expected = take(uninterrupted, 57)
+    stopped = Loader(coded_root, "clips", "train", config(global_batch=3, workers=2))
     with stopped:
         take(stopped, 7)
         state = stopped.state_dict()
     assert all(type(value) is int for value in state.values()) and len(state) == 3
-    with Loader(root, "clips", "train", config(global_batch=3, workers=1)) as resumed:
+    with Loader(coded_root, "clips", "train", config(global_batch=3, workers=1)) as resumed:
         resumed.load_state_dict(state)
         for a, b in zip(take(resumed, 50), expected[7:], strict=True):
             assert_equal(a, b)
 
 
-def test_a_cursor_counts_what_was_handed_out_not_what_workers_made_ahead(root: Path) -> None:
-    with Loader(root, "clips", "train", config(workers=2, prefetch=4)) as loader:
+def test_the_state_counts_delivered_batches_not_prefetched_ones(coded_root: Path) -> None:
+    with Loader(coded_root, "clips", "train", config(workers=2, prefetch=4)) as loader:
         for number, _ in enumerate(loader):
             assert loader.state_dict()["batch"] == number + 1
             if number == 2:
@@ -152,20 +137,20 @@ def test_a_cursor_counts_what_was_handed_out_not_what_workers_made_ahead(root: P
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 5])
-def test_evaluation_drops_none_and_doubles_none_and_every_rank_has_equally_many_batches(root: Path, world: int) -> None:
+def test_evaluation_has_each_sample_once_and_equally_many_batches_per_rank(coded_root: Path, world: int) -> None:
     parts = [
-        list(Loader(root, "clips", "train", config(), is_training=False, rank=rank, world=world))
+        list(Loader(coded_root, "clips", "train", config(), is_training=False, rank=rank, world=world))
         for rank in range(world)
     ]
     assert len({len(part) for part in parts}) == 1
     keys = [key for part in parts for batch in part for key in batch.keys]
     assert len(keys) == len(set(keys)) == 29
-    with Loader(root, "clips", "train", config(), is_training=False) as again:
+    with Loader(coded_root, "clips", "train", config(), is_training=False) as again:
         assert [b.keys for b in again] == [b.keys for b in again]
 
 
-def test_summaries_give_windows_and_narrations_in_order(root: Path) -> None:
-    with Loader(root, "summaries", "train", config(global_batch=5), is_training=False) as loader:
+def test_summaries_have_windows_and_narrations_in_order(coded_root: Path) -> None:
+    with Loader(coded_root, "summaries", "train", config(global_batch=5), is_training=False) as loader:
         (batch,) = list(loader)
     assert batch.frames.shape == (5, 5, 3, 32, 32, 3) and batch.video.shape == (5, 5, 3, 3, 32, 32)
     for index, text in enumerate(batch.texts):
@@ -178,8 +163,8 @@ def test_summaries_give_windows_and_narrations_in_order(root: Path) -> None:
         assert batch.narrations[index] == (fewer if number < 3 else sorted(batch.narrations[index], key=_part))
 
 
-def test_scene_negatives_are_other_clips_of_the_same_minute_where_there_are_any(root: Path) -> None:
-    with Loader(root, "clips", "train", config(scene_negatives=True)) as loader:
+def test_scene_negatives_are_other_clips_of_the_same_minute_if_there_are_any(coded_root: Path) -> None:
+    with Loader(coded_root, "clips", "train", config(scene_negatives=True)) as loader:
         batches = list(loader)
     marked = 0
     for batch in batches:
@@ -192,20 +177,20 @@ def test_scene_negatives_are_other_clips_of_the_same_minute_where_there_are_any(
     assert marked > 14  # most have a neighbour
 
 
-def test_withdrawn_videos_are_not_seen_and_the_rest_keeps_its_order(own_root: Path) -> None:
+def test_withdrawn_videos_are_skipped_and_the_others_keep_their_order(own_root: Path) -> None:
     def keys(**options: object) -> list[str]:
         with Loader(own_root, "clips", "train", config(global_batch=1, **options)) as loader:
             return [key for batch in loader for key in batch.keys]
 
     before = keys()
-    (own_root / "denylist.txt").write_text("video-001  # asked for by its maker\n", encoding="utf-8")
+    (own_root / "denylist.txt").write_text("video-001  # on request\n", encoding="utf-8")
     assert keys() == [key for key in before if not key.startswith("video-001")]
     assert not any(key.startswith("video-001") for key in keys(scene_negatives=True))
     with Loader(own_root, "clips", "train", config(), is_training=False) as loader:
         assert sum(len(batch.keys) for batch in loader) == 8
 
 
-def test_a_cursor_goes_on_after_a_withdrawal(own_root: Path) -> None:
+def test_a_run_resumes_after_a_withdrawal(own_root: Path) -> None:
     loader = Loader(own_root, "clips", "train", config(global_batch=2))
     take(loader, 2)
     (own_root / "denylist.txt").write_text("video-001\n", encoding="utf-8")
@@ -214,7 +199,7 @@ def test_a_cursor_goes_on_after_a_withdrawal(own_root: Path) -> None:
     assert len(take(after, 3)) == 3
 
 
-def test_a_clip_that_does_not_decode_is_replaced_by_rule_counted_and_never_black(own_root: Path) -> None:
+def test_an_undecodable_clip_is_replaced_by_the_next_one_and_counted(own_root: Path) -> None:
     overwrite_member(open_dataset(own_root), 0, 2, b"\0" * 1500)
     runs = []
     for workers in (0, 2):
@@ -227,11 +212,11 @@ def test_a_clip_that_does_not_decode_is_replaced_by_rule_counted_and_never_black
         assert min(int(batch.frames.float().mean(dim=(2, 3, 4)).min()) for batch in batches) > 20
         assert batches[0].failures[2][0].key.endswith("_000002")
     assert runs[0] == runs[1]
-    assert runs[0][0][2] == runs[0][0][3]  # the next of its shard stands in
+    assert runs[0][0][2] == runs[0][0][3]  # the next sample of its shard
     assert loader.metrics() == {"samples": 0.0, "wait_seconds": 0.0}
 
 
-def test_a_record_and_a_header_that_are_damaged_count_too(own_root: Path) -> None:
+def test_damaged_records_and_headers_are_counted(own_root: Path) -> None:
     dataset = open_dataset(own_root)
     overwrite_member(dataset, 0, 1, b"{]", member="json")
     overwrite_member(dataset, 0, 3, b"\xff" * 100, member="json", at=-512)
@@ -240,7 +225,7 @@ def test_a_record_and_a_header_that_are_damaged_count_too(own_root: Path) -> Non
         assert {k: v for k, v in loader.metrics().items() if "failed" in k} == {"failed/record": 1, "failed/read": 1}
 
 
-def test_too_long_a_run_of_failures_stops_with_the_keys(own_root: Path) -> None:
+def test_too_many_consecutive_failures_raise_with_the_keys(own_root: Path) -> None:
     dataset = open_dataset(own_root)
     for row in range(4):
         overwrite_member(dataset, 0, row, b"\0" * 1500)
@@ -249,37 +234,33 @@ def test_too_long_a_run_of_failures_stops_with_the_keys(own_root: Path) -> None:
         pytest.raises(LoaderError, match=r"max_consecutive_failures = 3 .*_000000.*_000003"),
     ):
         list(loader)
-    with (
-        Loader(own_root, "clips", "train", config(max_substitutes=2), is_training=False) as loader,
-        pytest.raises(SampleFailedError, match=r"3 samples in a row cannot be had: .*_000000.*_000002"),
-    ):
-        list(loader)
 
 
-def test_a_worker_that_is_killed_takes_the_run_down_with_a_message(root: Path) -> None:
-    with Loader(root, "clips", "train", config(workers=2, prefetch=1)) as loader:
+def test_a_killed_worker_raises(coded_root: Path) -> None:
+    with Loader(coded_root, "clips", "train", config(workers=2, prefetch=1)) as loader:
         take(loader, 1)
         children = loader._iterator._workers  # type: ignore[union-attr]
         os.kill(children[0].pid, signal.SIGKILL)
         began = time.monotonic()
-        with pytest.raises(LoaderError, match=r"a worker died or got stuck: DataLoader worker \(pid"):
+        with pytest.raises(LoaderError, match=r"a worker died or hangs: DataLoader worker \(pid"):
             take(loader, 50)
         assert time.monotonic() - began < 30
 
 
-def test_a_stuck_worker_counts_as_dead_after_a_while(root: Path) -> None:
-    with Loader(root, "clips", "train", config(workers=1, prefetch=1, worker_timeout_seconds=2.0)) as loader:
+def test_a_stuck_worker_raises_after_the_timeout(coded_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.5)  # how long closing waits for it, too
+    with Loader(coded_root, "clips", "train", config(workers=1, prefetch=1, worker_timeout_seconds=2.0)) as loader:
         take(loader, 1)
         child = loader._iterator._workers[0]  # type: ignore[union-attr]
         os.kill(child.pid, signal.SIGSTOP)
         try:
-            with pytest.raises(LoaderError, match="a worker died or got stuck: DataLoader timed out"):
+            with pytest.raises(LoaderError, match="a worker died or hangs: DataLoader timed out"):
                 take(loader, 50)
         finally:
             os.kill(child.pid, signal.SIGCONT)
 
 
-def test_resuming_takes_the_same_short_time_anywhere(tmp_path: Path) -> None:
+def test_resuming_is_equally_fast_anywhere(tmp_path: Path) -> None:
     coded_dataset(tmp_path, (40, 40))
     times = []
     for share in (0.1, 0.5, 0.9):
@@ -294,49 +275,37 @@ def test_resuming_takes_the_same_short_time_anywhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        ({"epoch": 0, "batch": 1}, "a cursor has the whole numbers"),
-        ({"epoch": 0, "batch": 1.0, "identity": 3}, "a cursor has the whole numbers"),
-        ({"epoch": 0, "batch": 1, "identity": 3}, "taken of another order"),
-        ({"epoch": -1, "batch": 1}, "counts from 0"),
+        ({"epoch": 0, "batch": 1}, "resume state has the integers"),
+        ({"epoch": 0, "batch": 1.0, "identity": 3}, "resume state has the integers"),
+        ({"epoch": 0, "batch": 1, "identity": 3}, "resume state is from a different dataset, seed or batch size"),
+        ({"epoch": -1, "batch": 1}, "must not be negative"),
     ],
 )
-def test_a_cursor_of_something_else_is_refused(root: Path, state: dict[str, int], message: str) -> None:
-    loader = Loader(root, "clips", "train", config())
+def test_resume_state_that_does_not_fit_is_refused(coded_root: Path, state: dict[str, int], message: str) -> None:
+    loader = Loader(coded_root, "clips", "train", config())
     identity = loader.state_dict()["identity"] if state["epoch"] < 0 else None
     with pytest.raises(LoaderError, match=message):
         loader.load_state_dict({**state, "identity": identity} if identity else state)
 
 
-def test_a_cursor_says_what_order_it_is_of(root: Path) -> None:
+def test_the_state_identifies_the_order(coded_root: Path) -> None:
     def identity(**changes: object) -> int:
-        return Loader(root, "clips", "train", config(**changes)).state_dict()["identity"]
+        return Loader(coded_root, "clips", "train", config(**changes)).state_dict()["identity"]
 
     same = identity()
     assert identity(workers=3, prefetch=9, decoder="decord", frames=5) == same
     assert len({same, identity(seed=1), identity(global_batch=8), identity(lanes=2), identity(block_mib=7)}) == 5
 
 
-def test_configuration_errors_name_the_key(root: Path) -> None:
-    with pytest.raises(ValueError, match="lanes = 3: must divide global_batch = 4"):
-        config(lanes=3)
-    with pytest.raises(ValueError, match=r"crop_scale = \(0.9, 0.5\)"):
-        config(crop_scale=(0.9, 0.5))
-    with pytest.raises(ConfigError, match=r"unknown key source.cash.*did you mean source.cache"):
-        from_dict(LoaderConfig, {"source": {"cash": "/x"}})
-    assert from_dict(LoaderConfig, {"crop_scale": [0.4, 1.0], "source": {"cache": "/x"}}).source.cache == Path("/x")
-    with pytest.raises(OrderError, match="3 ranks do not divide 4 lanes"):
-        Loader(root, "clips", "train", config(), world=3)
-
-
 @pytest.mark.parametrize("decoder", ["decord"])
-def test_the_other_decoder_gives_the_same_batches_but_for_rounding(root: Path, decoder: str) -> None:
-    a = next(iter(Loader(root, "clips", "train", config())))
-    b = next(iter(Loader(root, "clips", "train", config(decoder=decoder))))
+def test_other_decoders_give_the_same_batches_up_to_rounding(coded_root: Path, decoder: str) -> None:
+    a = next(iter(Loader(coded_root, "clips", "train", config())))
+    b = next(iter(Loader(coded_root, "clips", "train", config(decoder=decoder))))
     assert a.keys == b.keys
     assert np.abs(a.frames.numpy().astype(int) - b.frames.numpy().astype(int)).mean() < 3
 
 
-def test_the_loader_imports_nothing_else_of_ours() -> None:
+def test_importing_the_loader_imports_no_other_package_of_the_project() -> None:
     code = (
         "import sys, shards.loader;"
         "ours = ('preprocessing', 'hiervl_train', 'configs', 'eval', 'cluster', 'dask', 'decord');"
@@ -349,18 +318,9 @@ def _part(text: str) -> int:
     return int(text.split()[-1])
 
 
-def test_a_summary_can_be_read_as_a_clip_of_a_few_seconds_inside_its_span(root: Path) -> None:
+def test_a_summary_can_be_read_as_a_clip_of_a_few_seconds(coded_root: Path) -> None:
     short = config(clip_seconds=(1.5, 3.0))
-    batches = [next(iter(Loader(root, "summaries", "train", short, is_training=t))) for t in (True, True, False)]
+    batches = [next(iter(Loader(coded_root, "summaries", "train", short, is_training=t))) for t in (True, True, False)]
     assert all(batch.video.shape == (4, 3, 3, 32, 32) and batch.narrations == [[]] * 4 for batch in batches)
     assert torch.equal(batches[0].frames, batches[1].frames)
     assert not torch.equal(batches[0].frames, batches[2].frames)
-
-
-@given(st.integers(1, 200), st.integers(0, 50), st.floats(0.1, 20), st.floats(0, 20), st.integers(0, 9))
-def test_such_a_clip_lies_inside_the_summary(count: int, first: int, shortest: float, more: float, seed: int) -> None:
-    record = SimpleNamespace(first_frame=first, clip_frames=count, fps=2.0)
-    for rng in (None, KeyedRng(seed)):
-        found = part_frames(record, seconds=(shortest, shortest + more), frames=4, rng=rng)  # type: ignore[arg-type]
-        assert list(found) == sorted(found) and first <= found[0] and found[-1] < first + count
-        assert found[-1] - found[0] <= (shortest + more) * 2 + 1

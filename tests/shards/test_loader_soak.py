@@ -1,4 +1,4 @@
-"""Workers' memory stays flat over a million small samples; takes minutes."""
+"""The memory of workers stays constant over a million small samples; takes minutes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from shards.config import LoaderConfig
 from shards.loader import Loader
 from shards.schema import Sample
 from shards.writer import ShardWriter
-from tests.shards.coded import coded_clip, coded_dataset, coded_mp4
+from tests.media import coded_mp4
+from tests.shards.coded import coded_clip, coded_dataset
 
 SAMPLES = int(os.environ.get("SOAK_SAMPLES", "1000000"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("decoder", ["pyav", "decord"])
-def test_memory_of_workers_grows_by_less_than_a_twentieth(tmp_path: Path, decoder: str) -> None:
+def test_memory_of_workers_grows_by_less_than_5_percent(tmp_path: Path, decoder: str) -> None:
     small_dataset(tmp_path, 1000)
     config = LoaderConfig(global_batch=100, frames=1, size=16, workers=2, decoder=decoder, block_mib=1)  # type: ignore[arg-type]
     with Loader(tmp_path, "clips", "train", config) as loader:
@@ -33,12 +34,12 @@ def test_memory_of_workers_grows_by_less_than_a_twentieth(tmp_path: Path, decode
 
 
 def private_bytes() -> int:
-    """Return what the workers hold for themselves, without what they share."""
+    """Return the bytes of memory that the workers do not share."""
     return sum(child.memory_full_info().uss for child in psutil.Process().children())
 
 
 def small_dataset(root: Path, count: int) -> None:
-    """Write clips of two frames; their GOPs are those of the build."""
+    """Write clips of two frames, in GOPs like those of the build."""
     coded_dataset(root, (1,))
     for number in range(1, 5):
         with ShardWriter(root, "clips", "train", number, toolchain=toolchain(root)) as writer:

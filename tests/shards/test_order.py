@@ -1,4 +1,4 @@
-"""The epoch's order is one for every world size, takes every sample once, mixes, and survives withdrawals."""
+"""The order is the same for every world size, uses each sample once, mixes well, and is stable under withdrawals."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def as_tuples(samples_S2: np.ndarray) -> list[tuple[int, int]]:
 
 @given(orders(), st.integers(0, 3))
 @settings(max_examples=150, deadline=None)
-def test_an_epoch_takes_every_sample_once_except_a_tail_smaller_than_a_batch(order: TrainOrder, epoch: int) -> None:
+def test_an_epoch_has_each_sample_once_except_for_a_tail_smaller_than_a_batch(order: TrainOrder, epoch: int) -> None:
     lanes = range(order.lanes)
     taken = [s for n in range(order.batches) for s in as_tuples(order.batch(epoch, n, lanes))]
     assert len(taken) == len(set(taken)) == order.batches * order.global_batch
@@ -80,19 +80,19 @@ def test_a_rank_reads_only_the_shards_of_its_lanes(order: TrainOrder, epoch: int
 
 @given(orders(with_denied=True), st.integers(0, 3))
 @settings(max_examples=100, deadline=None)
-def test_withdrawn_samples_leave_the_order_of_the_rest(order: TrainOrder, epoch: int) -> None:
+def test_withdrawals_do_not_change_the_order_of_the_other_samples(order: TrainOrder, epoch: int) -> None:
     full = TrainOrder(**{**vars_of(order), "denied": {}})
     for lane in range(order.lanes):
         expected = [s for s in as_tuples(full.lane(epoch, lane)) if s in everything(order)]
         found = as_tuples(order.lane(epoch, lane))
         common = min(len(expected), len(found))
-        assert found[:common] == expected[:common]  # what is moved between lanes stands at the end
+        assert found[:common] == expected[:common]  # samples moved between lanes are at the end
         assert common >= order.kept // order.lanes or common == len(expected)
 
 
 @given(orders(with_denied=False))
 @settings(max_examples=30, deadline=None)
-def test_blocks_are_bounded_and_follow_one_another(order: TrainOrder) -> None:
+def test_blocks_are_bounded_and_consecutive(order: TrainOrder) -> None:
     for lane in range(order.lanes):
         shards = [shard for shard, _ in as_tuples(order.lane(0, lane))]
         weights = {
@@ -104,7 +104,7 @@ def test_blocks_are_bounded_and_follow_one_another(order: TrainOrder) -> None:
             assert sum(weights[s] for s in needed) <= max(order.block_bytes, max(weights.values()))
 
 
-def test_epochs_and_seeds_differ_and_lanes_stay_where_they_are() -> None:
+def test_epochs_and_seeds_shuffle_differently_within_the_same_lanes() -> None:
     order = make(samples=(100,) * 8, lanes=4, global_batch=8)
     other_seed = make(samples=(100,) * 8, lanes=4, global_batch=8, seed=1)
     assert as_tuples(order.lane(0, 1)) != as_tuples(order.lane(1, 1))
@@ -118,8 +118,8 @@ def test_the_order_does_not_change_between_versions() -> None:
     assert as_tuples(order.batch(3, 1, range(2))) == GOLDEN
 
 
-def test_neighbours_mix_nearly_as_in_a_full_shuffle() -> None:
-    # 64 shards of 512 samples; runs of 8 rows are of one video, as whole segments lie together in a shard.
+def test_batches_mix_videos_almost_like_a_full_shuffle() -> None:
+    # 64 shards of 512 samples; 8 consecutive rows are from one video, since segments are packed together.
     order = make(samples=(512,) * 64, lanes=32, global_batch=64, block_bytes=2**40)
     batches = [order.batch(0, n, range(32)) for n in range(order.batches)]
     videos = [set(zip(b[:, 0].tolist(), (b[:, 1] // 8).tolist(), strict=True)) for b in batches]
@@ -131,7 +131,7 @@ def test_neighbours_mix_nearly_as_in_a_full_shuffle() -> None:
 
 @given(st.lists(st.integers(0, 30), max_size=8), st.integers(1, 20), st.integers(1, 9))
 @settings(max_examples=100, deadline=None)
-def test_evaluation_drops_none_and_doubles_none_on_any_number_of_ranks(
+def test_evaluation_has_each_sample_once_on_any_number_of_ranks(
     samples: list[int], global_batch: int, world: int
 ) -> None:
     order = EvalOrder(
@@ -146,20 +146,22 @@ def test_evaluation_drops_none_and_doubles_none_on_any_number_of_ranks(
         assert max(counts) - min(counts) <= 1
 
 
-def test_sizes_that_do_not_fit_are_refused_with_what_would() -> None:
-    with pytest.raises(OrderError, match="global_batch = 10 is no multiple of lanes = 4"):
+def test_incompatible_sizes_are_refused_with_valid_ones() -> None:
+    with pytest.raises(OrderError, match="global_batch = 10 is not a multiple of lanes = 4"):
         make(samples=(9,), lanes=4, global_batch=10)
-    with pytest.raises(OrderError, match="3 ranks do not divide 4 lanes; possible: 1, 2, 4"):
+    with pytest.raises(OrderError, match="3 ranks do not divide 4 lanes; valid numbers: 1, 2, 4"):
         make(samples=(9,), lanes=4, global_batch=8).rank_lanes(0, 3)
-    with pytest.raises(OrderError, match="rank 4 of 4"):
+    with pytest.raises(OrderError, match="rank 4 is out of range for 4 ranks"):
         make(samples=(9,), lanes=4, global_batch=8).rank_lanes(4, 4)
+    with pytest.raises(OrderError, match="batch 1 is out of range for 1 batches"):
+        make(samples=(9,), lanes=4, global_batch=8).batch(0, 1, range(4))
 
 
 def test_default_lanes_divide_the_batch() -> None:
     assert [default_lanes(n) for n in (1, 16, 48, 512, 1024, 514)] == [1, 16, 48, 256, 256, 2]
 
 
-def test_shards_needs_neither_torch_nor_anything_of_ours_for_order() -> None:
+def test_importing_all_but_the_loader_needs_neither_torch_nor_other_packages_of_the_project() -> None:
     code = (
         "import sys, shards.order, shards.sampling, shards.cache, shards.sources, shards.verify.run;"
         "bad = [m for m in ('torch', 'dask', 'preprocessing', 'hiervl_train', 'configs', 'eval') if m in sys.modules];"

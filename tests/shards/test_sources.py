@@ -1,4 +1,4 @@
-"""Shards come from real servers, one that injects faults and one that speaks S3, and are right or refused by URL."""
+"""Remote shards equal local ones, over HTTP with injected faults and over S3; errors name the URL."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def test_a_local_folder_is_read_in_place(root: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "cache").exists()
 
 
-def test_batches_over_http_are_those_of_the_local_folder(root: Path, server: FaultyServer, tmp_path: Path) -> None:
+def test_batches_over_http_equal_those_of_the_local_folder(root: Path, server: FaultyServer, tmp_path: Path) -> None:
     expected = loader_keys(root, SourceConfig())
     assert loader_keys(server.url + "/", config(tmp_path)) == expected
     assert server.requests[TAR] == 1
     assert loader_keys(server.url, config(tmp_path), workers=2) == expected
-    assert server.requests[TAR] == 1  # the second loader finds all of it in the cache
+    assert server.requests[TAR] == 1  # the second loader reads from the cache
 
 
 def test_workers_and_prefetch_fetch_each_shard_once(server: FaultyServer, tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_workers_and_prefetch_fetch_each_shard_once(server: FaultyServer, tmp_pa
 
 
 @pytest.mark.parametrize("faults", [["503"], ["cut"], ["wrong"], ["drop"], ["slow"], ["503", "cut", "wrong"], ["429"]])
-def test_passing_faults_are_tried_again(root: Path, server: FaultyServer, tmp_path: Path, faults: list[str]) -> None:
+def test_transient_faults_are_retried(root: Path, server: FaultyServer, tmp_path: Path, faults: list[str]) -> None:
     server.faults[TAR].extend(faults)
     server.faults["/clips/train/00000.parquet"].extend(faults)
     server.faults["/dataset.json"].extend(fault for fault in faults if fault != "wrong")
@@ -76,7 +76,7 @@ def test_passing_faults_are_tried_again(root: Path, server: FaultyServer, tmp_pa
     assert server.requests[TAR] == len(faults) + (faults != ["slow"])
 
 
-def test_a_server_that_hangs_is_given_up_and_tried_again(server: FaultyServer, tmp_path: Path) -> None:
+def test_a_server_that_hangs_is_retried_after_a_timeout(server: FaultyServer, tmp_path: Path) -> None:
     server.faults[TAR].append("hang")
     began = time.monotonic()
     loader_keys(server.url, config(tmp_path, timeout_seconds=0.3))
@@ -86,9 +86,9 @@ def test_a_server_that_hangs_is_given_up_and_tried_again(server: FaultyServer, t
 @pytest.mark.parametrize(
     ("faults", "message"),
     [
-        (["503"] * 9, "HTTP 503 Service Unavailable; given up after 4 attempts"),
-        (["cut"] * 9, "bytes came; given up after 4 attempts"),
-        (["wrong"] * 9, "the bytes hash to .* given up after 4 attempts"),
+        (["503"] * 9, "HTTP 503 Service Unavailable; gave up after 4 attempts"),
+        (["cut"] * 9, "truncated: received .* bytes; gave up after 4 attempts"),
+        (["wrong"] * 9, "the sha256 is .* gave up after 4 attempts"),
         (["404"], "HTTP 404 Not Found"),
         (["403"], "HTTP 403 Forbidden"),
     ],
@@ -101,23 +101,23 @@ def test_final_faults_name_the_url(
     with pytest.raises(SourceError, match=rf"(?s){server.url}{TAR}.*{message}"):
         loader_keys(server.url, config(tmp_path, prefetch_batches=0), workers=workers)
     if len(faults) == 1 and not workers:
-        assert server.requests[TAR] == 1  # what is final is not tried again
+        assert server.requests[TAR] == 1  # final faults are not retried
 
 
 def test_an_unreachable_server_and_an_absent_dataset_are_named(server: FaultyServer, tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"127.0.0.1:9/nowhere/dataset.json.*given up after 4"):
+    with pytest.raises(SourceError, match=r"127.0.0.1:9/nowhere/dataset.json.*gave up after 4"):
         open_source("http://127.0.0.1:9/nowhere", config(tmp_path))
     with pytest.raises(SourceError, match=r"nowhere/dataset.json: HTTP 404"):
         open_source(f"{server.url}/nowhere", config(tmp_path))
-    with pytest.raises(SourceError, match=r"source.cache is not set"):
+    with pytest.raises(SourceError, match=r"set data.source.cache"):
         open_source(server.url, SourceConfig())
     with pytest.raises(SourceError, match=r"nosuch://x/dataset.json"):
         open_source("nosuch://x", config(tmp_path))
 
 
-def test_a_manifest_that_was_altered_on_its_way_is_refused(server: FaultyServer, tmp_path: Path) -> None:
+def test_a_manifest_altered_in_transit_is_refused(server: FaultyServer, tmp_path: Path) -> None:
     server.faults["/dataset.json"].append("wrong")
-    with pytest.raises(ShardError, match=r"altered|not JSON|schema version|not a manifest"):
+    with pytest.raises(ShardError, match=r"altered|not JSON|schema version|malformed"):
         open_source(server.url, config(tmp_path))
 
 
@@ -130,11 +130,11 @@ def test_a_cache_smaller_than_the_dataset_still_gives_every_batch(
     assert loader_keys(server.url, small) == loader_keys(root, SourceConfig())
     assert sum(path.stat().st_size for path in (tmp_path / "objects").iterdir()) <= 1.05 * largest
     tiny = config(tmp_path / "tiny", cache_gib=0.5 * largest / 2**30)
-    with pytest.raises(OSError, match="and the cache may hold"):
+    with pytest.raises(OSError, match="exceeds the cache's budget"):
         loader_keys(server.url, tiny)
 
 
-def test_a_withdrawal_on_the_server_is_obeyed_at_the_next_opening(root: Path, tmp_path: Path) -> None:
+def test_the_servers_denylist_is_read_at_each_opening(root: Path, tmp_path: Path) -> None:
     with faulty_server(root) as server:
         assert RemoteSource(server.url, config(tmp_path)).dataset.denylist == frozenset()
         (root / "denylist.txt").write_text("video-001\n", encoding="utf-8")
@@ -176,11 +176,11 @@ def s3_url(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         server.stop()
 
 
-def test_batches_from_s3_are_those_of_the_local_folder(root: Path, s3_url: str, tmp_path: Path) -> None:
+def test_batches_from_s3_equal_those_of_the_local_folder(root: Path, s3_url: str, tmp_path: Path) -> None:
     expected = loader_keys(root, SourceConfig())
     source = config(tmp_path, timeout_seconds=10.0)
     assert loader_keys(s3_url, source, workers=2) == expected
-    with pytest.raises(SourceError, match=r"s3://bucket/set/nothing: there is no such file"):
+    with pytest.raises(SourceError, match=r"s3://bucket/set/nothing: no such file"):
         fetch_bytes(f"{s3_url}/nothing", source)
     with pytest.raises(SourceError, match=r"s3://absent/dataset.json"):
         open_source("s3://absent", source)

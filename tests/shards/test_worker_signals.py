@@ -1,4 +1,4 @@
-"""A loader's workers go on after a scheduler's SIGTERM, for as long as a run needs to save, and obey their parent."""
+"""Loader workers survive a scheduler's SIGTERM for as long as training needs to save, but not their parent's."""
 
 from __future__ import annotations
 
@@ -15,16 +15,8 @@ import pytest
 from shards import worker_signals
 from shards.config import LoaderConfig
 from shards.loader import Loader
-from tests.shards.coded import coded_dataset
 
 CONFIG = LoaderConfig(size=32, frames=3, global_batch=2, workers=1, prefetch=1)
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("coded")
-    coded_dataset(folder, (8, 8))
-    return folder
 
 
 def worker_of(loader: Loader) -> int:
@@ -38,8 +30,8 @@ def terminate_from_outside(pid: int) -> None:
     subprocess.run([sys.executable, "-c", f"import os; os.kill({pid}, {int(signal.SIGTERM)})"], check=True)
 
 
-def test_batches_come_after_a_schedulers_sigterm(root: Path) -> None:
-    with Loader(root, "clips", "train", CONFIG) as loader:
+def test_batches_continue_after_a_schedulers_sigterm(coded_root: Path) -> None:
+    with Loader(coded_root, "clips", "train", CONFIG) as loader:
         batches = iter(loader)
         next(batches)
         terminate_from_outside(worker_of(loader))
@@ -47,19 +39,19 @@ def test_batches_come_after_a_schedulers_sigterm(root: Path) -> None:
         assert all(len(next(batches).keys) == 2 for _ in range(5))
 
 
-def test_after_a_while_it_ends_although_nobody_saved(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_ends_some_time_after_a_schedulers_sigterm(coded_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_signals, "OUTLIVE_SECONDS", 0.5)
-    with Loader(root, "clips", "train", CONFIG) as loader:
+    with Loader(coded_root, "clips", "train", CONFIG) as loader:
         batches = iter(loader)
         next(batches)
         terminate_from_outside(worker_of(loader))
-        # torch notices wherever this process is just then.
+        # torch raises it in a signal handler, wherever this process is.
         with pytest.raises(RuntimeError, match=r"DataLoader worker .* exited unexpectedly"):
             time.sleep(10)
 
 
-def test_its_parents_sigterm_ends_it_at_once(root: Path) -> None:
-    with Loader(root, "clips", "train", CONFIG) as loader:
+def test_its_parents_sigterm_ends_a_worker_at_once(coded_root: Path) -> None:
+    with Loader(coded_root, "clips", "train", CONFIG) as loader:
         next(iter(loader))
         worker = psutil.Process(worker_of(loader))
         began = time.monotonic()

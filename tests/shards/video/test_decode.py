@@ -1,4 +1,4 @@
-"""The right frames come out, bit for bit, whatever is skipped; damage is an error and never a picture."""
+"""Decoders return exactly the wanted frames; a damaged clip is an error and never a frame."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from hypothesis import strategies as st
 from preprocessing.video.clips import Cutter, read_packet_span
 from shards.sampling import Crop, centre_crop
 from shards.video.decode import DecodeError, PyAVDecoder, open_decoder
-from shards.video.mp4 import Mp4Error, read_packets
+from shards.video.mp4 import read_packets
+from tests.media import BUILD_OPTIONS, coded_mp4, read_number, steady, write_video
 from tests.paths import shared
-from tests.preprocessing.coded_video import read_number, steady, write_video
-from tests.shards.coded import PRODUCTION, SIDE, coded_mp4, rgb_frames
+from tests.shards.coded import SIDE
 
 WHOLE = Crop(top=0, left=0, height=SIDE, width=SIDE)
 DECODERS = ["pyav", "decord"] + (["torchcodec"] if importlib.util.find_spec("torchcodec") else [])
 
 
 def reference(mp4: bytes, crop: Crop, size: int) -> np.ndarray:
-    """Return every frame, decoded whole, cropped as an array of its planes, and scaled."""
+    """Return all frames of an mp4, each decoded, cropped and scaled without the code under test."""
     out = []
     with av.open(_io(mp4)) as container:
         for frame in container.decode(video=0):
@@ -68,7 +68,7 @@ def test_frames_are_bit_identical_to_decoding_everything(
 
 
 @pytest.mark.parametrize("name", DECODERS)
-def test_every_decoder_gives_the_frames_that_are_asked_for(name: str) -> None:
+def test_every_decoder_returns_the_wanted_frames(name: str) -> None:
     mp4 = coded_mp4(500, 41)
     numbers = np.array([40, 3, 3, 17, 0, 25])
     found = open_decoder(name).decode(mp4, numbers, [WHOLE] * 6, 112)
@@ -76,18 +76,18 @@ def test_every_decoder_gives_the_frames_that_are_asked_for(name: str) -> None:
     assert [read_number(frame) for frame in found] == (500 + numbers).tolist()
 
 
-def test_decoders_agree_within_what_two_roundings_of_colour_make() -> None:
+def test_decoders_agree_up_to_rounding() -> None:
     mp4 = coded_mp4(500, 41)
     crop = Crop(top=10, left=6, height=70, width=84, flip=True)
     a, b = (open_decoder(name).decode(mp4, np.arange(0, 41, 9), [crop] * 5, 112) for name in ("pyav", "decord"))
     assert np.abs(a.astype(int) - b.astype(int)).mean() < 3
 
 
-def test_clips_that_the_build_cuts_give_the_frames_of_their_records(tmp_path: Path) -> None:
-    chunk = write_video(tmp_path / "chunk.mp4", steady(6), size=(SIDE, SIDE), gop=16, options=PRODUCTION)
-    stretch = read_packet_span([(chunk, 0)], fps=30, first=0, stop=180)
+def test_clips_cut_by_the_build_have_the_frames_of_their_records(tmp_path: Path) -> None:
+    chunk = write_video(tmp_path / "chunk.mp4", steady(6), size=(SIDE, SIDE), gop=16, options=BUILD_OPTIONS)
+    span = read_packet_span([(chunk, 0)], fps=30, first=0, stop=180)
     decoder = PyAVDecoder()
-    with Cutter(stretch) as cutter:
+    with Cutter(span) as cutter:
         for first, stop in ((0, 1), (5, 30), (15, 17), (37, 100), (170, 180)):
             cut = cutter.cut(first, stop)
             stored = np.arange(cut.frames)
@@ -95,35 +95,9 @@ def test_clips_that_the_build_cuts_give_the_frames_of_their_records(tmp_path: Pa
             assert shown == list(range(cut.first, cut.first + cut.frames))
 
 
-def test_only_the_packets_that_are_needed_are_decoded() -> None:
-    mp4 = coded_mp4(0, 48)
-    table = read_packets(mp4)
-    assert table.key_at.tolist() == [0, 16, 32]
-    shown = [int(table.frame_P[packet]) for packet in table.needed(mp4, np.array([20]))]
-    assert shown[0] == 16 and shown[-1] == 20 and len(shown) == 3  # key frame, the next anchor, the frame itself
-    everything = table.needed(mp4, np.arange(48))
-    assert everything == list(range(48))
-
-
-def test_packet_tables_equal_what_libavformat_reads() -> None:
-    for frames, gop, b_frames in ((1, 16, 7), (17, 16, 7), (48, 16, 7), (30, 5, 0), (33, 12, 3)):
-        mp4 = coded_mp4(0, frames, gop=gop, b_frames=b_frames)
-        table = read_packets(mp4)
-        with av.open(_io(mp4)) as container:
-            stream = container.streams.video[0]
-            packets = [packet for packet in container.demux(stream) if packet.pts is not None]
-            assert bytes(stream.codec_context.extradata) == table.extradata
-        order = np.argsort(np.argsort([packet.pts for packet in packets]))
-        assert (order == table.frame_P).all()
-        assert [bytes(packet) for packet in packets] == [
-            mp4[at : at + size] for at, size in zip(table.offset_P, table.size_P, strict=True)
-        ]
-        assert np.flatnonzero([packet.is_keyframe for packet in packets]).tolist() == table.key_at.tolist()
-
-
 @given(st.data())
 @settings(max_examples=150, deadline=None)
-def test_damaged_bytes_give_frames_or_a_decode_error_and_nothing_else(data: st.DataObject) -> None:
+def test_damaged_bytes_yield_frames_or_a_decode_error(data: st.DataObject) -> None:
     mp4 = bytearray(coded_mp4(0, 20))
     if data.draw(st.booleans()):
         del mp4[data.draw(st.integers(0, len(mp4) - 1)) :]
@@ -143,14 +117,14 @@ def test_damaged_bytes_give_frames_or_a_decode_error_and_nothing_else(data: st.D
     ("damage", "numbers"),
     [("cut short", [0, 30]), ("nonsense", [0]), ("beyond the end", [41]), ("empty", [0])],
 )
-def test_a_clip_that_cannot_give_a_frame_says_so(name: str, damage: str, numbers: list[int]) -> None:
+def test_a_clip_without_a_wanted_frame_is_an_error(name: str, damage: str, numbers: list[int]) -> None:
     whole = coded_mp4(500, 41)
     mp4 = {"cut short": whole[:3000], "nonsense": b"no video " * 400, "beyond the end": whole, "empty": b""}[damage]
     with pytest.raises(DecodeError):
         open_decoder(name).decode(mp4, np.array(numbers), [WHOLE] * len(numbers), 64)
 
 
-def test_a_damaged_clip_leaves_nothing_behind_in_the_decoder() -> None:
+def test_a_damaged_clip_does_not_affect_the_next_one() -> None:
     whole = coded_mp4(500, 41)
     damaged = bytearray(whole)
     table = read_packets(whole)
@@ -163,12 +137,12 @@ def test_a_damaged_clip_leaves_nothing_behind_in_the_decoder() -> None:
     assert (decoder.decode(whole, np.array([1, 20, 40]), [WHOLE] * 3, 64) == before).all()
 
 
-def test_a_crop_outside_the_frame_is_an_error_of_the_record() -> None:
+def test_a_crop_outside_the_frame_is_an_error() -> None:
     with pytest.raises(DecodeError, match="size differs"):
         PyAVDecoder().decode(coded_mp4(0, 5), np.array([1]), [Crop(top=0, left=0, height=SIDE + 2, width=SIDE)], 32)
 
 
-def test_real_film_is_read_as_libavcodec_reads_it() -> None:
+def test_a_real_video_is_decoded_like_libavcodec_does() -> None:
     mp4 = shared("media/sintel_30s_854x480_24fps_h264.mp4").read_bytes()
     numbers = np.array([5, 130, 131, 400, 719])
     crop = centre_crop(854, 480)
@@ -180,16 +154,6 @@ def test_real_film_is_read_as_libavcodec_reads_it() -> None:
                     width=224, height=224, format="rgb24", interpolation=Interpolation.BILINEAR | Interpolation.BITEXACT
                 )
                 assert (found[numbers.tolist().index(index)] == expected.to_ndarray()).all()
-
-
-@pytest.mark.parametrize("mp4", [b"", b"\0" * 7, b"\0\0\0\x08moov", coded_mp4(0, 3)[:-200]])
-def test_what_is_no_mp4_is_named(mp4: bytes) -> None:
-    with pytest.raises(Mp4Error):
-        read_packets(mp4)
-
-
-def test_whole_frames_are_what_the_reference_helper_decodes() -> None:
-    assert [read_number(frame) for frame in rgb_frames(coded_mp4(7, 5))] == [7, 8, 9, 10, 11]
 
 
 def _io(mp4: bytes) -> object:
