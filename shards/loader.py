@@ -374,7 +374,7 @@ def _empty_frames(shape: tuple[int, ...]) -> Tensor:
     """Return an uninitialised tensor for frames, in a worker in shared memory, so that sending it copies nothing."""
     if get_worker_info() is None or 0 in shape:
         return torch.empty(shape, dtype=torch.uint8)
-    storage = torch.UntypedStorage._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]  # as torch's collate
+    storage = torch.UntypedStorage._new_shared(math.prod(shape))  # as torch's own collate does
     return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
 
