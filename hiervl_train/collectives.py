@@ -37,7 +37,9 @@ def all_gather(x_B: Tensor) -> Tensor:
     """
     if world_size() == 1:
         return x_B
-    gathered: Tensor = _AllGather.apply(x_B) if x_B.requires_grad else _gather(x_B)
+    if not x_B.requires_grad:
+        return _gather(x_B)
+    gathered: Tensor = _AllGather.apply(x_B)  # type: ignore[no-untyped-call]  # torch's Function is not annotated
     return gathered
 
 

@@ -1,6 +1,6 @@
-"""The configuration of a training run: the sections of every run, and the tree of pretraining (`configs/pretrain/*.yaml`).
+"""The configuration of a training run: the sections of every run, and all of pretraining (`configs/pretrain/*.yaml`).
 
-`tasks/config.py` has the tree of fine-tuning.
+`tasks/config.py` has that of fine-tuning.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ StepType = Literal["child", "parent"]
 
 @dataclass(frozen=True, kw_only=True)
 class CompatConfig:
-    """Faults of the released code that can be switched on to reproduce its figures; see `optim.apply_zero_grads`, too."""
+    """Faults of the released code that can be switched on to reproduce its figures, as `optim.apply_zero_grads`."""
 
     channel_order: ChannelOrder = "rgb"  # bgr: red and blue are swapped, as in the released EPIC loader
     released_eps: bool = (

@@ -15,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class RandomStates:
-    """The states of all generators that a rank draws from: torch's on the CPU and the current GPU, Python's, numpy's."""
+    """The states of all generators that a rank uses: torch's on the CPU and the current GPU, Python's, numpy's."""
 
     cpu: Tensor
     cuda: Tensor | None  # None where no GPU was in use

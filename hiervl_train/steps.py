@@ -23,7 +23,7 @@ from shards.loader import Batch
 
 
 class Encoder:
-    """Encodes frames and texts as batches have them; embeddings are float32, in which they are gathered and compared."""
+    """Encodes frames and texts as batches have them, to float32, in which they are gathered and compared."""
 
     def __init__(self, model: HierVL, tokenizer: Tokenizer, *, speed: SpeedConfig, order: ChannelOrder) -> None:
         self._model, self._tokenizer, self._speed, self._order = model, tokenizer, speed, order

@@ -171,8 +171,8 @@ def read(folder: Path, *, rank: int, world: int, seed: int, everything: bool) ->
         random_states = RandomStates.seeded(seed, manifest.step, rank)
         if rank == 0:
             logger.warning(
-                "%s was saved by %d ranks and is loaded by %d: data and weights continue as saved, the random states of "
-                "dropout are derived from (seed, step, rank)",
+                "%s was saved by %d ranks and is loaded by %d: data and weights continue as saved, the random states "
+                "of dropout are derived from (seed, step, rank)",
                 folder,
                 manifest.world,
                 world,

@@ -190,8 +190,8 @@ class Checkpoints:
             problems += 1
         if problems:
             raise CheckpointError(
-                f"{self._folder}: all {problems} checkpoints are damaged (see the warnings); move them away to start from "
-                "the beginning"
+                f"{self._folder}: all {problems} checkpoints are damaged (see the warnings); move them away to "
+                "start from the beginning"
             )
         return None
 
@@ -283,7 +283,7 @@ class Checkpoints:
             return False
 
     def _publish(self, temporary: Path, path: Path) -> None:
-        """Give a complete folder its name; if this is interrupted, `_clean_up` restores the folder that had the name."""
+        """Give a complete folder its name; `_clean_up` restores the folder that had it if this is interrupted."""
         fsync(temporary)
         replaced = None
         if path.exists():

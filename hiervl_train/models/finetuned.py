@@ -1,7 +1,7 @@
 """The model of a fine-tuning run: the towers of a checkpoint, some of them frozen, and a linear head for classes.
 
-Parameter names are HierVL's, plus `head.*`: `HierVL.from_checkpoint` reads the towers from such a checkpoint and reports
-the head as ignored.
+Parameter names are HierVL's, plus `head.*`: `HierVL.from_checkpoint` reads the towers from such a checkpoint and
+reports the head as ignored.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class HierVL(nn.Module):
         return model, model.load_weights(stored)
 
     def load_weights(self, stored: StoredWeights, *, may_be_fresh: str | None = None) -> LoadReport:
-        """Copy the weights of a checkpoint into this model; see `storage.fit` for what may differ and what is raised."""
+        """Copy the weights of a checkpoint into this model; see `storage.fit` for what may differ, and for errors."""
         tensors, report = fit(stored, self.state_dict(), may_be_fresh=may_be_fresh)
         # Not strict because of `may_be_fresh`, which is in the report; `fit` has checked everything else.
         self.load_state_dict(tensors, strict=False)

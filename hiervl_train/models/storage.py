@@ -100,7 +100,8 @@ def read_weights(path: str | Path) -> StoredWeights:
     path = Path(path)
     if path.is_dir() or path.suffix == ".safetensors":
         weights, config = (path / WEIGHTS, path / CONFIG) if path.is_dir() else (path, path.parent / CONFIG)
-        return StoredWeights(path=path, config=loading.load(ModelConfig, config), tensors=read_safetensors(weights))
+        tensors = read_safetensors(weights)
+        return StoredWeights(path=path, config=loading.load(ModelConfig, config), tensors=tensors)
     theirs = released.state_dict(released.read(path), path)
     names = {released.to_ours(name) or name: name for name in theirs}
     tensors = {ours: theirs[name] for ours, name in names.items()}

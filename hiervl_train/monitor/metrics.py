@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.json
 import torch
+from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 
 from configs.loading import read_yaml
@@ -158,7 +159,7 @@ def read_metrics(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return [row for row, _ in _rows(Path(folder) / METRICS)]
 
 
-def read_columns(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+def read_columns(folder: str | os.PathLike[str]) -> dict[str, NDArray[np.float64]]:
     """Return the lines of a run as one float64 array per name, NaN where a line has no finite value."""
     path = Path(folder) / METRICS
     data = path.read_bytes() if path.exists() else b""
@@ -180,8 +181,9 @@ def read_columns(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     return {name: np.array([_number(row.get(name)) for row in rows], dtype=np.float64) for name in names}
 
 
-def _column(values: pa.ChunkedArray) -> np.ndarray:
-    return values.cast(pa.float64()).to_numpy(zero_copy_only=False)
+def _column(values: pa.ChunkedArray) -> NDArray[np.float64]:
+    column: NDArray[np.float64] = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    return column
 
 
 def _number(value: object) -> float:

@@ -1,4 +1,4 @@
-"""What happens beside the training steps: metrics, progress, the page, the run's status, evaluation, garbage collection.
+"""Everything beside the training steps: metrics, progress, page, status, evaluation, garbage collection.
 
 All ranks have a `RunLogger`, as counts are summed over ranks; the first rank writes.
 """

@@ -89,7 +89,7 @@ def open_start(config: FinetuneConfig) -> OpenedCheckpoint:
 
 
 def build_model(opened: OpenedCheckpoint, *, trained: Collection[ModelPart], classes: int | None) -> FineTuned:
-    """Return the model to train. Its head is the checkpoint's if that has one of the same shape, otherwise a new one."""
+    """Return the model to train; its head is the checkpoint's if that has one of the same shape, else a new one."""
     model = FineTuned(opened.model.config, trained=trained, classes=classes)
     if model.copy_weights(opened.model.state_dict(), opened.head):
         logger.info("%s: training continues from its head", opened.path)

@@ -79,6 +79,6 @@ def test_what_a_worker_raises_reaches_the_caller(tmp_path: Path) -> None:
     for row in range(5):
         overwrite_member(dataset, 0, row, bytes(2000))
     ours = DeviceLoader(loader(tmp_path, workers=1), "cpu")
-    with pytest.raises(SampleFailedError, match="5 samples in a row cannot be had"):
+    with pytest.raises(SampleFailedError, match="5 consecutive samples cannot be decoded"):
         list(ours)
     ours.close()

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from configs.cli import ExitCode
+from configs.loading import ConfigError, from_dict
 from hiervl_train.preemption import PreemptionConfig, StopRequest, clear_stop_file
 
 NEVER = PreemptionConfig(time_limit_minutes=None)
@@ -127,5 +128,5 @@ def test_the_end_of_a_slurm_job_is_a_time_limit(
 def test_a_limit_within_its_margin_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"time_limit_minutes = 5\.0 is not more than margin_minutes = 5\.0"):
         PreemptionConfig(time_limit_minutes=5.0)
-    with pytest.raises(ValueError, match="margin_minutes = -1"):
-        PreemptionConfig(margin_minutes=-1.0)
+    with pytest.raises(ConfigError, match="margin_minutes"):
+        from_dict(PreemptionConfig, {"margin_minutes": -1.0})

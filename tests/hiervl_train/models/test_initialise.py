@@ -52,7 +52,7 @@ def test_a_vit_file_of_another_shape_is_an_error_by_name(tmp_path):
         load_vit(tower, str(tmp_path / "vit.pth"))
     torch.save(vit.state_dict() | {"norm_pre.weight": torch.ones(192)}, tmp_path / "clip.pth")
     tower = HierVL(tiny_config(img_size=32, patch_size=16, embed_dim=192, depth=2, num_heads=3)).video
-    with pytest.raises(CheckpointError, match=r"norm_pre\.weight has no place in a plain ViT"):
+    with pytest.raises(CheckpointError, match=r"norm_pre\.weight is not in a plain ViT"):
         load_vit(tower, str(tmp_path / "clip.pth"))
 
 

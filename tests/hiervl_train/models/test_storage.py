@@ -88,7 +88,7 @@ def test_ours_and_back_are_the_same_weights_and_numbers(golden, tmp_path, capsys
 def test_convert_runs_as_a_module_and_fails_by_name(tmp_path):
     command = [sys.executable, "-m", "hiervl_train.models.convert", str(GOLDEN / "checkpoint.pth"), str(tmp_path / "o")]
     run = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).resolve().parents[3])
-    assert run.returncode == 1
+    assert run.returncode == 2
     assert "missing video_model.blocks.2.norm1.weight" in run.stderr and "Traceback" not in run.stderr
     assert "sizes come from the given configuration" in run.stderr
 

@@ -122,7 +122,7 @@ def test_warnings_still_come_on_the_terminal(tmp_path: Path) -> None:
 
 _HOLDER = """
 import os, signal, sys
-from hiervl_train.run_folder import RunFolder
+from hiervl_train.monitor.run_folder import RunFolder
 with RunFolder(sys.argv[1]).exclusive():
     child = os.fork()  # as a loader's worker: it lives on when its parent is killed
     if child == 0:
@@ -154,7 +154,7 @@ def holder(folder: Path) -> Iterator[subprocess.Popen[str]]:
 def test_two_runs_cannot_write_into_one_folder(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     with holder(folder.path) as process:
-        held = f"{folder.path}: another run writes there (process {process.pid} on "
+        held = f"{folder.path} is in use by another run (process {process.pid} on "
         with pytest.raises(RunFolderError, match=re.escape(held)), folder.exclusive():
             pass
         with RunFolder(tmp_path / "other").exclusive():

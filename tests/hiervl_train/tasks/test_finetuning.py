@@ -19,7 +19,7 @@ from torch.nn.functional import cosine_similarity
 
 from configs.loading import ConfigError, load
 from eval import charades_ego, epic_mir
-from eval.benchmark import main as evaluate
+from eval.command import main as evaluate
 from eval.results import Result
 from hiervl_train import finetune
 from hiervl_train.checkpoint.files import EMA

@@ -1,0 +1,73 @@
+"""A path is opened as the checkpoint that it stands for; damaged and unsuitable ones are errors."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from hiervl_train.checkpoint import files
+from hiervl_train.checkpoint.open import OpenConfig, open_checkpoint
+from hiervl_train.models import TextConfig
+from hiervl_train.models.errors import CheckpointError
+from hiervl_train.tokenizer import TokenizerError
+from tests.eval.checkpoints import tiny_checkpoint
+
+
+@pytest.fixture(scope="module")
+def checkpoint(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint(tmp_path_factory.mktemp("checkpoint"), embedded)
+
+
+def seal(folder: Path, step: int) -> None:
+    """Write the file that marks a checkpoint as complete."""
+    files.seal(folder, step=step, world=1, save=f"made up {step}", names=["model.safetensors", "config.yaml"])
+
+
+def test_a_run_stands_for_its_best_checkpoint_or_its_newest(checkpoint: Path, tmp_path: Path) -> None:
+    for step in (5, 10):
+        folder = shutil.copytree(checkpoint, tmp_path / "run" / "checkpoints" / f"step-{step:08d}")
+        seal(folder, step)
+    shutil.copytree(checkpoint, tmp_path / "run" / "checkpoints" / "step-00000015")  # not sealed: not whole
+    opened = open_checkpoint(tmp_path / "run")
+    assert (opened.path.name, opened.run) == ("step-00000010", tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / "best.json").write_text('{"folder": "step-00000005", "step": 5, "score": 1.0}')
+    assert open_checkpoint(tmp_path / "run").path.name == "step-00000005"
+    assert open_checkpoint(tmp_path / "run", OpenConfig(which="newest")).path.name == "step-00000010"
+
+
+def test_the_average_of_the_weights_is_taken_where_there_is_one(checkpoint: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(checkpoint, tmp_path / "copy")
+    plain = open_checkpoint(folder)
+    names = {name for name, _ in plain.model.named_parameters()}
+    weights = {name: tensor + 1 for name, tensor in load_file(folder / "model.safetensors").items() if name in names}
+    save_file(weights, folder / "ema.safetensors")
+    averaged = open_checkpoint(folder)
+    assert averaged.digest != plain.digest
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in averaged.model.named_parameters())
+    assert open_checkpoint(folder, OpenConfig(average=False)).digest == plain.digest
+
+
+def test_damaged_weights_are_noticed(checkpoint: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(checkpoint, tmp_path / "step-00000005")
+    seal(folder, 5)
+    data = bytearray((folder / "model.safetensors").read_bytes())
+    data[-3] ^= 1
+    (folder / "model.safetensors").write_bytes(data)
+    with pytest.raises(CheckpointError, match="the file is damaged"):
+        open_checkpoint(folder)
+
+
+def test_more_frames_than_slots_get_slots_of_zeros(checkpoint: Path) -> None:
+    model = open_checkpoint(checkpoint, OpenConfig(frames=5)).model
+    assert model.config.num_frames == 5
+    assert not model.video.temporal_embed[:, 2:].any()
+
+
+def test_a_tokenizer_that_the_model_was_not_trained_with_is_refused(embedded: Path, tmp_path: Path) -> None:
+    small = TextConfig(vocab_size=9, max_position_embeddings=64, n_layers=1, n_heads=2, dim=16, hidden_dim=32)
+    with pytest.raises(TokenizerError, match="embeddings for 9"):
+        open_checkpoint(tiny_checkpoint(tmp_path, embedded, text=small))
