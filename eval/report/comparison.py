@@ -11,14 +11,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from eval.metrics.bootstrap import Paired, compare_paired
+from eval.metrics.paired import Paired, compare_paired
 from eval.results import SCORES, Item, Result, Score
 
-_SAME = 0.005  # percent: a score is the mean of items that comes as near
+_SAME = 0.005  # percentage points within which a mean of items counts as the score itself
 
 
 class CompareError(ValueError):
-    """Two results that are not of the same thing; the message names both values."""
+    """Two results of different benchmarks, data or questions; the message names both values."""
 
     exit_code: ClassVar[int] = 1
 
@@ -33,7 +33,7 @@ class Row:
     a_items: int
     b_items: int
     of: int
-    paired: Paired | None  # on the common items; None where the score is no mean of items, or none is common
+    paired: Paired | None  # on the common items; None if the score is no mean of items, or no item is common
     note: str = ""  # what the test is over, or why there is none
     chance: float | None = None  # percent
 
@@ -91,7 +91,7 @@ def compare_all(a: Sequence[Result], b: Sequence[Result], *, seed: int = 0) -> t
 
 
 def compare(a: Result, b: Result, *, seed: int = 0) -> Comparison:
-    """Return how B differs from A; raise `CompareError` where benchmark, data or questions are not the same."""
+    """Return how B differs from A; raise `CompareError` if benchmark, data or questions are not the same."""
     for what in ("benchmark", "set_name", "split", "fingerprint"):
         first, second = getattr(a, what), getattr(b, what)
         if first != second:
@@ -117,7 +117,7 @@ def compare(a: Result, b: Result, *, seed: int = 0) -> Comparison:
     lonely += [f"{s.name} (B)" for s in b.scores if s.name not in names_a]
     notes = [f"only one run has the scores {', '.join(lonely)}"] if lonely else []
     if a.checkpoint_digest == b.checkpoint_digest:
-        notes.append("both runs are of the same weights")
+        notes.append("both runs have the same weights")
     return Comparison(
         benchmark=a.benchmark,
         set_name=a.set_name,
@@ -151,7 +151,7 @@ def _row(
     parts = [[identity for identity in common if identity[0] in group] for group in groups]
     if not all(parts):
         return dataclasses.replace(row, note="no common items")
-    # The plain mean of items so weighted is the mean of the parts' means.
+    # With these weights the plain mean over items is the mean of the parts' means.
     total = sum(map(len, parts))
     weights = np.concatenate([np.full(len(part), total / (len(parts) * len(part))) for part in parts])
     values_a, values_b = (
@@ -159,15 +159,15 @@ def _row(
     )
     paired = compare_paired(weights * values_a, weights * values_b, seed=seed)
     over = ", ".join(sorted({name for group in groups for name in group if name})) or "all"
-    note = f"over {total:,} items ({over})" + (", parts weighing the same" if len(parts) > 1 else "")
+    note = f"over {total:,} items ({over})" + (", equal weight per part" if len(parts) > 1 else "")
     return dataclasses.replace(row, paired=paired, note=note)
 
 
 def _groups_of(score: Score, items: dict[tuple[str, str], Item]) -> list[frozenset[str]] | None:
-    """Return whose items' mean a score is, as sets of groups; several where it is the mean of their means.
+    """Return the groups whose items' mean is the score; several sets of groups if it is the mean of their means.
 
-    In this order: the group named in the score's name, all items, the mean of all groups' means, or of those named in
-    the score's name, any one group. None where none of these comes to the score's value.
+    Tried in this order: the group named in the score's name, all items, the mean of all groups' means, that of the
+    groups named in the score's name, any one group, any two groups. None if none of these gives the score's value.
     """
     names = list(dict.fromkeys(group for group, _ in items))
     lower = score.name.casefold()
@@ -175,7 +175,7 @@ def _groups_of(score: Score, items: dict[tuple[str, str], Item]) -> list[frozens
     ways: list[list[frozenset[str]]] = [[frozenset([name])] for name in named]
     ways += [[frozenset(names)], [frozenset([name]) for name in names], [frozenset([name]) for name in named]]
     ways += [[frozenset([name])] for name in names]
-    # Pairs too: the average of two directions, where items of other scores stand beside them.
+    # Pairs: the average of two directions if there are items of other scores, too.
     ways += [[frozenset([first]), frozenset([second])] for i, first in enumerate(names) for second in names[i + 1 :]]
     for way in ways:
         means = [[item.score for (group, _), item in items.items() if group in part] for part in way]

@@ -1,4 +1,4 @@
-"""The published figures of the benchmarks, in one place, in percent; none of them was measured by this project.
+"""Published values of the benchmarks in percent; none of them was measured by this project.
 
 HierVL (CVPR 2023) and the papers that quote it; EgoVLP (NeurIPS 2022), LaViLa and AVION for the same benchmarks.
 """
@@ -37,10 +37,10 @@ PUBLISHED: dict[tuple[str, str], dict[str, float]] = {
         "LaViLa-B, tuned": 33.7,
         "AVION-B, tuned": 34.8,
     },
-    # Of BGR frames and the dual softmax, as released: see configs/eval.
+    # BGR frames and the dual softmax, as in the released code: see configs/eval.
     ("epic_mir", "mAP, dual softmax"): {**_EPIC_MAP, **_EPIC_MAP_TUNED},
     ("epic_mir", "nDCG, dual softmax"): {**_EPIC_NDCG, **_EPIC_NDCG_TUNED},
-    # Of plain similarities.
+    # Plain similarities.
     ("epic_mir", "mAP"): {
         "LaViLa-B": 30.9,
         "AVION-B": 32.9,
@@ -56,13 +56,13 @@ PUBLISHED: dict[tuple[str, str], dict[str, float]] = {
 }
 
 
-_FEWEST = {"egomcq": 5_000, "charades_ego": 400, "epic_mir": 5_000}  # about half of the items of the real ones
+_FEWEST = {"egomcq": 5_000, "charades_ego": 400, "epic_mir": 5_000}  # about half of the items of the real benchmark
 
 
 def published(benchmark: str, score: str, *, of: int) -> dict[str, float]:
-    """Return who published which figure for a score of a benchmark of so many items.
+    """Return the published values by model for a score of a benchmark that has `of` items.
 
-    Nothing where nobody did, or where the items are far fewer than the benchmark's, as in the embedded dataset: such
-    scores are of other questions.
+    Empty if there are none, or if the items are far fewer than the real benchmark's, as in the embedded dataset, whose
+    scores are not comparable.
     """
     return dict(PUBLISHED.get((benchmark, score), {})) if of >= _FEWEST.get(benchmark, 0) else {}

@@ -80,7 +80,7 @@ def test_an_average_of_two_directions_weighs_them_the_same_and_what_is_no_mean_h
     assert v2t.paired is not None and v2t.paired.difference == pytest.approx(10)
     assert t2v.paired is not None and t2v.paired.difference == pytest.approx(2) and t2v.paired.items == 2
     assert average.paired is not None and average.paired.difference == pytest.approx(6)
-    assert "weighing the same" in average.note
+    assert "equal weight per part" in average.note
     assert median.paired is None and "not a mean" in median.note
 
 
