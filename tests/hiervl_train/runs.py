@@ -16,6 +16,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from hiervl_train.monitor.metrics import read_metrics
+from tests.paths import REPOSITORY
 
 # Everything that decides numbers, whatever the default configuration is; no dropout, so that they do not hang on the
 # number of ranks.
@@ -41,6 +42,8 @@ TINY = (
     "evaluation={every_steps: null, at_end: false}",
 )
 DROPOUT = "model.text.dropout=0.1"
+# The checkpoint of a tiny run, written by the first version of this code with its configuration keys, and its outputs.
+FIRST_VERSION = REPOSITORY / "tests" / "hiervl_train" / "data" / "run_of_first_version"
 
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(["hiervl_train.pretrain", "hiervl_train.finetune", "torch._dynamo"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,16 +11,43 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hiervl_train.checkpoint import files
-from hiervl_train.checkpoint.open import OpenConfig, open_checkpoint
-from hiervl_train.models import TextConfig
+from hiervl_train.checkpoint.open import OpenConfig, find_checkpoint, open_checkpoint
+from hiervl_train.models import HierVL, InitConfig, TextConfig
 from hiervl_train.models.errors import CheckpointError
+from hiervl_train.models.initialise import initialise
+from hiervl_train.models.pixels import normalise
 from hiervl_train.tokenizer import TokenizerError
 from tests.eval.checkpoints import tiny_checkpoint
+from tests.hiervl_train.runs import FIRST_VERSION
 
 
 @pytest.fixture(scope="module")
 def checkpoint(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_checkpoint(tmp_path_factory.mktemp("checkpoint"), embedded)
+
+
+@pytest.mark.parametrize(("average", "weights"), [(True, "average"), (False, "weights")])
+def test_a_run_of_the_first_version_has_the_outputs_that_it_had(average: bool, weights: str) -> None:
+    opened = open_checkpoint(FIRST_VERSION, OpenConfig(average=average))
+    assert (opened.path, opened.run) == (FIRST_VERSION / "checkpoints" / "step-00000004", FIRST_VERSION)
+    assert (opened.sample["frames"], opened.sample["windows"]) == (2, 2)
+    expected = json.loads((FIRST_VERSION / "expected.json").read_bytes())[weights]
+    frames_BTCHW = (torch.arange(2 * 2 * 3 * 16 * 16) * 37 % 251).to(torch.uint8).view(2, 2, 3, 16, 16)
+    with torch.no_grad():
+        video_BD = opened.model.encode_video(normalise(frames_BTCHW))
+        text_BD = opened.model.encode_text(*opened.tokenizer(["#C C picks up the red cup", "a square moves left"]))
+        summary_BD = opened.model.aggregate(video_BD[None])
+    for name, embeddings in (("video", video_BD), ("text", text_BD), ("summary", summary_BD)):
+        torch.testing.assert_close(embeddings, torch.tensor(expected[name]), rtol=0, atol=2e-6)
+
+
+def test_a_new_run_starts_from_a_run_of_the_first_version() -> None:
+    path = find_checkpoint(FIRST_VERSION)
+    model = HierVL(HierVL.from_checkpoint(path).config)
+    (report,) = initialise(model, InitConfig(), path)
+    assert not report.lines()
+    stored = load_file(path / "model.safetensors")
+    assert all(torch.equal(value, stored[name]) for name, value in model.state_dict().items())
 
 
 def seal(folder: Path, step: int) -> None:
