@@ -28,13 +28,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return command.run(lambda request: launch(request.config, _task), argv)
 
 
-def _task(config: PretrainConfig, here: DistributedContext) -> Task:
-    """Return the pretraining task, with what evaluates it: the two rooms meet only here."""
+def _task(config: PretrainConfig, context: DistributedContext) -> Task:
+    """Return the pretraining task with its evaluation: the only place where training meets `eval`."""
     if not config.evaluation.is_on:
-        return pretraining_task(config, here)
+        return pretraining_task(config, context)
     from eval.in_training import periodic_mcq
 
-    return pretraining_task(config, here, evaluate=periodic_mcq(config))
+    return pretraining_task(config, context, evaluate=periodic_mcq(config))
 
 
 if __name__ == "__main__":

@@ -93,13 +93,13 @@ def open_checkpoint(
     of another size; `TokenizerError` or `MissingPretrained` where there is no tokenizer for it.
     """
     config = config or OpenConfig()
-    found = find_checkpoint(Path(path), config.which)
-    is_ours = found.is_dir() or found.suffix == ".safetensors"
+    folder = find_checkpoint(Path(path), config.which)  # or the file of a single checkpoint
+    is_ours = folder.is_dir() or folder.suffix == ".safetensors"
     if is_ours and config.model is not None:
-        raise CheckpointError(f"{found} has its own sizes ({CONFIG}): leave out `model`, which is for a released .pth")
-    average = found / files.EMA if config.average and (found / files.EMA).is_file() else None
-    digest = _verified_digest(found, average)
-    stored = read_weights(found)
+        raise CheckpointError(f"{folder} has its own sizes ({CONFIG}): leave out `model`, which is for a released .pth")
+    average = folder / files.EMA if config.average and (folder / files.EMA).is_file() else None
+    digest = _verified_digest(folder, average)
+    stored = read_weights(folder)
     if average is not None:
         stored = dataclasses.replace(stored, tensors={**stored.tensors, **read_safetensors(average)}, path=average)
     head = {name: value for name, value in stored.tensors.items() if is_ours and name.startswith(HEAD)}
@@ -112,11 +112,11 @@ def open_checkpoint(
     prepare(model.eval().to(device), config.speed)
     return OpenedCheckpoint(
         model=model,
-        tokenizer=_tokenizer(found, model, config.tokenizer, buckets, is_ours=is_ours),
+        tokenizer=_tokenizer(folder, model, config.tokenizer, buckets, is_ours=is_ours),
         digest=digest,
-        path=found,
-        run=found.parent.parent if found.parent.name == "checkpoints" else None,
-        sample=_sample(found),
+        path=folder,
+        run=folder.parent.parent if folder.parent.name == "checkpoints" else None,
+        sample=_sample(folder),
         head=head,
     )
 

@@ -1,4 +1,4 @@
-"""The sizes of a HierVL model as typed, frozen dataclasses: what a checkpoint needs beside its weights."""
+"""The sizes of a HierVL model as typed, frozen dataclasses, which a checkpoint stores with its weights."""
 
 from __future__ import annotations
 
@@ -129,6 +129,6 @@ class InitConfig:
     gain: PositiveFloat = 1.0
 
 
-def _divides(part: int, part_name: str, whole: int, whole_name: str) -> None:
-    if whole % part:
-        raise ValueError(f"{whole_name} = {whole} is not a multiple of {part_name} = {part}")
+def _divides(divisor: int, divisor_name: str, number: int, number_name: str) -> None:
+    if number % divisor:
+        raise ValueError(f"{number_name} = {number} is not a multiple of {divisor_name} = {divisor}")

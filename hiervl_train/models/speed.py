@@ -59,5 +59,4 @@ def transformer_blocks(model: HierVL) -> Iterator[nn.Module]:
 
 def autocast(device: torch.device | str, config: SpeedConfig) -> contextlib.AbstractContextManager[object]:
     """Return the context of a forward pass: bfloat16 autocast if `bf16` is set."""
-    kind = torch.device(device).type
-    return torch.autocast(kind, dtype=torch.bfloat16, enabled=config.bf16)
+    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=config.bf16)

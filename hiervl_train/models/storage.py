@@ -126,27 +126,27 @@ def fit(
     Temporal positions are truncated or extended with zeros. Parameters whose names start with `may_be_fresh` may be
     missing, all of them or none. Raises `CheckpointError`, by name, on other missing tensors and on wrong shapes.
     """
-    found = {name: tensor for name, tensor in stored.tensors.items() if name in wanted}
+    fitting = {name: tensor for name, tensor in stored.tensors.items() if name in wanted}
     resized = []
-    if TEMPORAL in found:
-        found[TEMPORAL], phrase = _fit_slots(found[TEMPORAL], wanted[TEMPORAL])
+    if TEMPORAL in fitting:
+        fitting[TEMPORAL], phrase = _fit_slots(fitting[TEMPORAL], wanted[TEMPORAL])
         resized += [phrase] if phrase else []
-    missing = [name for name in wanted if name not in found]
+    missing = [name for name in wanted if name not in fitting]
     fresh = [name for name in missing if may_be_fresh and name.startswith(may_be_fresh)]
-    if fresh and any(name.startswith(may_be_fresh or "") for name in found):
+    if fresh and any(name.startswith(may_be_fresh or "") for name in fitting):
         fresh = []  # an incomplete aggregator is an error, not a reason to start a new one
     renamed = released.to_released if stored.is_released else str
     problems = [f"missing {renamed(name)}" for name in missing if name not in fresh]
     problems += [
         f"{stored.name(name)} has shape {tuple(tensor.shape)} instead of {tuple(wanted[name].shape)}"
-        for name, tensor in found.items()
+        for name, tensor in fitting.items()
         if tensor.shape != wanted[name].shape
     ]
     if problems:
         hint = "sizes come from the given configuration, else they are the published ones" if stored.is_released else ""
         raise CheckpointError.of(stored.path, problems, hint)
     ignored = tuple(stored.name(name) for name in stored.tensors if name not in wanted)
-    return found, LoadReport(path=stored.path, ignored=ignored, fresh=tuple(fresh), resized=tuple(resized))
+    return fitting, LoadReport(path=stored.path, ignored=ignored, fresh=tuple(fresh), resized=tuple(resized))
 
 
 def _fit_slots(slots_1TD: Tensor, wanted_1TD: Tensor) -> tuple[Tensor, str | None]:

@@ -170,10 +170,10 @@ def read_columns(folder: str | os.PathLike[str]) -> dict[str, NDArray[np.float64
         table = pyarrow.json.read_json(
             pa.BufferReader(data), read_options=pyarrow.json.ReadOptions(block_size=_BLOCK_BYTES)
         )
-        found = {name: _column(table[name]) for name in table.column_names}
-        steps = found["step"]
+        columns = {name: _column(table[name]) for name in table.column_names}
+        steps = columns["step"]
         if pa.types.is_integer(table["step"].type) and ((steps >= 0) & (steps < _STEPS)).all():
-            return found
+            return columns
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError):
         pass  # a damaged line, which the slower reader leaves out, or a value that is not a number
     rows = read_metrics(folder)
@@ -295,35 +295,35 @@ class Window:
     def values(self, *, lr: float) -> dict[str, float]:
         """Return the averages by name, and reset; a step type without a step has no loss and no wait."""
         seconds = max(self._clock() - self._began, 1e-9)
-        found = {f"loss/{step_type}": _mean(losses) for step_type, losses in self._losses.items()}
-        found["lr"] = lr
+        values = {f"loss/{step_type}": _mean(losses) for step_type, losses in self._losses.items()}
+        values["lr"] = lr
         if self._norms:
-            found["grad_norm"] = _mean(self._norms)
+            values["grad_norm"] = _mean(self._norms)
         if self._steps:
             per_device = self._clips / seconds
-            found["clips_per_second"] = per_device * self._world
-            found["clips_per_second_per_gpu"] = per_device
+            values["clips_per_second"] = per_device * self._world
+            values["clips_per_second_per_gpu"] = per_device
             if self._peak is not None:
-                found["mfu"] = self._flops / seconds / self._peak
-            found["data_wait_fraction"] = sum(map(sum, self._waits.values())) / seconds
-            found |= {f"wait_seconds/{step_type}": _mean(waits) for step_type, waits in self._waits.items()}
-            found["seconds_per_step"] = seconds / self._steps
-        found |= memory(self._device)
-        found |= {f"data/{name}": value for name, value in sorted(self._data.items())}
-        found["skipped_steps"] = self._skipped
+                values["mfu"] = self._flops / seconds / self._peak
+            values["data_wait_fraction"] = sum(map(sum, self._waits.values())) / seconds
+            values |= {f"wait_seconds/{step_type}": _mean(waits) for step_type, waits in self._waits.items()}
+            values["seconds_per_step"] = seconds / self._steps
+        values |= memory(self._device)
+        values |= {f"data/{name}": value for name, value in sorted(self._data.items())}
+        values["skipped_steps"] = self._skipped
         self._begin()
-        return found
+        return values
 
 
 def memory(device: torch.device | str = "cpu") -> dict[str, float]:
     """Return the resident memory of this process in GiB and, on a GPU, its peaks since the previous call."""
-    found = {"memory/process_gib": _resident_bytes() / GIB}
+    values = {"memory/process_gib": _resident_bytes() / GIB}
     device = torch.device(device)
     if device.type == "cuda":
-        found["memory/gpu_peak_gib"] = torch.cuda.max_memory_allocated(device) / GIB
-        found["memory/gpu_reserved_gib"] = torch.cuda.max_memory_reserved(device) / GIB
+        values["memory/gpu_peak_gib"] = torch.cuda.max_memory_allocated(device) / GIB
+        values["memory/gpu_reserved_gib"] = torch.cuda.max_memory_reserved(device) / GIB
         torch.cuda.reset_peak_memory_stats(device)
-    return found
+    return values
 
 
 def _resident_bytes() -> int:

@@ -1,1 +1,1 @@
-"""Fine-tuning from a checkpoint, on the pretraining's own loop: a module per task, beside what the tasks share."""
+"""The tasks that the training loop runs: pretraining, and fine-tuning with a module per task."""

@@ -31,10 +31,10 @@ class CharadesEgo(FinetuneTask):
     def __init__(self, config: FinetuneConfig, source: Source) -> None:
         self._config = config
         split = config.data.split
-        whole = {key: action for key, action in column(source, self.set_name, split, "action") if action == -1}
+        whole_videos = {key: action for key, action in column(source, self.set_name, split, "action") if action == -1}
         refuse(
             f"{self.set_name}/{split} has whole videos, not action segments",
-            whole,
+            whole_videos,
             "set data.split to the split of segments, train",
         )
 
