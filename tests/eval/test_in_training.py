@@ -1,32 +1,31 @@
-"""A run asks itself the same few questions each time, scores them as the benchmarks do, and trains on unchanged."""
+"""A run evaluates itself on the same questions each time, scores them as the benchmarks do, and trains unchanged."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from configs.loading import load
 from eval import egomcq, shufflemcq, summarymcq
-from eval.benchmark import main
+from eval.command import main
 from eval.embed import EmbedSettings
 from eval.in_training import PeriodicMcq, periodic_mcq
 from eval.results import Result
 from hiervl_train.checkpoint.open import open_checkpoint
 from hiervl_train.config import EvaluationConfig, PretrainConfig
 from hiervl_train.data import DataError
-from hiervl_train.distributed import DistributedContext
+from hiervl_train.distributed import DistributedContext, distributed_context
 from hiervl_train.launch import launch
 from hiervl_train.monitor.metrics import read_metrics
 from hiervl_train.tasks.pretraining import pretraining_task
 from shards.companions import read_questions, write_companion
 from shards.dataset import open_dataset
 from shards.index import finish_split, write_dataset
+from tests.eval.ranks import run_ranks
 from tests.eval.small import save_small_checkpoint
 from tests.hiervl_train.runs import DROPOUT, TINY
 from tests.shards.coded import coded_clip, coded_summary
@@ -37,14 +36,9 @@ CONFIG = EvaluationConfig(every_steps=1, questions=1000)
 
 
 @pytest.fixture(scope="module")
-def checkpoint(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_small_checkpoint(tmp_path_factory.mktemp("checkpoint"), embedded)
-
-
-@pytest.fixture(scope="module")
-def unbuilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def without_benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset without benchmarks: 24 clips and 4 summaries of 4 videos to validate on."""
-    root = tmp_path_factory.mktemp("unbuilt") / "shards"
+    root = tmp_path_factory.mktemp("without_benchmarks") / "shards"
     write_shard(root, [coded_clip(n, video=f"video-{n // 6}") for n in range(24)], split="val")
     summaries = [coded_summary(n, seconds=8, narrations=1, video=f"video-{n}") for n in range(4)]
     write_shard(root, summaries, set_name="summaries", split="val")
@@ -55,16 +49,8 @@ def unbuilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.parametrize("seed", range(4))  # few questions: that one model answers as many is little evidence
-def test_the_scores_are_those_of_the_benchmarks_own_entries(seed: int, embedded: Path, tmp_path: Path) -> None:
+def test_scores_are_those_of_the_benchmarks_entries(seed: int, embedded: Path, tmp_path: Path) -> None:
     checkpoint = save_small_checkpoint(tmp_path / "checkpoint", embedded, seed=seed)
     opened = open_checkpoint(checkpoint)
     inside = PeriodicMcq(embedded, CONFIG, SETTINGS)(opened.model, opened.tokenizer, DistributedContext())
@@ -89,27 +75,31 @@ def test_the_scores_are_those_of_the_benchmarks_own_entries(seed: int, embedded:
     assert inside["chance/mcq/inter"] == inside["chance/shuffle_mcq"] == 20
 
 
-def test_without_benchmarks_questions_are_made_of_what_is_there_to_validate_on(checkpoint: Path, unbuilt: Path) -> None:
-    opened = open_checkpoint(checkpoint)
-    evaluate = PeriodicMcq(unbuilt, CONFIG, SETTINGS)
+def test_without_benchmarks_questions_are_generated_from_the_validation_splits(
+    small_checkpoint: Path, without_benchmarks: Path
+) -> None:
+    opened = open_checkpoint(small_checkpoint)
+    evaluate = PeriodicMcq(without_benchmarks, CONFIG, SETTINGS)
     first = evaluate(opened.model, opened.tokenizer, DistributedContext())
     names = {"mcq/inter", "mcq/intra", "summary_mcq", "shuffle_mcq"}
     assert set(first) == names | {f"chance/{name}" for name in names}
     assert all(0 <= score <= 100 for score in first.values())
     assert evaluate(opened.model, opened.tokenizer, DistributedContext()) == first
-    assert PeriodicMcq(unbuilt, CONFIG, SETTINGS)(opened.model, opened.tokenizer, DistributedContext()) == first
+    assert (
+        PeriodicMcq(without_benchmarks, CONFIG, SETTINGS)(opened.model, opened.tokenizer, DistributedContext()) == first
+    )
 
 
-def test_no_more_questions_are_asked_than_wanted(checkpoint: Path, embedded: Path, unbuilt: Path) -> None:
-    opened = open_checkpoint(checkpoint)
+def test_the_number_of_questions_is_bounded(small_checkpoint: Path, embedded: Path, without_benchmarks: Path) -> None:
+    opened = open_checkpoint(small_checkpoint)
     few = EvaluationConfig(every_steps=1, questions=1)
-    for root in (embedded, unbuilt):
+    for root in (embedded, without_benchmarks):
         scores = PeriodicMcq(root, few, SETTINGS)(opened.model, opened.tokenizer, DistributedContext())
         assert scores["mcq/inter"] in (0, 100, 50)
         assert scores["mcq/intra"] in (0, 100, 50)
 
 
-def test_a_dataset_with_nothing_to_ask_about_is_refused_before_training(tmp_path: Path) -> None:
+def test_a_dataset_without_validation_splits_is_refused(tmp_path: Path) -> None:
     write_shard(tmp_path, [coded_clip(0)])
     finish_split(tmp_path, "clips", "train")
     about = {"code_revision": "0" * 40, "annotations": {}, "licence_notice": "", "counts": {}}
@@ -118,7 +108,8 @@ def test_a_dataset_with_nothing_to_ask_about_is_refused_before_training(tmp_path
         PeriodicMcq(tmp_path, CONFIG, SETTINGS)
 
 
-def test_a_run_that_evaluates_itself_has_the_losses_of_one_that_does_not(embedded: Path, tmp_path: Path) -> None:
+@pytest.mark.medium
+def test_evaluation_does_not_change_the_losses(embedded: Path, tmp_path: Path) -> None:
     def losses(folder: Path, *overrides: str) -> list[float]:
         values = [*TINY, DROPOUT, f"data.root={embedded}", f"run.folder={folder}", "run.max_steps=7", *overrides]
         values += ["speed={bf16: false, compile: false}", "data.workers=0", "data.summary_workers=0"]
@@ -128,16 +119,38 @@ def test_a_run_that_evaluates_itself_has_the_losses_of_one_that_does_not(embedde
         rows = read_metrics(folder)
         return [value for row in rows for name, value in row.items() if name.startswith("loss/")]
 
-    silent = losses(tmp_path / "silent")
-    asked = losses(tmp_path / "asked", "evaluation={every_steps: 3, at_end: true, questions: 20}")
-    assert len(silent) == 7 and asked == silent
-    found = [row for row in read_metrics(tmp_path / "asked") if "eval/mcq/inter" in row]
+    plain = losses(tmp_path / "plain")
+    evaluated = losses(tmp_path / "evaluated", "evaluation={every_steps: 3, at_end: true, questions: 20}")
+    assert len(plain) == 7 and evaluated == plain
+    found = [row for row in read_metrics(tmp_path / "evaluated") if "eval/mcq/inter" in row]
     assert [row["step"] for row in found] == [3, 6, 7]
     assert {"eval/mcq/intra", "eval/summary_mcq", "eval/shuffle_mcq", "eval/chance/mcq/intra"} <= set(found[0])
-    kept = json.loads((tmp_path / "asked" / "evaluation" / "step-00000003.json").read_bytes())
+    kept = json.loads((tmp_path / "evaluated" / "evaluation" / "step-00000003.json").read_bytes())
     assert (
-        kept["scores"].keys() == kept["chance"].keys() and "chance 20.0" in (tmp_path / "asked" / "log.txt").read_text()
+        kept["scores"].keys() == kept["chance"].keys()
+        and "chance 20.0" in (tmp_path / "evaluated" / "log.txt").read_text()
     )
-    best = json.loads((tmp_path / "asked" / "checkpoints" / "best.json").read_bytes())
+    best = json.loads((tmp_path / "evaluated" / "checkpoints" / "best.json").read_bytes())
     assert best["step"] in (3, 6, 7)
-    assert open_checkpoint(tmp_path / "asked").path.name == best["folder"]
+    assert open_checkpoint(tmp_path / "evaluated").path.name == best["folder"]
+
+
+def _evaluate(argv: list[str]) -> int:
+    root, checkpoint, prefix = argv
+    with distributed_context() as ranks:
+        opened = open_checkpoint(checkpoint)
+        config = EvaluationConfig(every_steps=1, questions=20)
+        scores = PeriodicMcq(root, config, SETTINGS)(opened.model, opened.tokenizer, ranks)
+        Path(f"{prefix}-{ranks.world}-{ranks.rank}.json").write_text(json.dumps(scores))
+    return 0
+
+
+@pytest.mark.medium
+def test_every_rank_gets_the_same_scores(small_checkpoint: Path, embedded: Path, tmp_path: Path) -> None:
+    for world in (1, 2):
+        argv = [str(embedded), str(small_checkpoint), str(tmp_path / "scores")]
+        assert run_ranks(_evaluate, argv, tmp_path / f"output-{world}", world) == [0] * world
+    single, *both = (json.loads((tmp_path / f"scores-{place}.json").read_bytes()) for place in ("1-0", "2-0", "2-1"))
+    names = {"mcq/inter", "mcq/intra", "summary_mcq", "shuffle_mcq"}
+    assert set(single) == names | {f"chance/{name}" for name in names}
+    assert both == [single, single]

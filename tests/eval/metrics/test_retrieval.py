@@ -9,15 +9,12 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.metrics.ranking import Ranking
 from eval.metrics.retrieval import score_retrieval
 from eval.metrics.similarity import cosine, dual_softmax
 from hiervl_train.relevancy import Classes, Relevancy
-from tests.hiervl_train.reference import dual_softmax as released_dual_softmax
 from tests.hiervl_train.test_relevancy import direct_relevancy
 from tests.paths import REPOSITORY, shared
 
@@ -107,7 +104,7 @@ def test_scores_are_those_of_the_official_definitions_where_nothing_ties(
         st.tuples(st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.sampled_from([-1.0, 0.0, 0.5])), min_size=1, max_size=6
     )
 )
-def test_ties_give_the_mean_over_all_orders_of_the_tied(items: list[tuple[float, float]]) -> None:
+def test_ties_give_the_mean_over_all_orders(items: list[tuple[float, float]]) -> None:
     relevancies, scores = [item[0] for item in items], [item[1] for item in items]
     orders = orders_of(scores)
     result = score_retrieval(np.array([scores]), relevancy_of(np.array([relevancies]))).video_to_text
@@ -125,14 +122,14 @@ def test_ties_give_the_mean_over_all_orders_of_the_tied(items: list[tuple[float,
     assert result.tied == any(len(run) > 1 for run in runs)
 
 
-def test_a_query_without_a_relevant_item_is_left_out_and_counted_so() -> None:
+def test_a_query_without_a_relevant_item_is_not_scored() -> None:
     relevancy = np.array([[1.0, 0.5], [0.5, 0.0], [0.0, 0.0]])
     result = score_retrieval(np.array([[0.9, 0.1]] * 3), relevancy_of(relevancy)).video_to_text
     assert (result.scored, result.of) == (1, 3)
     assert result.map == 100 and np.isfinite(result.ndcg_Q).tolist() == [True, True, False]
 
 
-def test_embeddings_that_collapsed_score_as_chance_does_and_all_queries_are_tied() -> None:
+def test_collapsed_embeddings_score_at_chance_and_all_queries_are_tied() -> None:
     rng = np.random.default_rng(0)
     classes = random_classes(rng, 300, verbs=5, nouns=8)
     text, video = np.full((300, 17), 0.37), np.full((300, 17), -1.21)
@@ -161,47 +158,9 @@ def test_scores_do_not_depend_on_the_order_of_videos_or_sentences() -> None:
     np.testing.assert_allclose(second.video_to_text.ap_Q, first.video_to_text.ap_Q[v], atol=1e-9)
 
 
-def test_the_dual_softmax_is_the_released_one_over_all_sentences_before_some_are_picked() -> None:
-    rng = np.random.default_rng(2)
-    text, video = 8 * rng.standard_normal((1100, 24)), 8 * rng.standard_normal((700, 24))
-    rows = rng.permutation(1100)[:600]
-    whole = released_dual_softmax(torch.from_numpy(text), torch.from_numpy(video)).numpy()
-    np.testing.assert_allclose(np.exp(dual_softmax(text, video, rows)), whole[rows].T, rtol=1e-9)
-
-
-def test_the_dual_softmax_is_not_lost_to_large_scores() -> None:
-    rng = np.random.default_rng(3)
-    text, video = 40 * rng.standard_normal((200, 8)), 40 * rng.standard_normal((4, 8))
-    found = dual_softmax(text, video, np.arange(200))
-    assert np.isfinite(found).all() and np.exp(found).sum(axis=1) == pytest.approx(np.ones(4))
-    assert (np.exp(found) == 0).sum() > 100  # which all tied in the released scores
-    assert min(len(np.unique(scores)) for scores in found) > 150
-
-
-def test_similarities_of_equal_embeddings_are_equal_to_the_last_bit_wherever_they_stand() -> None:
-    rng = np.random.default_rng(4)
-    one, many = rng.standard_normal((1, 257)), rng.standard_normal((61, 257))
-    for sim in (cosine(np.repeat(one, 1001, axis=0), many), cosine(many, np.repeat(one, 1001, axis=0)).T):
-        assert (sim == sim[0]).all()
-
-
-def test_cosine_is_the_released_similarity() -> None:
-    rng = np.random.default_rng(5)
-    a, b = rng.standard_normal((6, 5)), rng.standard_normal((4, 5))
-    a[2] = 0
-    direct = [[x @ y / (max(np.sqrt(x @ x), 1e-8) * max(np.sqrt(y @ y), 1e-8)) for y in b] for x in a]
-    np.testing.assert_allclose(cosine(a, b), direct, atol=1e-11)
-
-
-def test_wrong_inputs_are_named() -> None:
+def test_similarities_and_relevancy_of_different_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(2, 3\).*\(2, 2\)"):
         score_retrieval(np.zeros((2, 3)), relevancy_of(np.zeros((2, 2))))
-    with pytest.raises(ValueError, match="first embeddings: row 1 is not finite"):
-        cosine(np.array([[0.0], [np.nan]]), np.ones((1, 1)))
-    with pytest.raises(ValueError, match="widths 3 and 2"):
-        cosine(np.ones((1, 3)), np.ones((1, 2)))
-    with pytest.raises(ValueError, match="query 1: a score is not a number"):
-        Ranking(np.array([[0.0], [np.nan]]))
 
 
 CHANCE = """
@@ -241,7 +200,7 @@ print(json.dumps(out))
 
 
 @pytest.mark.parametrize("name", ["cosine", pytest.param("dual", marks=pytest.mark.slow)])
-def test_random_embeddings_are_at_published_chance_on_the_real_files_in_seconds_and_under_2_gb(name: str) -> None:
+def test_random_embeddings_are_at_published_chance_on_the_real_files(name: str) -> None:
     folder = shared("epic100")
     environment = {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2", "PATH": "/usr/bin:/bin"}
     done = subprocess.run(

@@ -1,0 +1,57 @@
+"""A benchmark's result does not depend on the number of ranks, and records the settings it was scored with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from eval import summarymcq
+from eval.config import BENCHMARKS
+from eval.results import Result
+from tests.eval.checkpoints import tokenizer_of
+from tests.eval.conftest import Run
+from tests.eval.ranks import WORLDS
+from tests.paths import shared
+
+
+def test_a_released_checkpoint_is_scored_with_the_configured_sizes_and_tokenizer(
+    run: Run, embedded: Path, tmp_path: Path
+) -> None:
+    tokenizer_of(embedded).save(tmp_path)
+    sizes = json.loads(shared("golden/config.json").read_text())
+    for aggregator, aggregation in ((None, "self-attention"), ({"kind": "average"}, "mean of the windows")):
+        model = sizes if aggregator is None else sizes | {"aggregator": aggregator}
+        words = [f"tokenizer.source={tmp_path}", f"model={json.dumps(model)}", "sample.frames=4"]
+        done = run(summarymcq.BENCHMARK, *words, "max_missing_fraction=1", check=shared("golden/checkpoint.pth"))
+        assert done.code == 0
+        settings = done.result().settings
+        assert settings["model"]["embed_dim"] == 64 and settings["aggregation"] == aggregation
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_scores_and_every_item_are_the_same_on_any_number_of_ranks(by_world: dict[int, Path], name: str) -> None:
+    single, *others = (Result.load(by_world[world] / "out" / name) for world in WORLDS)
+    assert single.scores and single.items
+    for result in others:
+        for field in ("scores", "items", "missing", "curves", "confusion"):
+            assert getattr(result, field) == getattr(single, field), field
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_item_is_scored_or_listed_as_missing(by_world: dict[int, Path], name: str) -> None:
+    result = Result.load(by_world[3] / "out" / name)
+    groups = {item.group for item in result.items}
+    identities = [(item.group, item.id) for item in result.items]
+    assert len(set(identities)) == len(identities), "no item is there twice"
+    if name != "charades_ego":  # whose items are classes
+        missing = len({missing.item for missing in result.missing})
+        of = {score.of for score in result.scores if score.name.split()[0] in groups or len(groups) == 1}
+        assert of
+        for group in groups:
+            (own,) = {s.of for s in result.scores if s.name.startswith(group)} or of
+            count = sum(item.group == group for item in result.items)
+            assert count <= own <= count + missing
