@@ -23,8 +23,8 @@ from measuring import by_turns, show
 sys.path.remove(str(Path(__file__).resolve().parent))  # this file has the name of the package that it measures
 
 from configs import loading
-from eval.egomcq import answer
 from eval.embed import EmbedSettings, embed_split, embed_texts
+from eval.mcq import answer_questions
 from eval.mcq_builder import McqConfig, build_from
 from eval.metrics.similarity import cosine
 from hiervl_train.checkpoint.open import open_checkpoint
@@ -126,8 +126,8 @@ def _each_once(
     clips = embed_split(model, *place, settings, ranks=ranks, keys=keys, cache=cache)
     texts = embed_texts(model, tokenizer, [question.text for question in asked], settings, ranks=ranks, cache=cache)
     assert clips is not None and texts is not None and not clips.failed
-    found = answer(asked, texts, clips.vectors, clips.index)
-    return found.marks.predicted_Q, clips.encoded, len(texts.index)
+    found = answer_questions(asked, texts, clips.vectors, clips.index)
+    return found.scores.predicted_Q, clips.encoded, len(texts.index)
 
 
 def _every_option(
@@ -142,7 +142,7 @@ def _every_option(
     root, set_name, split = place
     source = open_source(root, settings.source)
     entry = open_dataset(root).split(set_name, split)
-    config = settings.loader(is_long=False, size=model.config.image_hw[0])
+    config = settings.loader_config(is_long=False, size=model.config.image_hw[0])
     reader = SampleReader(source, entry, config, is_training=False)
     where = {
         key: (number, row)
