@@ -1,10 +1,10 @@
 # shellcheck shell=bash
-# What the batch scripts share: their arguments, one torchrun per node, waiting through signals, requeueing. Sourced.
+# Shared by the batch scripts: arguments, one torchrun per node, waiting through signals, requeueing. Sourced, not run.
 
-# shellcheck disable=SC2034  # some variables are for those who source this
+# shellcheck disable=SC2034  # some variables are used by the scripts that source this file
 
-STOPPED=85        # the exit code of what was stopped before its end and saved: run the same again
-REPEAT_SECONDS=5  # between two requests to stop; one that comes while the ranks start would be lost
+STOPPED=85        # exit code of a run that was stopped and saved: rerun the same command
+REPEAT_SECONDS=5  # between requests to stop: one that arrives while the ranks start would be lost
 
 trap 'echo "cluster: a command failed with $?, line $LINENO: $BASH_COMMAND" >&2' ERR
 
@@ -23,21 +23,20 @@ read_arguments() {
     while [[ $# -gt 0 ]]; do
         case $1 in
             --config | --entry)
-                [[ $# -ge 2 ]] || usage_error "$1: a value is missing"
+                [[ $# -ge 2 ]] || usage_error "$1: missing value"
                 set -- "$1=$2" "${@:3}"
                 continue
                 ;;
             --config=*) CONFIG=${1#*=} ;;
             --entry=*) ENTRY=${1#*=} ;;
             [!-]*=*) OVERRIDES+=("$1") ;;
-            *) usage_error "$1: --config F, --entry F or key=value is expected" ;;
+            *) usage_error "$1: expected --config F, --entry F or key=value" ;;
         esac
         shift
     done
 }
 
-# use_code DIR: run what lies there. An editable installation points at the checkout that it was made from; what is in
-# PYTHONPATH comes before it.
+# use_code DIR: run the code in DIR. PYTHONPATH precedes an editable installation, which may point to another checkout.
 use_code() {
     CODE=$(cd "$1" && pwd)
     export PYTHONPATH=$CODE${PYTHONPATH:+:$PYTHONPATH}
@@ -47,7 +46,7 @@ job_field() {
     scontrol --oneliner show job "$SLURM_JOB_ID" | tr ' ' '\n' | sed -n "s/^$1=//p" | head -n 1
 }
 
-# How the others reach the first node: by its name, or, where names mean nothing, by the address that SLURM uses.
+# The address of the first node: its name if that can be resolved, otherwise the address that SLURM uses.
 first_address() {
     local name
     name=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
@@ -57,20 +56,20 @@ first_address() {
     printf '%s\n' "$name"
 }
 
-# start_torchrun ENTRY ARGUMENT…: start one torchrun per node, each with a rank for each GPU of its node; sets STEP.
+# start_torchrun ENTRY ARGUMENT…: start one torchrun per node with one rank per GPU of the node; sets STEP to its PID.
 start_torchrun() {
     local ranks=${RANKS_PER_NODE:-${SLURM_GPUS_ON_NODE:-0}}
-    [[ $ranks -gt 0 ]] || ranks=1  # no GPUs: on the CPU, by gloo
+    [[ $ranks -gt 0 ]] || ranks=1  # without GPUs: on the CPU, with gloo
     local address port
     address=${MASTER_ADDR:-$(first_address)}
-    # Below the ports that the kernel hands out, another one for each job of a node and each start of a job.
+    # Below the kernel's ephemeral ports, and different for every job of a node and every start of a job.
     port=${MASTER_PORT:-$((20000 + (SLURM_JOB_ID + 97 * ${SLURM_RESTART_COUNT:-0}) % 12000))}
     local nodes=$SLURM_JOB_NUM_NODES
     local options=(--nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --export=ALL)
-    # srun does not inherit this one since SLURM 22.05, and would bind all ranks of a node to one core.
+    # Since SLURM 22.05 srun does not inherit this option, and would bind all ranks of a node to one core.
     if [[ -n ${SLURM_CPUS_PER_TASK:-} ]]; then options+=(--cpus-per-task="$SLURM_CPUS_PER_TASK"); fi
     say "$nodes nodes ($SLURM_JOB_NODELIST) × $ranks ranks, meeting at $address:$port; start ${SLURM_RESTART_COUNT:-0}"
-    # The node's number is known on the node only. A rank that fails ends its torchrun, and that the whole step.
+    # SLURM_NODEID is known only on the node. A failed rank ends its torchrun, which ends the whole step.
     # shellcheck disable=SC2016
     srun --kill-on-bad-exit=1 "${options[@]}" "${SRUN_CONTAINER[@]}" "${ENTER[@]}" \
         bash -c 'exec python -m torch.distributed.run --node-rank="$SLURM_NODEID" "$@"' torchrun \
@@ -79,21 +78,21 @@ start_torchrun() {
     STEP=$!
 }
 
-# wait_through_signals PID: return the exit code of a child. A trap that runs meanwhile interrupts `wait`, not the child.
+# wait_through_signals PID: return the exit code of a child. A trap interrupts `wait`, but not the child.
 wait_through_signals() {
     local code=0 last
     while true; do
         wait "$1" && code=0 || code=$?
         if ((code <= 128)); then break; fi
         if kill -0 "$1" 2> /dev/null; then continue; fi
-        wait "$1" && last=0 || last=$?  # it ended while the trap ran: this is its own code, 127 if it was told already
+        wait "$1" && last=0 || last=$?  # ended during the trap: its own code, or 127 if already reported
         if ((last != 127)); then code=$last; fi
         break
     done
     return "$code"
 }
 
-# keep_asking FILE: make a file until `stop_asking`. A run that is just starting removes what the last stop left.
+# keep_asking FILE: create FILE repeatedly until `stop_asking`: a run that is starting removes an old one.
 keep_asking() {
     if [[ -z ${ASKING:-} ]]; then
         (
@@ -115,8 +114,8 @@ stop_asking() {
     fi
 }
 
-# requeue: put this job back into the queue, under its number and with its arguments, and leave. A job that is being
-# cancelled stays so: requeueing would bring it back against its owner's will.
+# requeue: put this job back into the queue, with the same number and arguments, and exit. A job that is being cancelled
+# is not requeued.
 requeue() {
     local state
     state=$(job_field JobState)
@@ -125,7 +124,7 @@ requeue() {
     elif scontrol requeue "$SLURM_JOB_ID"; then
         say "requeued"
     else
-        say "SLURM refuses to requeue; submit the same again to go on"
+        say "SLURM refuses to requeue; submit the same job again to resume"
     fi
     exit "$STOPPED"
 }

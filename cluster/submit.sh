@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Submits a run from a copy of code and configuration, so that later edits do not touch a job that waits or is requeued.
+# Submits a run with a copy of code and configuration, so that later edits do not affect a queued or requeued job.
 #
 #   cluster/submit.sh NAME [--config F] [--entry F] [--dry-run] [--sbatch-option=value …] [key=value …]
 #   cluster/submit.sh NAME --resume [--dry-run] [--sbatch-option=value …] [key=value …]
@@ -7,9 +7,9 @@
 #   cluster/submit.sh first --config configs/pretrain/hiervl_sa.yaml --nodes=8 --time=12:00:00 data.root=/data/shards
 #
 # Everything is in runs/NAME: code/ (tracked and untracked files, without ignored ones), submitted.yaml (the
-# configuration as given), arguments (key=value, one a line), jobs (what was submitted when), and what the run writes.
-# Paths in key=value are as seen from the root of the repository. --resume submits once more what lies in runs/NAME;
-# key=value then come after the earlier ones and are kept.
+# configuration as given), arguments (key=value, one per line), jobs (each submission), and the run's own files. Paths in
+# key=value are relative to the root of the repository. --resume submits runs/NAME again; further key=value are appended
+# to the earlier ones.
 
 set -euo pipefail
 
@@ -25,7 +25,7 @@ options=() overrides=()
 while [[ $# -gt 0 ]]; do
     case $1 in
         --config | --entry)
-            [[ $# -ge 2 ]] || fail "$1: a value is missing"
+            [[ $# -ge 2 ]] || fail "$1: missing value"
             set -- "$1=$2" "${@:3}"
             continue
             ;;
@@ -38,26 +38,26 @@ while [[ $# -gt 0 ]]; do
             exit 0
             ;;
         --*=* | --exclusive | --hold) options+=("$1") ;;
-        -*) fail "$1: write sbatch's options as --option=value" ;;
-        run.folder=*) fail "$1: the folder is runs/NAME" ;;
+        -*) fail "$1: write options of sbatch as --option=value" ;;
+        run.folder=*) fail "$1: the run's folder is always runs/NAME" ;;
         *=*)
-            [[ $1 != *$'\n'* ]] || fail "${1%%=*}: a value of one line is expected"
+            [[ $1 != *$'\n'* ]] || fail "${1%%=*}: the value must be a single line"
             overrides+=("$1")
             ;;
         *)
-            [[ -z $name ]] || fail "$1: a second name; key=value is expected after NAME"
+            [[ -z $name ]] || fail "$1: only one NAME is allowed; expected key=value after it"
             name=$1
             ;;
     esac
     shift
 done
-[[ $name =~ ^[A-Za-z0-9][A-Za-z0-9._-]*$ ]] || fail "NAME = '$name': letters, digits, '.', '_' and '-' are expected; see --help"
+[[ $name =~ ^[A-Za-z0-9][A-Za-z0-9._-]*$ ]] || fail "NAME = '$name': must consist of letters, digits, '.', '_' and '-'; see --help"
 
 cd "$repository"
 run=$repository/runs/$name
 is_new=''
 
-# Copies what git knows and what it does not ignore; without git, the folders that make up the project.
+# Copies all files that git does not ignore; without git, the project's folders.
 snapshot() {
     local files=(configs shards preprocessing hiervl_train eval cluster pyproject.toml constraints.txt)
     mkdir -p "$1"
@@ -65,7 +65,7 @@ snapshot() {
         git ls-files -z --cached --others --exclude-standard \
             | while IFS= read -r -d '' file; do if [[ -e $file || -L $file ]]; then printf '%s\0' "$file"; fi; done \
             | tar --create --null --no-recursion --files-from=- | tar --extract --directory "$1"
-        # Of the copy, git would say the revision at the time at which the job starts.
+        # In the copy, git would report the repository's revision at the time the job starts.
         local changes=''
         if [[ -n $(git status --porcelain) ]]; then changes=+changes; fi
         echo "git:$(git rev-parse HEAD)$changes" > "$1/REVISION"
@@ -75,8 +75,8 @@ snapshot() {
 }
 
 if [[ -n $is_resume ]]; then
-    [[ -d $run/code ]] || fail "runs/$name: nothing was submitted under this name"
-    [[ -z $config ]] || fail "--config: a resumed run keeps its own ($run/submitted.yaml); change keys by key=value"
+    [[ -d $run/code ]] || fail "runs/$name: no such run"
+    [[ -z $config ]] || fail "--config: a resumed run keeps its configuration ($run/submitted.yaml); change keys by key=value"
     last=$(tail -n 1 "$run/jobs" 2> /dev/null | cut -d ' ' -f 1)
     if [[ -n $last && -n $(squeue --noheader --jobs="$last" 2> /dev/null) ]]; then
         fail "runs/$name: job $last still waits or runs"
@@ -86,9 +86,9 @@ if [[ -n $is_resume ]]; then
     overrides=("${before[@]}" "${overrides[@]}")
 else
     config=${config:-$repository/configs/pretrain/hiervl_sa.yaml}
-    [[ -f $config ]] || fail "$config: there is no such configuration file"
-    [[ -f $entry ]] || fail "$entry: there is no such entry"
-    [[ ! -e $run ]] || fail "runs/$name exists: take another name, or go on with it by --resume"
+    [[ -f $config ]] || fail "$config: no such configuration file"
+    [[ -f $entry ]] || fail "$entry: no such entry"
+    [[ ! -e $run ]] || fail "runs/$name exists: choose another name, or resume it with --resume"
 fi
 
 command=(
@@ -104,7 +104,7 @@ fi
 
 if [[ -z $is_resume ]]; then
     mkdir -p runs
-    mkdir "$run"  # whoever makes it, has it
+    mkdir "$run"  # fails if a concurrent submission created it
     is_new=yes
     trap '[[ -z $is_new ]] || rm -rf "$run"' EXIT
     snapshot "$run/code"
@@ -112,7 +112,7 @@ if [[ -z $is_resume ]]; then
     echo "$entry" > "$run/entry"
 fi
 job=$("${command[@]}")
-job=${job%%;*}  # a cluster's name may follow
+job=${job%%;*}  # the cluster's name may follow
 is_new=''
 : > "$run/arguments"
 if [[ ${#overrides[@]} -gt 0 ]]; then printf '%s\n' "${overrides[@]}" > "$run/arguments"; fi
@@ -120,7 +120,7 @@ printf '%s %(%F %T)T %s\n' "$job" -1 "${options[*]}" >> "$run/jobs"
 cat << END
 job $job submitted
 run folder   $run
-see it       squeue --jobs=$job; tail -F $run/slurm-$job.log; $run/index.html
-stop it      touch $run/stop (saves and goes back into the queue), scancel $job (does not come back)
-go on        cluster/submit.sh $name --resume
+watch it     squeue --jobs=$job; tail -F $run/slurm-$job.log; $run/index.html
+stop it      touch $run/stop (saves and requeues), scancel $job (does not requeue)
+resume it    cluster/submit.sh $name --resume
 END

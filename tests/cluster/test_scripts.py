@@ -88,7 +88,7 @@ def test_arguments_stay_whole() -> None:
     done = bash(code, "--config", "a b.yaml", "--entry=x.py", "a={b: '$(id)'}", "c=*  d", "e=")
     assert done.stdout == "<a b.yaml><x.py><a={b: '$(id)'}><c=*  d><e=>"
     wrong = bash('source cluster/job.sh; read_arguments "$@"', "lr")
-    assert wrong.returncode == 2 and "lr: --config F" in wrong.stderr
+    assert wrong.returncode == 2 and "lr: expected --config F" in wrong.stderr
 
 
 def test_a_container_is_entered_by_variable() -> None:

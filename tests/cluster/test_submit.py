@@ -114,12 +114,12 @@ def test_what_sbatch_refuses_leaves_no_run_behind(slurm: Slurm, checkout: Path) 
     [
         ((), "NAME = ''"),
         (("../x",), "NAME = '../x'"),
-        (("a", "b"), "b: a second name"),
-        (("a", "-N", "2"), "write sbatch's options as --option=value"),
-        (("a", "run.folder=x"), "the folder is runs/NAME"),
-        (("a", "--config=nothing.yaml"), "there is no such configuration file"),
-        (("a", "--config"), "--config: a value is missing"),
-        (("a", "--resume"), "runs/a: nothing was submitted under this name"),
+        (("a", "b"), "b: only one NAME"),
+        (("a", "-N", "2"), "write options of sbatch as --option=value"),
+        (("a", "run.folder=x"), "folder is always runs/NAME"),
+        (("a", "--config=nothing.yaml"), "no such configuration file"),
+        (("a", "--config"), "--config: missing value"),
+        (("a", "--resume"), "runs/a: no such run"),
     ],
 )
 def test_wrong_arguments_are_named(checkout: Path, arguments: tuple[str, ...], message: str) -> None:
