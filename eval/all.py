@@ -1,10 +1,10 @@
 # PYTHON_ARGCOMPLETE_OK
-"""Runs every benchmark whose set is in a dataset, and makes one table of all: `python eval/all.py --checkpoint C`.
+"""Evaluates every benchmark that a dataset has and prints one table: `python eval/all.py --checkpoint C`.
 
     python eval/all.py --checkpoint C --shards ROOT [--only egomcq --only epic_mir] [--config F] [key=value …]
 
-Where a dataset has clips or summaries to validate on, but no multiple-choice benchmark of that level, questions are
-generated from them (`eval/mcq_builder.py`). If a benchmark fails, the others still run. Results are written to
+If a dataset has a validation split of clips or summaries, but no multiple-choice benchmark of that level, questions are
+generated from the split (`eval/mcq_builder.py`). If a benchmark fails, the others still run. Results are written to
 RUN/evaluation/<benchmark>, and the table over all to RUN/evaluation. Exit codes: `configs.cli.ExitCode`.
 """
 

@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 
 class BenchmarkError(RuntimeError):
-    """A benchmark of which nothing can be scored; the message names the set and the first reason."""
+    """Nothing in a benchmark can be scored; the message names the set and the first reason."""
 
     exit_code: ClassVar[int] = 1
 

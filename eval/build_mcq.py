@@ -2,8 +2,7 @@
 """Generates questions from any shards: `python eval/build_mcq.py ROOT --set clips --split val --out FILE.json`.
 
 Next to FILE.json, FILE.made.json has the configuration, the fingerprint of the shards, the code's revision, and the
-numbers of questions. Exit codes: `configs.cli.ExitCode`; 1 where the shards cannot be read or give no
-question.
+numbers of questions. Exit codes: `configs.cli.ExitCode`; 1 if the shards cannot be read or allow no question.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from shards.stats import ShardError
 
 
 class NoQuestionError(RuntimeError):
-    """Shards that cannot be read, or that no question can be made of."""
+    """The shards cannot be read or allow no question."""
 
     exit_code: ClassVar[int] = 1
 
@@ -57,7 +56,7 @@ def _run(request: Request[McqConfig]) -> None:
         raise NoQuestionError(str(error)) from error
     if not built.questions.questions:
         raise NoQuestionError(
-            f"no question can be made of {flags.root} {flags.set}/{flags.split}: {config.options} options need as many "
+            f"{flags.root}: {flags.set}/{flags.split} allows no question: {config.options} options need as many "
             "clips with different texts; try options=2 or another type"
         )
     write_companion(flags.out, built.questions)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.cli import Command, ExitCode, Request
+from configs.cli import Command, Request
 from eval.benchmark import Benchmark
 from eval.config import EvalConfig, load_eval
 from eval.run import open_configured, run_benchmark, scores_table

@@ -1,7 +1,7 @@
 # PYTHON_ARGCOMPLETE_OK
 """Compares two runs with paired significance tests: `python eval/compare.py RUN_A RUN_B [--out FOLDER]`.
 
-A run is the folder of one benchmark's result, or one that holds several. Exit codes: `configs.cli.ExitCode`; 1 where the
+A run is the folder of one benchmark's result, or one that holds several. Exit codes: `configs.cli.ExitCode`; 1 if the
 results cannot be read or compared.
 """
 

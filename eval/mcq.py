@@ -63,18 +63,18 @@ def score(context: Context, questions: Questions, embeddings: Embeddings) -> Ben
     samples = embeddings.samples
     is_long = set_spec(context.set_name).is_long
     video_ND = context.aggregate(samples.vectors) if is_long else samples.vectors
-    asked, captions = questions.questions, context.captions()
-    answers = answer_questions(asked, embeddings.texts, video_ND, samples.index)
+    listed, captions = questions.questions, context.captions()
+    answers = answer_questions(listed, embeddings.texts, video_ND, samples.index)
     groups = answers.scores.groups
-    missing = [_missing(context, embeddings, question) for question in asked]
+    missing = [_missing(context, embeddings, question) for question in listed]
     malformed = [Missing(item=q.id, reason=f"malformed: {q.reason}") for q in questions.rejected]
     return BenchmarkOutput(
         name=questions.name,
-        scores=_accuracies(context, questions.name, asked, answers.scores),
-        items=[_item(q, answers, row, captions) for row, q in enumerate(asked) if answers.scores.is_scored_Q[row]],
+        scores=_accuracies(context, questions.name, listed, answers.scores),
+        items=[_item(q, answers, row, captions) for row, q in enumerate(listed) if answers.scores.is_scored_Q[row]],
         missing=[*(entry for entry in missing if entry is not None), *malformed],
-        of=len(asked) + len(questions.rejected),
-        curves={f"{group} accuracy by confidence": _accuracy_by_confidence(asked, answers, group) for group in groups},
+        of=len(listed) + len(questions.rejected),
+        curves={f"{group} accuracy by confidence": _accuracy_by_confidence(listed, answers, group) for group in groups},
         curve_axes={
             f"{group} accuracy by confidence": ("most confident share of questions (%)", "accuracy (%)")
             for group in groups
@@ -106,7 +106,7 @@ def answer_questions(
 
 
 def _accuracies(context: Context, benchmark: str, questions: Sequence[Question], scores: McqScores) -> list[Score]:
-    """Return the accuracy of each type of question of which at least one was scored."""
+    """Return the accuracy of each type of question with at least one scored question."""
     types = np.array([question.type for question in questions], dtype=object)
     found = []
     for group, accuracy in scores.groups.items():

@@ -166,7 +166,7 @@ def find_split(source: Source, key: str) -> tuple[str, str]:
 
 
 def closest_key(key: str, keys: Sequence[str]) -> str | None:
-    """Return the most similar of the keys, of which only the neighbours in sorted order are compared."""
+    """Return the most similar key, comparing only the neighbours of `key` in sorted order."""
     ranked = sorted(keys)
     middle = bisect.bisect(ranked, key)
     neighbours = ranked[max(0, middle - _KEYS_COMPARED // 2) : middle + _KEYS_COMPARED // 2]

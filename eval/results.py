@@ -1,4 +1,4 @@
-"""What a benchmark's run found: scores beside the published ones, every item, and what could not be scored."""
+"""The result of a benchmark: scores with published ones, every item, and what could not be scored; as JSON files."""
 
 from __future__ import annotations
 
@@ -18,45 +18,45 @@ VERSION = 1
 
 
 class ResultError(ValueError):
-    """A folder that holds no result, or a damaged one; the message names the file."""
+    """A folder without a result or with a damaged one; the message names the file."""
 
     exit_code: ClassVar[int] = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """One number of a benchmark, in percent, with what it stands on."""
+    """One score of a benchmark, with the number of items it is based on."""
 
-    name: str  # as "inter accuracy"
+    name: str  # such as "inter accuracy"
     value: float  # percent
     low: float | None = None  # bootstrap interval, 95 %
     high: float | None = None
     chance: float | None = None  # percent, what random scores get; None if it is not defined
-    items: int  # scored
-    of: int  # in the benchmark
-    tied: int = 0  # items whose best answer tied with others: it counted 1/k
-    published: dict[str, float] = field(default_factory=dict)  # model → percent, as {"HierVL-SA": 90.5}
+    items: int  # scored items
+    of: int  # items in the benchmark
+    tied: int = 0  # items whose score depends on the order of ties; a correct answer that ties with k − 1 counts 1/k
+    published: dict[str, float] = field(default_factory=dict)  # model → percent, such as {"HierVL-SA": 90.5}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """One choice of an item."""
+    """One option of an item."""
 
-    key: str  # of its sample, or the name of a class
+    key: str  # of the sample, or a class's name
     text: str
-    score: float  # similarity
+    score: float  # similarity, or a probe's logit
 
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """One question, query or video, and what the model made of it."""
+    """One question, query, class or video with the model's answer."""
 
     id: str
-    group: str  # as "inter"
+    group: str  # such as "inter"
     text: str
-    score: float  # its part of the benchmark's score in percent: 100, 0, 100/k on ties; an average precision
-    answer: str  # key or class
-    predicted: str
+    score: float  # percent: 100, 0 or, for ties, 100/k; an average precision
+    answer: str  # key or class of the correct option
+    predicted: str  # key or class of the model's choice
     options: list[Option] = field(default_factory=list)
     note: str = ""
 
@@ -71,7 +71,7 @@ class Missing:
 
 @dataclass(frozen=True, kw_only=True)
 class Confusion:
-    """How often what was right (rows) was answered with what (columns)."""
+    """How often each correct class (row) was answered with each class (column)."""
 
     labels: list[str]
     counts: list[list[int]]
@@ -79,7 +79,7 @@ class Confusion:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """All that a run of one benchmark found."""
+    """The result of evaluating one benchmark."""
 
     benchmark: str
     set_name: str
@@ -100,7 +100,7 @@ class Result:
     made_at: str = ""  # ISO 8601, UTC
 
     def save(self, folder: str | Path) -> Path:
-        """Write `items.jsonl`, then `scores.json`, each whole or not at all; return the folder."""
+        """Write `items.jsonl`, then `scores.json`, each atomically; return the folder."""
         folder = Path(folder)
         lines = [json.dumps(dataclasses.asdict(item), ensure_ascii=False, allow_nan=False) for item in self.items]
         write_bytes(folder / ITEMS, "".join(f"{line}\n" for line in lines).encode())
@@ -114,7 +114,7 @@ class Result:
 
     @classmethod
     def load(cls, folder: str | Path) -> Result:
-        """Return the result that `save` wrote; raise `ResultError` naming the file that is missing or damaged."""
+        """Return the result that `save` wrote; raise `ResultError` if a file is missing or damaged."""
         folder = Path(folder)
         tree = _read(folder / SCORES)
         if tree.pop("version", None) != VERSION:
@@ -131,28 +131,32 @@ def _plain(value: Any) -> Any:
         return dataclasses.asdict(value)
     if isinstance(value, Path):
         return str(value)
-    raise TypeError(f"a {type(value).__name__} in a result cannot be written as JSON")
+    raise TypeError(f"{type(value).__name__} in a result: cannot be written as JSON")
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        tree = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise ResultError(f"{path}: there is no such result") from None
-    except ValueError as error:
-        raise ResultError(f"{path}: not JSON: {error}") from None
+    tree = _parse(_bytes(path), str(path))
     if not isinstance(tree, dict):
-        raise ResultError(f"{path}: an object is expected")
+        raise ResultError(f"{path}: expected a JSON object")
     return tree
 
 
 def _items(path: Path) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(_bytes(path).splitlines(), 1):
+        yield _parse(line, f"{path}, line {number}")
+
+
+def _bytes(path: Path) -> bytes:
     try:
-        lines = path.read_bytes().splitlines()
+        return path.read_bytes()
     except FileNotFoundError:
-        raise ResultError(f"{path}: there is no such result") from None
-    for number, line in enumerate(lines, 1):
-        try:
-            yield json.loads(line)
-        except ValueError as error:
-            raise ResultError(f"{path}, line {number}: not JSON: {error}") from None
+        raise ResultError(f"{path}: no such result") from None
+    except OSError as error:
+        raise ResultError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _parse(data: bytes, where: str) -> Any:
+    try:
+        return json.loads(data)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ResultError(f"{where}: not JSON: {error}") from None

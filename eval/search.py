@@ -33,27 +33,32 @@ from shards.html.page import write_page
 from shards.sources import open_source
 
 
-def _folder(query: Query, digest: str, root: str, splits: Sequence[tuple[str, str]]) -> Path:
-    """Return the default folder of a search's page, named by the query; different searches get different folders."""
-    wanted = query.text or query.key
-    identity = repr((wanted, bool(query.text), digest, root, sorted(splits)))
-    name = re.sub(r"[^a-z0-9]+", "-", wanted.lower())[:40].strip("-")
-    return Path("runs", "search", f"{name or 'query'}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what the command line asks for; return the exit code."""
+    command = Command("python eval/search.py", __doc__, EvalConfig)
+    command.positional("root", key="data.root", help="the dataset: a folder or URL")
+    command.positional("text", required=False, help="what to search for")
+    command.flag("--key", default="", help="search for samples that are similar to this clip or summary")
+    command.flag("--checkpoint", key="checkpoint", metavar="PATH", help="a run, one of its checkpoints, or a .pth")
+    command.flag("--sets", default="", metavar="SETS", help="as clips,summaries/val (default: both levels)")
+    command.flag("--top", type=int, default=12, metavar="N", help="results per set (default: %(default)s)")
+    command.flag("--output", type=Path, metavar="FOLDER", help="of the page (default: a folder in runs/search)")
+    command.resumes("Finished embeddings are kept: run the same command again to resume.")
 
+    def work(request: Request[EvalConfig]) -> int:
+        flags = request.flags
+        if bool((flags.text or "").strip()) == bool(flags.key):
+            command.error("expected either a text or --key KEY")
+        if flags.top < 1:
+            command.error(f"--top {flags.top}: must be at least 1")
 
-def _print(hits: Mapping[str, Sequence[Hit]], clips: Mapping[str, Clip], page: Path) -> None:
-    console = Console()
-    for set_name, found in hits.items():
-        table = Table(title=set_name, title_justify="left", title_style="bold", header_style="dim", box=None)
-        table.add_column("", justify="right", no_wrap=True, min_width=2)
-        table.add_column("cosine", justify="right", no_wrap=True)
-        table.add_column("split", no_wrap=True)
-        table.add_column("text and key", overflow="fold")
-        for rank, hit in enumerate(found, 1):
-            words = " ".join(clips[hit.key].text.split())[:200] if hit.key in clips else ""
-            table.add_row(str(rank), f"{hit.score:.3f}", hit.split, f"{escape(words)}\n[dim]{hit.key}[/]")
-        console.print(table, "")
-    console.print(f"wrote {page}", highlight=False, markup=False, soft_wrap=True)
+        def run(ranks: DistributedContext) -> int:
+            search(flags, request.config, ranks)
+            return ExitCode.OK
+
+        return on_all_ranks(run, request.config.distributed)
+
+    return command.run(work, argv)
 
 
 def search(flags: argparse.Namespace, config: EvalConfig, ranks: DistributedContext) -> Path | None:
@@ -82,32 +87,27 @@ def search(flags: argparse.Namespace, config: EvalConfig, ranks: DistributedCont
     return page
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run what the command line asks for; return the exit code."""
-    command = Command("python eval/search.py", __doc__, EvalConfig)
-    command.positional("root", key="data.root", help="the dataset: a folder or URL")
-    command.positional("text", required=False, help="what to search for")
-    command.flag("--key", default="", help="search for samples that are similar to this clip or summary")
-    command.flag("--checkpoint", key="checkpoint", metavar="PATH", help="a run, one of its checkpoints, or a .pth")
-    command.flag("--sets", default="", metavar="SETS", help="as clips,summaries/val (default: both levels)")
-    command.flag("--top", type=int, default=12, metavar="N", help="results per set (default: %(default)s)")
-    command.flag("--output", type=Path, metavar="FOLDER", help="of the page (default: a folder in runs/search)")
-    command.resumes("Finished embeddings are kept: run the same command again to resume.")
+def _folder(query: Query, digest: str, root: str, splits: Sequence[tuple[str, str]]) -> Path:
+    """Return the default folder of a search's page, named by the query; different searches get different folders."""
+    wanted = query.text or query.key
+    identity = repr((wanted, bool(query.text), digest, root, sorted(splits)))
+    name = re.sub(r"[^a-z0-9]+", "-", wanted.lower())[:40].strip("-")
+    return Path("runs", "search", f"{name or 'query'}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}")
 
-    def work(request: Request[EvalConfig]) -> int:
-        flags = request.flags
-        if bool((flags.text or "").strip()) == bool(flags.key):
-            command.error("expected either a text or --key KEY")
-        if flags.top < 1:
-            command.error(f"--top {flags.top}: must be at least 1")
 
-        def run(ranks: DistributedContext) -> int:
-            search(flags, request.config, ranks)
-            return ExitCode.OK
-
-        return on_all_ranks(run, request.config.distributed)
-
-    return command.run(work, argv)
+def _print(hits: Mapping[str, Sequence[Hit]], clips: Mapping[str, Clip], page: Path) -> None:
+    console = Console()
+    for set_name, found in hits.items():
+        table = Table(title=set_name, title_justify="left", title_style="bold", header_style="dim", box=None)
+        table.add_column("", justify="right", no_wrap=True, min_width=2)
+        table.add_column("cosine", justify="right", no_wrap=True)
+        table.add_column("split", no_wrap=True)
+        table.add_column("text and key", overflow="fold")
+        for rank, hit in enumerate(found, 1):
+            words = " ".join(clips[hit.key].text.split())[:200] if hit.key in clips else ""
+            table.add_row(str(rank), f"{hit.score:.3f}", hit.split, f"{escape(words)}\n[dim]{hit.key}[/]")
+        console.print(table, "")
+    console.print(f"wrote {page}", highlight=False, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ def _parts(
 
 
 def _part(batches: Sequence[EmbeddedRows], first: int) -> EmbeddedRows:
-    """Return consecutive batches, of which the first has number `first`, as one part."""
+    """Return consecutive batches, starting with number `first`, as one part."""
     joined = join_rows(batches, batches[0].values.shape[1:])
     return replace(joined, covered=((first, first + len(batches)),))
 

@@ -184,7 +184,7 @@ def test_unusable_input_has_a_message_and_an_exit_code(tmp_path: Path, capsys: p
     assert main([str(tmp_path / "none"), *out]) == 1 and "none" in capsys.readouterr().err
     assert main([str(root), "--split", "test", *out]) == 1 and "no split clips/test" in capsys.readouterr().err
     assert main([str(root), "sead=1", *out]) == 2 and "did you mean seed" in capsys.readouterr().err
-    assert main([str(root), "options=9", *out]) == 1 and "no question can be made" in capsys.readouterr().err
+    assert main([str(root), "options=9", *out]) == 1 and "allows no question" in capsys.readouterr().err
     assert not (tmp_path / "q.json").exists()
     with pytest.raises(SystemExit):
         main([str(root), "--out", str(tmp_path / "q.txt")])

@@ -74,7 +74,7 @@ def test_a_result_is_read_as_it_was_written(tmp_path_factory: pytest.TempPathFac
     ("name", "content", "message"),
     [
         ("scores.json", b"{", "scores.json: not JSON"),
-        ("scores.json", b"[]", "an object is expected"),
+        ("scores.json", b"[]", "expected a JSON object"),
         ("scores.json", b'{"version": 9}', "version 1"),
         ("items.jsonl", b'{"id": \n', "items.jsonl, line 1"),
         ("items.jsonl", b'{"id": 3}\n', "id"),

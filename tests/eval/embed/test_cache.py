@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from eval.embed import EmbedError
 from hiervl_train.models import HierVL
 from hiervl_train.models.speed import SpeedConfig
 from tests.eval.embed.clips import CLIPS, SUMMARIES, embedded
@@ -72,3 +74,24 @@ def test_a_damaged_entry_is_reported_and_computed_again(
     assert again.encoded == 18 and "whole.json: ignored" in caplog.text
     np.testing.assert_array_equal(again.vectors, first.vectors)
     assert embedded(model, root, cache=tmp_path, digest="a").encoded == 0
+
+
+@pytest.mark.parametrize(
+    "facts", ["{", "[]", '{"failed": {"one": "x"}}', '{"covered": [[0]]}', '{"identity": "of another key"}']
+)
+def test_a_malformed_entry_is_ignored(
+    root: Path, model: HierVL, tmp_path: Path, caplog: pytest.LogCaptureFixture, facts: str
+) -> None:
+    embedded(model, root, cache=tmp_path, digest="a")
+    (path,) = tmp_path.rglob("whole.json")
+    changes = json.loads(facts) if facts.endswith("}") else None
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | changes) if isinstance(changes, dict) else facts)
+    with caplog.at_level(logging.WARNING):
+        assert embedded(model, root, cache=tmp_path, digest="a").encoded == 18
+    assert f"{path}: ignored" in caplog.text
+
+
+def test_a_cache_that_cannot_be_written_is_reported(root: Path, model: HierVL, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EmbedError, match=r"embeddings cannot be cached: .*; cache=null"):
+        embedded(model, root, cache=tmp_path / "file", digest="a")
