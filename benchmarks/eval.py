@@ -1,11 +1,12 @@
-"""Embedding each distinct clip once, against embedding every option of every question: passes, time, and the answers.
+"""Compares embedding each distinct clip once with embedding every option of every question: encodings and time.
 
     python benchmarks/eval.py [--root data/embedded/shards] [--set clips --split val] [--checkpoint C] [--repeats 3]
 
-Questions are made of the split (`eval.mcq_builder`), an inter- and an intra-video one of each clip where that goes, so
-each clip is an option several times. Both arms decode in one process and encode up to 32 clips in a pass, by turns;
-`every option` reads, decodes and encodes five clips and a text for each question, as the published evaluation does.
-A third arm starts with all embeddings in the cache. The answers must be the same.
+The questions are generated from the split (`eval.mcq_builder`), an inter- and an intra-video one for each clip if
+possible, so each clip is an option several times. The arms are interleaved, decode in one process and encode up to 32
+clips at once: `every option` reads, decodes and encodes five clips and a text for each question, like the published
+evaluation; `each once` embeds distinct clips and texts once; `cached` starts with all embeddings in the cache. The
+answers must be equal.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measuring import by_turns, show
+from measuring import interleave, show
 
 sys.path.remove(str(Path(__file__).resolve().parent))  # this file has the name of the package that it measures
 
@@ -40,16 +41,16 @@ from shards.sources import open_source
 from shards.stats import ShardError
 
 HERE = Path(__file__).resolve().parents[1]
-QUESTIONS_A_PASS = 6  # of five clips each
+QUESTIONS_PER_PASS = 6  # of five clips each
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the arms by turns and print; return 0, or 1 where the answers differ."""
+    """Run the arms and print; return 1 if their answers differ and 2 if there are no questions."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--root", default=str(HERE / "data" / "embedded" / "shards"))
     parser.add_argument("--set", default="clips")
     parser.add_argument("--split", default="val")
-    parser.add_argument("--checkpoint", type=Path, help="default: fresh weights of configs/pretrain/small.yaml")
+    parser.add_argument("--checkpoint", type=Path, help="default: random weights of configs/pretrain/small.yaml")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args(argv)
@@ -73,28 +74,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         arms: dict[str, Callable[[], None]] = {
             "every option": lambda: found.update(every=_every_option(model, tokenizer, place, asked, settings, ranks)),
             "each once": lambda: found.update(once=_each_once(model, tokenizer, place, asked, settings, ranks, None)),
-            "kept": lambda: found.update(kept=_each_once(model, tokenizer, place, asked, settings, ranks, Path(cache))),
+            "cached": lambda: found.update(
+                cached=_each_once(model, tokenizer, place, asked, settings, ranks, Path(cache))
+            ),
         }
-        arms["kept"]()  # fills the cache
-        taken = by_turns(arms, arguments.repeats)
+        arms["cached"]()  # fills the cache
+        taken = interleave(arms, arguments.repeats)
     options = sum(len(question.choices) for question in asked)
     distinct = len(questions.keys())
     repeats = options / distinct
-    (every, clips_every, _), (once, clips_once, texts_once), (kept, clips_kept, _) = (
-        found[name] for name in ("every", "once", "kept")
+    (every, clips_every, _), (once, clips_once, texts_once), (cached, clips_cached, _) = (
+        found[name] for name in ("every", "once", "cached")
     )
-    is_same = bool((every == once).all() and (once == kept).all())
+    is_same = bool((every == once).all() and (once == cached).all())
     fewer, faster = clips_every / clips_once, taken["every option"].wall / taken["each once"].wall
     rows = [
         ("questions, options, distinct clips", f"{len(asked):,}, {options:,}, {distinct:,}", "", ""),
-        ("times that a clip is an option, mean", f"{repeats:.2f}", "", ""),
-        ("clips through the model, every option ÷ each once", f"{fewer:.2f} ×", f"{repeats:.2f} ×", "the repeats"),
+        ("options per distinct clip", f"{repeats:.2f}", "", ""),
+        ("clips encoded, every option ÷ each once", f"{fewer:.2f} ×", f"{repeats:.2f} ×", "options per distinct clip"),
         ("time, every option ÷ each once", f"{faster:.2f} ×", f"{repeats:.2f} ×", "decoding and the video tower"),
         ("time, every option", f"{taken['every option'].wall:.2f} s", "", ""),
         ("time, each once", f"{taken['each once'].wall:.2f} s", "", ""),
-        ("time, embeddings kept from before", f"{taken['kept'].wall:.2f} s", "", "reading shards' tables, scoring"),
-        ("clips through the model, kept from before", f"{clips_kept}", "0", ""),
-        ("the same answers", "yes" if is_same else "NO", "yes", ""),
+        ("time, cached", f"{taken['cached'].wall:.2f} s", "", "reading the shards' indexes, scoring"),
+        ("clips encoded, cached", f"{clips_cached}", "0", ""),
+        ("equal answers", "yes" if is_same else "NO", "yes", ""),
     ]
     figures = {
         "device": str(ranks.device),
@@ -102,10 +105,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "options": options,
         "distinct_clips": distinct,
         "repeats": repeats,
-        "clips_encoded": {"every option": clips_every, "each once": clips_once, "kept": clips_kept},
+        "clips_encoded": {"every option": clips_every, "each once": clips_once, "cached": clips_cached},
         "texts_encoded": {"every option": len(asked), "each once": texts_once},
-        "seconds": {name: spent.wall for name, spent in taken.items()},
-        "cpu_seconds": {name: spent.cpu for name, spent in taken.items()},
+        "seconds": {name: time.wall for name, time in taken.items()},
+        "cpu_seconds": {name: time.cpu for name, time in taken.items()},
         "same_answers": is_same,
     }
     show("eval", rows, figures)
@@ -121,7 +124,7 @@ def _each_once(
     ranks: DistributedContext,
     cache: Path | None,
 ) -> tuple[np.ndarray, int, int]:
-    """Return the answers, and how many clips and texts were encoded for them."""
+    """Return the answers, (Q,), and the numbers of clips and texts that were encoded for them."""
     keys = {key for question in asked for key in question.choices}
     clips = embed_split(model, *place, settings, ranks=ranks, keys=keys, cache=cache)
     texts = embed_texts(model, tokenizer, [question.text for question in asked], settings, ranks=ranks, cache=cache)
@@ -138,7 +141,7 @@ def _every_option(
     settings: EmbedSettings,
     ranks: DistributedContext,
 ) -> tuple[np.ndarray, int, int]:
-    """The same, question by question: five clips and a text for each."""
+    """Return the same as `_each_once`, but encode five clips and a text for each question."""
     root, set_name, split = place
     source = open_source(root, settings.source)
     entry = open_dataset(root).split(set_name, split)
@@ -150,8 +153,8 @@ def _every_option(
         for row, key in enumerate(shard.rows(["key"])["key"].to_pylist())
     }
     predicted, encoded = [], 0
-    for start in range(0, len(asked), QUESTIONS_A_PASS):
-        part = asked[start : start + QUESTIONS_A_PASS]
+    for start in range(0, len(asked), QUESTIONS_PER_PASS):
+        part = asked[start : start + QUESTIONS_PER_PASS]
         frames = [reader.read(0, *where[key]).frames for question in part for key in question.choices]
         video_BTCHW = torch.from_numpy(np.stack(frames)).to(ranks.device).movedim(-1, -3)
         ids_BL, mask_BL = tokenizer([question.text for question in part])

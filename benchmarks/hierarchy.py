@@ -1,9 +1,9 @@
-"""Measures the hierarchy join at Ego4D's size against the published scan per summary, and the reading of its tables.
+"""Compares the hierarchy join at Ego4D's size with the published scan per summary, and times reading the tables.
 
     python benchmarks/hierarchy.py [--narrations 4000000] [--summaries 100000] [--read]
 
-Data are synthetic, with EgoClip's density. Each measured step runs in a process of its own, on one thread, so that
-its peak memory is its own. Prints one JSON line and one table row.
+The data are synthetic, with EgoClip's density. Each step is measured in a single-threaded process of its own, so that
+its peak memory includes nothing else. Prints a JSON line and a table row.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])  # not this folder, one of whose files is named as a package is
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # this folder's files have the names of packages
 from preprocessing.annotations import AnnotationsConfig, read_annotations  # noqa: E402
 from preprocessing.hierarchy import EPSILON, Hierarchy, join  # noqa: E402
 
 VIDEOS = 9_645
-SPAN = 300.0  # s, of a summary
-GAP = 4.9 / 1.6  # s between narrations; 3.85 M over two passes of some 3,000 h
-SCANNED = 40  # summaries that the scan is timed on
+SPAN = 300.0  # s covered by a summary
+GAP = 4.9 / 1.6  # s between narrations: 3.85 M in two passes over about 3,000 h
+SCANNED = 40  # summaries on which the scan is timed
 
 
 def synthetic(narrations: int, summaries: int, seed: int = 0) -> tuple[pa.Table, pa.Table]:
-    """Return tables with the columns that `join` reads and EgoClip's other ones."""
+    """Return random tables of narrations and summaries with the columns that `join` reads."""
     rng = np.random.default_rng(seed)
     uids = pa.array([f"{i:08x}-0000-4000-8000-{i * 7919 % 10**12:012d}" for i in range(VIDEOS)])
     length = narrations / VIDEOS * GAP
@@ -58,31 +58,33 @@ def synthetic(narrations: int, summaries: int, seed: int = 0) -> tuple[pa.Table,
 
 
 def scan(narrations: pa.Table, summaries: pa.Table, count: int) -> tuple[float, list[np.ndarray]]:
-    """Return seconds a summary and the rows of the first `count` of the published way, on numbers in memory:
-    for each summary every narration is compared."""
+    """Return the seconds per summary, and the rows of the first `count` summaries, of the published algorithm.
+
+    It compares each summary with every narration; here on arrays in memory.
+    """
     uids = narrations["video_uid"].combine_chunks().dictionary_encode()
     video, names = uids.indices.to_numpy(), {uid: i for i, uid in enumerate(uids.dictionary.to_pylist())}
     start, end = narrations["clip_start"].to_numpy(), narrations["clip_end"].to_numpy()
     rows = summaries.slice(0, count).to_pylist()
     began = time.perf_counter()
-    found = []
+    matches = []
     for row in rows:
         first, last = row["clip_start"] - EPSILON, row["clip_end"] + EPSILON
         inside = np.flatnonzero((video == names[row["video_uid"]]) & (start >= first) & (end <= last))
-        found.append(inside[np.argsort(start[inside], kind="stable")])
-    return (time.perf_counter() - began) / len(rows), found
+        matches.append(inside[np.argsort(start[inside], kind="stable")])
+    return (time.perf_counter() - began) / len(rows), matches
 
 
 def measure_join(folder: Path) -> dict[str, float]:
-    """Time the join of the tables in `folder`, check it against the scan, and report the process's memory (MB)."""
+    """Time the join of the tables in `folder`, compare it with the scan, and return times (s) and memory (MB)."""
     tables = [pa.ipc.open_file(pa.OSFile(str(folder / name))).read_all() for name in ("n.arrow", "s.arrow")]
     before = _peak()
     began, cpu = time.perf_counter(), time.process_time()
     hierarchy: Hierarchy = join(tables[0], tables[1], match_pass=False)
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     peak = _peak()
-    each, found = scan(tables[0], tables[1], SCANNED)
-    assert all(np.array_equal(rows, hierarchy.narrations_of(i)) for i, rows in enumerate(found))
+    each, matches = scan(tables[0], tables[1], SCANNED)
+    assert all(np.array_equal(rows, hierarchy.narrations_of(i)) for i, rows in enumerate(matches))
     return {
         "narrations": tables[0].num_rows,
         "summaries": len(hierarchy),
@@ -97,13 +99,13 @@ def measure_join(folder: Path) -> dict[str, float]:
 
 
 def measure_read(folder: Path) -> dict[str, float]:
-    """Time `read_annotations` of the files in `folder`."""
+    """Time `read_annotations` on the files in `folder`."""
     config = AnnotationsConfig(egoclip=folder / "egoclip.csv", egosummary=folder / "egosummary_full.csv")
     began, cpu = time.perf_counter(), time.process_time()
-    found = read_annotations(config)
+    annotations = read_annotations(config)
     return {
-        "rows": found.narrations.num_rows + found.summaries.num_rows,
-        "rejects": found.rejects.num_rows,
+        "rows": annotations.narrations.num_rows + annotations.summaries.num_rows,
+        "rejects": annotations.rejects.num_rows,
         "csv_mb": round(sum(path.stat().st_size for path in folder.glob("*.csv")) / 1e6),
         "read_s": round(time.perf_counter() - began, 1),
         "read_cpu_s": round(time.process_time() - cpu, 1),
@@ -112,7 +114,10 @@ def measure_read(folder: Path) -> dict[str, float]:
 
 
 def write_csv(path: Path, table: pa.Table, *, bad_every: int = 10_000) -> None:
-    """Write a table as egoclip.csv is; every `bad_every`th row has a malformed tag, one in a hundred a quoted text."""
+    """Write a table in the format of egoclip.csv.
+
+    Every `bad_every`th row has a malformed tag, and one in a hundred a quoted text.
+    """
     rng = np.random.default_rng(1)
     words = ["picks up the", "cuts a", "opens", "looks around", "the cutting board", "drawer", "with his left hand"]
     names = "clip_idx video_uid video_dur narration_source narration_ind narration_time clip_start clip_end clip_text"
@@ -130,11 +135,11 @@ def write_csv(path: Path, table: pa.Table, *, bad_every: int = 10_000) -> None:
 
 
 def main() -> None:
-    """Make the data, measure each step in a fresh process, print."""
+    """Generate the data, measure each step in a process of its own, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--narrations", type=int, default=4_000_000)
     parser.add_argument("--summaries", type=int, default=100_000)
-    parser.add_argument("--read", action="store_true", help="measure the reading of tab-separated files as well")
+    parser.add_argument("--read", action="store_true", help="also time reading tab-separated files")
     parser.add_argument("--step", nargs=2, metavar=("NAME", "FOLDER"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.step:
@@ -155,13 +160,13 @@ def main() -> None:
                 write_csv(folder / csv, table)
         results = {step: _run(step, folder) for step in (["join", "read"] if args.read else ["join"])}
     print(json.dumps({"benchmark": "hierarchy", "machine": platform.processor() or platform.machine(), **results}))
-    found = results["join"]
+    figures = results["join"]
     print("| narrations | summaries | join | peak memory (tables) | a scan per summary | ratio |")
     print("|---|---|---|---|---|---|")
     print(
-        f"| {found['narrations']:,} | {found['summaries']:,} | {found['join_s']} s | {found['peak_mb']:,} MB "
-        f"({found['tables_mb']:,} MB) | {found['scan_s_extrapolated']:,} s (from {SCANNED}) "
-        f"| {found['scan_over_join']}× |"
+        f"| {figures['narrations']:,} | {figures['summaries']:,} | {figures['join_s']} s | {figures['peak_mb']:,} MB "
+        f"({figures['tables_mb']:,} MB) | {figures['scan_s_extrapolated']:,} s (from {SCANNED}) "
+        f"| {figures['scan_over_join']}× |"
     )
 
 
@@ -173,7 +178,7 @@ def _run(step: str, folder: Path) -> dict[str, float]:
 
 
 def _peak() -> float:
-    """Return the most memory that this process has held, MB; Linux only, as getrusage counts the parent's in."""
+    """Return the peak memory of this process in MB, from Linux's /proc, since getrusage includes the parent's."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024
 

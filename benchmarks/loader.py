@@ -1,11 +1,11 @@
-"""Measures the loader, one run: clips/s against the seed layout, 15-second chunks and bare decode of the same bytes.
+"""Compares the loader's samples/s with the published layout, 15 s chunks and bare decoding of the same bytes.
 
-    python benchmarks/loader.py [--film VIDEO] [--work FOLDER] [--seconds 3] [--rounds 3] [--out FILE]
+    python benchmarks/loader.py [--video FILE] [--work FOLDER] [--seconds 3] [--rounds 3] [--out FILE]
 
-On the embedded dataset and, with `--film`, on a film of 30 s or more. Every case runs in its own process held to its
-cores by affinity; the cases take turns in every round, and a figure is the median over the rounds, so that what else
-the machine does touches all alike. Prints a table and JSON. The seed layout needs the package opencv-python-headless,
-the JPEG form simplejpeg; without them their rows say so. The shape of frames is (T, H, W, C).
+Uses the embedded dataset and, with `--video`, a video of at least 30 s. Each case runs in a process of its own that is
+pinned to its cores; the cases are interleaved in each round, so that other load affects all of them alike, and a figure
+is the median over the rounds. Prints a table and JSON. The published layout needs opencv-python-headless, and the JPEG
+layout simplejpeg; without them, their rows show the error. Frames have the shape (T, H, W, C).
 """
 
 from __future__ import annotations
@@ -27,32 +27,33 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent)  # not this folder, whose files are named as packages are
-from benchmarks.loader_media import ROOT, Media, jpeg_clips, make_embedded, make_film, stored  # noqa: E402
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this folder's files have the names of packages
+from benchmarks.loader_media import ROOT, Media, jpeg_clips, make_embedded, make_single_video, stored  # noqa: E402
+from shards.schema import MediaRecord  # noqa: E402
 
 FRAMES, SIZE, WINDOWS = 4, 224, 16
 CASES = {
-    "child": ("seed", "chunks15", "bare", "pyav", "decord", "jpeg_bare", "jpeg"),
-    "parent": ("seed", "chunks15", "bare", "pyav", "decord"),
+    "child": ("published", "chunks15", "bare", "pyav", "decord", "jpeg_bare", "jpeg"),
+    "parent": ("published", "chunks15", "bare", "pyav", "decord"),
 }
 TITLES = {
-    "seed": "seed layout: 600 s chunk, OpenCV seeks, float32",
+    "published": "published layout: 600 s chunk, OpenCV seeks, float32",
     "chunks15": "15 s chunks, decord get_batch",
-    "bare": "bare libavcodec, every frame of the same bytes",
+    "bare": "bare libavcodec, all frames of the same bytes",
     "pyav": "loader, pyav",
     "decord": "loader, decord",
     "jpeg_bare": "bare libjpeg-turbo, 4 of 8 JPEGs",
-    "jpeg": "JPEG form: 4 of 8 JPEGs, crop, resize",
+    "jpeg": "JPEG layout: 4 of 8 JPEGs, crop, resize",
 }
-CLIPS_PER_GPU = 562  # what a GPU eats a second (docs/loader.md)
+CLIPS_PER_GPU = 562  # clips/s that a GPU consumes (docs/loader.md)
 
 
 def make_case(media: Media, name: str, level: str) -> Iterator[int]:
-    """Yield samples done, again and again; what is timed is one step of the iterator."""
+    """Yield the number of samples completed since the last step, endlessly."""
     if name in ("pyav", "decord"):
         return loader_case(media, name, level, workers=int(os.environ["BENCH_WORKERS"]))
-    if name == "seed":
-        return seed_case(media, level)
+    if name == "published":
+        return published_case(media, level)
     if name == "chunks15":
         return chunk_case(media, level)
     if name == "bare":
@@ -61,7 +62,7 @@ def make_case(media: Media, name: str, level: str) -> Iterator[int]:
 
 
 def loader_case(media: Media, decoder: str, level: str, *, workers: int) -> Iterator[int]:
-    """The loader as training uses it: random frames, crops, batches in shared memory."""
+    """The loader as in training: random frames and crops, batches in shared memory."""
     from shards.config import LoaderConfig
     from shards.loader import Loader
 
@@ -69,12 +70,12 @@ def loader_case(media: Media, decoder: str, level: str, *, workers: int) -> Iter
     config = LoaderConfig(global_batch=batch, decoder=decoder, workers=workers, prefetch=2)  # type: ignore[arg-type]
     with Loader(media.shards, "clips" if level == "child" else "summaries", media.split, config) as loader:
         for _ in itertools.count():
-            for made in loader:
-                yield len(made.keys)
+            for samples in loader:
+                yield len(samples.keys)
 
 
 def bare_case(media: Media, level: str) -> Iterator[int]:
-    """The floor of DESIGN 7.5: libavcodec opens the bytes and decodes all frames, one thread, nothing converted."""
+    """The lower bound: libavcodec opens the bytes and decodes all frames in one thread, without conversion."""
     import av
 
     for _, mp4 in itertools.cycle(stored(media, level)):
@@ -86,18 +87,18 @@ def bare_case(media: Media, level: str) -> Iterator[int]:
 
 
 def spans(media: Media, level: str) -> Iterator[tuple[str, float, float]]:
-    """Yield video, start and end (s) of samples, without end."""
+    """Yield video, start and end (s) of samples in random order, endlessly."""
     rows = [
-        (record.video_uid, record.clip_start, record.clip_end)  # type: ignore[attr-defined]
+        (record.video_uid, record.clip_start, record.clip_end)
         for record, _ in stored(media, level)
-        if record.video_uid in media.long_chunks  # type: ignore[attr-defined]
+        if record.video_uid in media.long_chunks
     ]
     order = np.random.default_rng(0).permutation(len(rows))
     return itertools.cycle([rows[i] for i in order])
 
 
 def windows_of(start: float, end: float, level: str) -> list[tuple[float, float]]:
-    """Return what of a span is looked at: all of a clip, the windows of a summary."""
+    """Return the intervals (s) of a span that are read: all of a clip, or the windows of a summary."""
     if level == "child":
         return [(start, max(end, start + 1 / 30))]
     length = min(8.0, end - start)
@@ -105,18 +106,18 @@ def windows_of(start: float, end: float, level: str) -> list[tuple[float, float]
     return [(start + i / (WINDOWS - 1) * room, start + i / (WINDOWS - 1) * room + length) for i in range(WINDOWS)]
 
 
-def seed_case(media: Media, level: str) -> Iterator[int]:
-    """The published loader: open the 600 s chunk, seek to each frame in turn, float32, crop, flip, normalise."""
+def published_case(media: Media, level: str) -> Iterator[int]:
+    """The published loader: open the 600 s chunk, seek to each frame, convert to float32, crop, flip, normalise."""
     import cv2
     import torch
 
-    import hiervl_train.models.torchvision_ops  # noqa: F401 (lets torchvision load beside a CPU-only torch)
+    import hiervl_train.models.torchvision_ops  # noqa: F401 (makes torchvision importable with a CPU-only torch)
 
     from torchvision import transforms  # isort: skip
 
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    chosen = transforms.Compose(
+    transform = transforms.Compose(
         [
             transforms.RandomResizedCrop(SIZE, scale=(0.5, 1.0), antialias=False),
             transforms.RandomHorizontalFlip(),
@@ -129,7 +130,7 @@ def seed_case(media: Media, level: str) -> Iterator[int]:
         for first, stop in windows_of(start, end, level):
             capture = cv2.VideoCapture(path)
             edges = np.linspace(first * 30, stop * 30, FRAMES + 1).astype(int)
-            shift = int(rng.integers(0, 12_000))  # anywhere in the chunk: the video stands many times in it
+            shift = int(rng.integers(0, 12_000))  # anywhere in the chunk, which repeats the video many times
             frames = []
             for a, b in itertools.pairwise(edges):
                 capture.set(cv2.CAP_PROP_POS_FRAMES, int(rng.integers(a, max(a + 1, b))) + shift)
@@ -139,18 +140,18 @@ def seed_case(media: Media, level: str) -> Iterator[int]:
                     frames.append(torch.from_numpy(rgb).permute(2, 0, 1))
             capture.release()
             assert len(frames) == FRAMES, (path, edges)
-            chosen(torch.stack(frames).float() / 255)
+            transform(torch.stack(frames).float() / 255)
         yield 1
 
 
 def chunk_case(media: Media, level: str) -> Iterator[int]:
-    """15-second chunks: open the one that holds the span, get the frames in one call, crop and resize."""
+    """15 s chunks: open the one that contains the span, read its frames in one call, crop and resize."""
     import decord
 
     from shards import sampling
     from shards.video.decode import _Scaler
 
-    scaler, rng, count = _Scaler(), np.random.default_rng(0), itertools.count()
+    scaler, place, count = _Scaler(), np.random.default_rng(0), itertools.count()
     for video, start, end in spans(media, level):
         for first, stop in windows_of(start, end, level):
             chunks = media.short_chunks[video]
@@ -158,7 +159,7 @@ def chunk_case(media: Media, level: str) -> Iterator[int]:
             reader = decord.VideoReader(str(chunks[index]), num_threads=1)
             rate = reader.get_avg_fps()
             edges = np.linspace((first - 15 * index) * rate, (stop - 15 * index) * rate, FRAMES + 1).astype(int)
-            numbers = [int(rng.integers(a, max(a + 1, b))) for a, b in itertools.pairwise(edges)]
+            numbers = [int(place.integers(a, max(a + 1, b))) for a, b in itertools.pairwise(edges)]
             frames = reader.get_batch(np.clip(numbers, 0, len(reader) - 1)).asnumpy()
             height, width = frames.shape[1:3]
             rng = sampling.KeyedRng(next(count))
@@ -168,7 +169,7 @@ def chunk_case(media: Media, level: str) -> Iterator[int]:
 
 
 def jpeg_case(media: Media, *, with_crop: bool) -> Iterator[int]:
-    """4 of a clip's 8 JPEGs by libjpeg-turbo, as they are or cropped and resized as the loader does."""
+    """Decode 4 of a clip's 8 JPEGs with libjpeg-turbo; with `with_crop`, crop and resize them like the loader."""
     import simplejpeg
 
     from shards import sampling
@@ -180,14 +181,14 @@ def jpeg_case(media: Media, *, with_crop: bool) -> Iterator[int]:
         chosen = [jpegs[2 * i + rng.integer(2)] for i in range(FRAMES)]
         frames = [simplejpeg.decode_jpeg(jpeg) for jpeg in chosen]
         if with_crop:
-            width, height = record.width, record.height  # type: ignore[attr-defined]
+            width, height = record.width, record.height
             crop = sampling.random_crop(width, height, scale=(0.5, 1.0), flip=0.5, rng=rng)
             np.stack([scaler.from_rgb(frame, crop, SIZE) for frame in frames])
         yield 1
 
 
 def measure_one(options: argparse.Namespace) -> float:
-    """Return samples/s of one case in this process, after one step to warm up (the loader: what it has made ahead)."""
+    """Return samples/s of one case in this process, after a warm-up that uses up the loader's prefetched batches."""
     level, name, cores = options.one[0], options.one[1], int(options.one[2])
     media = Media(**_paths(json.loads(os.environ["BENCH_MEDIA"])))
     is_loader = name in ("pyav", "decord")
@@ -204,7 +205,7 @@ def measure_one(options: argparse.Namespace) -> float:
 
 
 def measure(options: argparse.Namespace, media: Media, level: str, name: str, cores: int) -> float:
-    """Return samples/s of a case in processes of its own: the loader with its workers, others once per core."""
+    """Return samples/s of a case: one process with workers for the loader, one process per core for the others."""
     environment = {**os.environ, "BENCH_MEDIA": json.dumps(asdict(media), default=str), "OMP_NUM_THREADS": "1"}
     processes = 1 if name in ("pyav", "decord") else cores
     command = [sys.executable, __file__, "--seconds", str(options.seconds), "--one", level, name, str(cores)]
@@ -224,7 +225,7 @@ def measure(options: argparse.Namespace, media: Media, level: str, name: str, co
 
 
 def time_to_batch(media: Media) -> dict[str, float]:
-    """Return seconds from making a loader to its first batch, from the start and from cursors in an epoch."""
+    """Return the seconds from creating a loader to its first batch, by position in the epoch at which it resumes."""
     from shards.config import LoaderConfig
     from shards.loader import Loader
 
@@ -240,9 +241,10 @@ def time_to_batch(media: Media) -> dict[str, float]:
 
 
 def profile(media: Media) -> dict[str, dict[str, float]]:
-    """Return ms a clip by stage: the plain way (open, decode all, convert whole frames, crop, resize) and the loader's.
+    """Return ms per clip by stage, for the loader and for a simple pipeline.
 
-    One thread, one core, clips of the dataset; each stage is the difference of two runs that differ by it.
+    The simple pipeline opens the file, decodes everything, converts whole frames, crops and resizes. One thread, one
+    core; the time of a stage is the difference between a run with and one without it.
     """
     import av
 
@@ -255,10 +257,10 @@ def profile(media: Media) -> dict[str, dict[str, float]]:
     scaler, decoder, blind = _Scaler(), PyAVDecoder(), PyAVDecoder()
     blind._scaler = type("None_", (), {"from_video": lambda self, frame, crop, size: 0})()  # type: ignore[assignment]
 
-    def choose(record: object, index: int) -> tuple[np.ndarray, Crop]:
+    def choose(record: MediaRecord, index: int) -> tuple[np.ndarray, Crop]:
         rng = sampling.KeyedRng(index)
-        numbers = sampling.clip_frames(record, frames=FRAMES, rng=rng)  # type: ignore[arg-type]
-        size = record.width, record.height  # type: ignore[attr-defined]
+        numbers = sampling.clip_frames(record, frames=FRAMES, rng=rng)
+        size = record.width, record.height
         return numbers, sampling.random_crop(*size, scale=(0.5, 1.0), flip=0.5, rng=rng)
 
     def opened(mp4: bytes) -> None:
@@ -275,15 +277,15 @@ def profile(media: Media) -> dict[str, dict[str, float]]:
                     if crop is not None:
                         scaler.from_rgb(pixels, crop, SIZE)
 
-    def milliseconds(run: Callable[[object, bytes, int], object]) -> float:
+    def milliseconds(run: Callable[[MediaRecord, bytes, int], object]) -> float:
         best = min(_timed(lambda: [run(record, mp4, i) for i, (record, mp4) in enumerate(clips)]) for _ in range(3))
         return 1000 * best / len(clips)
 
-    def tables(record: object, mp4: bytes, index: int) -> object:
+    def tables(record: MediaRecord, mp4: bytes, index: int) -> object:
         return read_packets(mp4).needed(mp4, choose(record, index)[0])
 
-    def fast(which: PyAVDecoder) -> Callable[[object, bytes, int], object]:
-        def run(record: object, mp4: bytes, index: int) -> object:
+    def fast(which: PyAVDecoder) -> Callable[[MediaRecord, bytes, int], object]:
+        def run(record: MediaRecord, mp4: bytes, index: int) -> object:
             numbers, crop = choose(record, index)
             return which.decode(mp4, numbers, [crop] * FRAMES, SIZE)
 
@@ -295,12 +297,12 @@ def profile(media: Media) -> dict[str, dict[str, float]]:
     whole_ms = milliseconds(lambda record, mp4, i: decoded(mp4, choose(record, i)[0], True, choose(record, i)[1]))
     choose_ms = milliseconds(lambda record, mp4, i: choose(record, i))
     tables_ms, blind_ms, fast_ms = milliseconds(tables), milliseconds(fast(blind)), milliseconds(fast(decoder))
-    steps = [len(tables(record, mp4, i)) for i, (record, mp4) in enumerate(clips)]  # type: ignore[arg-type]
+    steps = [len(tables(record, mp4, i)) for i, (record, mp4) in enumerate(clips)]
     before = {"open": open_ms, "decode": decode_ms - open_ms, "convert": convert_ms - decode_ms}
     before |= {"crop and resize": whole_ms - convert_ms, "all": whole_ms}
     after = {"choose": choose_ms, "packet tables": tables_ms - choose_ms, "decode": blind_ms - tables_ms}
     after |= {"crop, resize and convert": fast_ms - blind_ms, "all": fast_ms}
-    frames = {"stored": statistics.fmean(r.num_frames for r, _ in clips)}  # type: ignore[attr-defined]
+    frames = {"stored": statistics.fmean(r.num_frames for r, _ in clips)}
     frames |= {"decoded": statistics.fmean(steps)}
     return {
         name: {stage: round(value, 2) for stage, value in stages.items()}
@@ -309,12 +311,16 @@ def profile(media: Media) -> dict[str, dict[str, float]]:
 
 
 def mixing(lanes: int = 64, batch: int = 512) -> dict[str, float]:
-    """Return the share of batch neighbours from one video, in our order and in a full shuffle: 1/64 of Ego4D's size."""
+    """Return the share of pairs in a batch that are from one video, in our order and in a full shuffle.
+
+    The simulated dataset has 1/64 of Ego4D's size.
+    """
     from shards.order import TrainOrder
 
     shards, samples, per_segment, segments_per_video = 12, 5000, 18, 23
     rng = np.random.default_rng(0)
-    segments = rng.permutation(shards * samples // per_segment + shards)  # dealt to shards at random, whole
+    # Whole segments are assigned to shards at random.
+    segments = rng.permutation(shards * samples // per_segment + shards)
     video = (segments // segments_per_video)[np.arange(shards * samples) // per_segment].reshape(shards, samples)
     order = TrainOrder(
         fingerprint="mixing", seed=0, samples=(samples,) * shards, bytes=(2**28,) * shards, lanes=lanes,
@@ -344,9 +350,9 @@ def _paths(value: dict[str, object]) -> dict[str, object]:
 
 
 def table(rows: list[dict[str, object]]) -> str:
-    """Return the figures as text, with ratios to the seed layout, the 15-second chunks and bare decode."""
+    """Return the figures as text, with ratios to the published layout, 15 s chunks and bare decoding."""
     head = (
-        f"{'media':9} {'level':7} {'cores':>5}  {'case':50} {'samples/s':>9} {'÷ seed':>7} {'÷ 15 s':>7} {'÷ bare':>7}"
+        f"{'media':9} {'level':7} {'cores':>5}  {'case':50} {'samples/s':>9} {'÷ publ.':>7} {'÷ 15 s':>7} {'÷ bare':>7}"
     )
     lines = [head]
     figures = {(r["media"], r["level"], r["cores"], r["case"]): float(str(r.get("rate", "nan"))) for r in rows}
@@ -359,14 +365,14 @@ def table(rows: list[dict[str, object]]) -> str:
     return "\n".join(lines)
 
 
-BASES = ("seed", "chunks15", "bare")
+BASES = ("published", "chunks15", "bare")
 
 
 def run_all(options: argparse.Namespace) -> dict[str, object]:
-    """Measure everything; return it as it is printed."""
+    """Measure everything; return the JSON to print."""
     media = [make_embedded(options.work)]
-    if options.film:
-        media.append(make_film(options.work, options.film))
+    if options.video:
+        media.append(make_single_video(options.work, options.video))
     rates: dict[tuple[str, str, int, str], list[float]] = {}
     errors: dict[tuple[str, str, int, str], str] = {}
     for _ in range(options.rounds):
@@ -402,11 +408,11 @@ def run_all(options: argparse.Namespace) -> dict[str, object]:
 
 
 def main(arguments: list[str]) -> int:
-    """Measure and print; 1 where a case failed."""
+    """Measure and print; return 1 if a case failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
-    parser.add_argument("--film", type=Path, help="a video of 30 s or more with motion; without it only the embedded")
-    parser.add_argument("--work", type=Path, default=ROOT / "data" / "bench", help="where media are made and kept")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
+    parser.add_argument("--video", type=Path, help="an additional video with motion, of at least 30 s")
+    parser.add_argument("--work", type=Path, default=ROOT / "data" / "bench", help="folder for generated media, kept")
+    parser.add_argument("--seconds", type=float, default=3.0, help="duration of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="also write the JSON here")
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)

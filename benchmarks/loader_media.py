@@ -1,4 +1,4 @@
-"""Makes what `benchmarks/loader.py` reads: shards, the published layout and 15-second chunks of the same video."""
+"""Creates the media of `benchmarks/loader.py`: videos as shards, in the published layout and as 15 s chunks."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ from pathlib import Path
 import numpy as np
 
 from preprocessing.toolchain import find_ffmpeg
-from shards.dataset import open_dataset
+from shards import schema
+from shards.dataset import open_dataset, read_member
 
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = ("video_uid", "video_dur", "narration_source", "narration_ind", "narration_time", "clip_start", "clip_end",
            "clip_text", "tag_verb", "tag_noun")  # fmt: skip
-LONG_SECONDS = 600  # a chunk of the published layout
-SHORT_SECONDS = 15
+LONG_SECONDS = 600  # of a chunk of the published layout
+SHORT_SECONDS = 15  # of a short chunk
 
 
 @dataclass(frozen=True, kw_only=True)
 class Media:
-    """One dataset in all layouts."""
+    """A dataset in all layouts."""
 
     name: str
     shards: Path
     split: str
-    long_chunks: dict[str, Path]  # video → a 600 s file, short side 256, made as published (the video repeated)
-    short_chunks: dict[str, list[Path]]  # video → its 15 s files, short side 288, default GOP
+    long_chunks: dict[str, Path]  # video → a 600 s file as published, short side 256, which repeats the video
+    short_chunks: dict[str, list[Path]]  # video → its 15 s files, short side 288, default GOP length
     bytes_per_clip: float
 
 
 def make_embedded(work: Path) -> Media:
-    """Return the embedded dataset, rendered and built."""
+    """Render and build the embedded dataset."""
     build = [sys.executable, str(ROOT / "preprocessing" / "build_shards.py")]
     output = work / "embedded" / "shards"
     run([*build, f"output={output}", f"demo_root={work / 'embedded' / 'source'}", "demo.size=small", "dask.workers=2"])
@@ -43,13 +44,13 @@ def make_embedded(work: Path) -> Media:
     return _media("embedded", output, videos, work / "embedded")
 
 
-def make_film(work: Path, film: Path, *, clips: int = 300) -> Media:
-    """Return shards of a film: clips of mean 1 s at random places, as EgoClip's are, and summaries over all of it."""
-    source = work / "film" / "source"
+def make_single_video(work: Path, video: Path, *, clips: int = 300) -> Media:
+    """Build a dataset of one video, with EgoClip-like clips of 1 s on average and summaries of all of it."""
+    source = work / "video" / "source"
     (source / "videos").mkdir(parents=True, exist_ok=True)
-    target = source / "videos" / "film.mp4"
+    target = source / "videos" / "video.mp4"
     if not target.exists():
-        target.symlink_to(film.resolve())
+        target.symlink_to(video.resolve())
     seconds = 29.9
     rng = np.random.default_rng(0)
     rows = []
@@ -63,17 +64,17 @@ def make_film(work: Path, film: Path, *, clips: int = 300) -> Media:
             writer = csv.DictWriter(handle, [*extra, *COLUMNS], delimiter="\t")
             writer.writeheader()
             writer.writerows({**row, **dict.fromkeys(extra, i)} for i, row in enumerate(table))
-    video = {"video_uid": "film", "duration_sec": seconds, "is_stereo": False}
-    video |= {"split_em": "train", "split_av": None, "split_fho": None}
-    (source / "ego4d.json").write_text(json.dumps({"videos": [video]}))
-    output = work / "film" / "shards"
+    metadata = {"video_uid": "video", "duration_sec": seconds, "is_stereo": False}
+    metadata |= {"split_em": "train", "split_av": None, "split_fho": None}
+    (source / "ego4d.json").write_text(json.dumps({"videos": [metadata]}))
+    output = work / "video" / "shards"
     run(
         [
             sys.executable,
             str(ROOT / "preprocessing" / "build_shards.py"),
             f"--config={ROOT / 'configs' / 'preprocess' / 'ego4d.yaml'}",
             f"output={output}",
-            f"work={work / 'film' / 'work'}",
+            f"work={work / 'video' / 'work'}",
             f"videos.root={source / 'videos'}",
             f"annotations.egoclip={source / 'egoclip.csv'}",
             f"annotations.egosummary={source / 'egosummary_full.csv'}",
@@ -83,12 +84,12 @@ def make_film(work: Path, film: Path, *, clips: int = 300) -> Media:
             "max_failed_fraction=0.5",
         ]
     )
-    return _media("film", output, source / "videos", work / "film")
+    return _media("video", output, source / "videos", work / "video")
 
 
 def _row(index: int, start: float, end: float, seconds: float, text: str) -> dict[str, object]:
     return {
-        "video_uid": "film",
+        "video_uid": "video",
         "video_dur": seconds,
         "narration_source": "narration_pass_1",
         "narration_ind": index,
@@ -102,7 +103,7 @@ def _row(index: int, start: float, end: float, seconds: float, text: str) -> dic
 
 
 def _media(name: str, shards: Path, videos: Path, work: Path) -> Media:
-    """Return a built dataset with the two other layouts of its training videos."""
+    """Return a built dataset, with the other two layouts of some of its training videos."""
     dataset = open_dataset(shards)
     rows = dataset.rows("clips", "train", ["video_uid", "mp4_size"])
     uids = sorted(set(rows["video_uid"].to_pylist()))[:4]
@@ -134,39 +135,36 @@ def _media(name: str, shards: Path, videos: Path, work: Path) -> Media:
 
 
 def run(command: list[str]) -> None:
-    """Run a command; raise with what it said where it fails."""
+    """Run a command; raise `RuntimeError` with the end of its output if it fails."""
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: exit {done.returncode}: {(done.stderr or done.stdout)[-2000:]}")
 
 
-def stored(media: Media, level: str) -> list[tuple[object, bytes]]:
-    """Return records and videos of a split."""
-    from shards import schema
-    from shards.dataset import open_dataset, read_member
-
+def stored(media: Media, level: str) -> list[tuple[schema.MediaRecord, bytes]]:
+    """Return (record, mp4) of all clips (level child) or summaries (level parent)."""
     set_name = "clips" if level == "child" else "summaries"
-    found = []
+    samples = []
     for shard in open_dataset(media.shards).split(set_name, media.split).shards:
         for row in shard.rows(["json_offset", "json_size", "mp4_offset", "mp4_size"]).to_pylist():
             value = json.loads(read_member(shard.path, row["json_offset"], row["json_size"]))
             record = schema.from_json(set_name, value)
-            found.append((record, read_member(shard.path, row["mp4_offset"], row["mp4_size"])))
-    return found
+            samples.append((record, read_member(shard.path, row["mp4_offset"], row["mp4_size"])))
+    return samples
 
 
-def jpeg_clips(media: Media) -> list[tuple[object, list[bytes]]]:
-    """Return clips as 8 JPEGs each: the middles of 8 equal parts, quality 85, 4:2:0."""
+def jpeg_clips(media: Media) -> list[tuple[schema.MediaRecord, list[bytes]]]:
+    """Return clips as 8 JPEGs each, from the middles of 8 equal parts, at quality 85, 4:2:0."""
     import av
     import simplejpeg
 
     from shards import sampling
 
-    made = []
+    clips = []
     for record, mp4 in stored(media, "child")[:200]:
-        numbers = sampling.frame_numbers(record.clip_frames, 8, None) + record.first_frame  # type: ignore[attr-defined]
+        numbers = sampling.frame_numbers(record.clip_frames, 8, None) + record.first_frame
         with av.open(io.BytesIO(mp4)) as container:
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
         jpegs = [simplejpeg.encode_jpeg(frames[i], quality=85, colorsubsampling="420") for i in numbers.tolist()]
-        made.append((record, jpegs))
-    return made
+        clips.append((record, jpegs))
+    return clips

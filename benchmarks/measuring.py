@@ -1,4 +1,4 @@
-"""What benchmarks share: CPU seconds of a process with its children, medians, the machine, JSON and tables."""
+"""Helpers of the benchmarks: CPU time of a process and its children, medians, machine description, JSON and tables."""
 
 from __future__ import annotations
 
@@ -21,38 +21,41 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 
 @dataclass
-class Spent:
-    """What a block took."""
+class Elapsed:
+    """The time that a block took."""
 
     wall: float = 0.0  # s
-    cpu: float = 0.0  # s, user and system, of this process and of the children that ended within
+    cpu: float = 0.0  # s, user and system time of this process and of the children that ended within the block
 
 
 @contextmanager
-def spent() -> Iterator[Spent]:
-    """Measure a block."""
-    result = Spent()
+def elapsed() -> Iterator[Elapsed]:
+    """Measure a block; the yielded object has its time afterwards."""
+    result = Elapsed()
     began, used = time.perf_counter(), _cpu()
     yield result
     result.wall, result.cpu = time.perf_counter() - began, _cpu() - used
 
 
-def by_turns(arms: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, Spent]:
-    """Run the arms one after another, `repeats` times over, and return each one's median: drift hits all alike."""
-    taken: dict[str, list[Spent]] = {name: [] for name in arms}
+def interleave(arms: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, Elapsed]:
+    """Run all arms one after another, `repeats` times, and return the median of each.
+
+    Interleaving the arms lets drift of the machine affect all of them alike.
+    """
+    taken: dict[str, list[Elapsed]] = {name: [] for name in arms}
     for _ in range(repeats):
         for name, arm in arms.items():
-            with spent() as result:
+            with elapsed() as result:
                 arm()
             taken[name].append(result)
     return {
-        name: Spent(wall=statistics.median(r.wall for r in runs), cpu=statistics.median(r.cpu for r in runs))
+        name: Elapsed(wall=statistics.median(r.wall for r in runs), cpu=statistics.median(r.cpu for r in runs))
         for name, runs in taken.items()
     }
 
 
 def machine() -> dict[str, Any]:
-    """Return what a figure depends on besides the code."""
+    """Return the processor, the number of usable cores, the load and the date, on which figures depend."""
     model = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.processor(),
@@ -68,10 +71,13 @@ def machine() -> dict[str, Any]:
 def show(
     name: str, rows: Sequence[tuple[str, str, str, str]], figures: Mapping[str, Any], *, out: Path | None = None
 ) -> None:
-    """Print the table (what, measured, aim, bound by) and the JSON, and save the JSON under `results/` or in `out`."""
+    """Print rows of (quantity, measured, target, bound by) and the figures as JSON; save the JSON to `out`.
+
+    The default file is `benchmarks/results/<name>.json`.
+    """
     about = machine()
     table = Table(title=f"{name}: {about['processor']}, {about['cores']} cores, {about['date']}")
-    for column in ("what", "measured", "aim", "what bounds it"):
+    for column in ("quantity", "measured", "target", "bound by"):
         table.add_column(column)
     for row in rows:
         table.add_row(*row)

@@ -1,13 +1,13 @@
-"""Train-step time and peak memory of the model: ours against attention with materialised scores, and the floor.
+"""Compares training-step time and peak memory of our model and the published attention with bare matrix products.
 
     python benchmarks/model.py                     the published size on this machine's device
-    python benchmarks/model.py --size small        configs/pretrain/small.yaml, for a laptop
+    python benchmarks/model.py --size small        the size of configs/pretrain/small.yaml, for a laptop
     python benchmarks/model.py --cases published_fp32 ours_bf16_compiled --batches 16 32 64
 
-Prints a table and then the same as JSON. A train step is: both towers on a batch of clips with their texts, EgoNCE,
-backward, AdamW. Each case runs in a process of its own, so that nothing of one is in another's memory. The floor is the
-time that the same operations take as bare matrix products of the model's shapes, measured in the same process right
-before and after. Operations are the published arithmetic (`hiervl_train.models.flops`), for all cases alike.
+Prints a table and the same figures as JSON. A training step runs both towers on a batch of clips and texts, EgoNCE,
+backward and AdamW. Each case has a process of its own, so that memory is not shared. The lower bound of the time is
+that of the same operations as bare matrix products of the model's shapes, measured in the same process before and
+after. Operations are counted by the published arithmetic (`hiervl_train.models.flops`) for all cases.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ ROOT = Path(__file__).resolve().parents[1]
 class Case:
     """One way to run the model."""
 
-    published: bool = False  # attention as published, scores materialised, every token through every block
+    published: bool = False  # published attention: materialised scores, all tokens through all blocks
     speed: SpeedConfig
 
 
 def speed(*, bf16: bool = False, compiled: bool = False, checkpoint: bool = False, last: bool = False) -> SpeedConfig:
-    """Return the speed section of a case."""
+    """Return the section `speed` of a case."""
     return SpeedConfig(bf16=bf16, compile=compiled, checkpoint_activations=checkpoint, channels_last=last)
 
 
@@ -68,7 +68,7 @@ CASES = {
 
 
 class PublishedAttention(nn.Module):
-    """Divided attention as the released code computes it, from the weights of ours."""
+    """Divided attention as computed by the released code, with the weights of ours."""
 
     def __init__(self, ours: DividedAttention) -> None:
         super().__init__()
@@ -102,19 +102,19 @@ class PublishedAttention(nn.Module):
 
 
 def scores_and_all(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Return attention of scaled queries by way of the whole score matrix."""
+    """Return the attention of scaled queries, computed with the complete score matrix."""
     return torch.einsum("bij,bjd->bid", torch.einsum("bid,bjd->bij", q, k).softmax(dim=-1), v)
 
 
 class PublishedBlock(SpaceTimeBlock):
-    """A block that computes every token, as published, also where nothing reads it."""
+    """A block that computes all tokens, as published, even those that nothing uses."""
 
     def forward(self, x_BSD: Tensor, frames: int, mask: Tensor | None, cls_only: bool) -> Tensor:
         return super().forward(x_BSD, frames, None, False)
 
 
 def as_published(model: HierVL) -> HierVL:
-    """Replace the attention of the video tower's blocks, in place, keeping the weights."""
+    """Replace the attention of the video tower's blocks in place, keeping the weights."""
     for block in model.video.blocks:
         assert isinstance(block, SpaceTimeBlock)
         assert isinstance(block.attn, SpaceAttention) and isinstance(block.timeattn, TimeAttention)
@@ -125,7 +125,7 @@ def as_published(model: HierVL) -> HierVL:
 
 
 def model_config(size: str) -> ModelConfig:
-    """Return the published sizes, or those of the laptop's configuration."""
+    """Return the published model configuration, or that of `configs/pretrain/<size>.yaml`."""
     if size == "published":
         return ModelConfig()
     return loading.load(PretrainConfig, ROOT / "configs" / "pretrain" / f"{size}.yaml").model
@@ -134,7 +134,7 @@ def model_config(size: str) -> ModelConfig:
 def train_step(
     config: ModelConfig, case: Case, device: str, batch: int, frames: int, tokens: int
 ) -> Callable[[], None]:
-    """Return a function that trains one step on a random batch."""
+    """Return a function that runs one training step on a random batch."""
     torch.manual_seed(0)
     model = HierVL(config)
     model = prepare(as_published(model) if case.published else model, case.speed).to(device).train()
@@ -158,7 +158,7 @@ def train_step(
 
 
 def matmul_rate(config: ModelConfig, device: str, rows: int, *, bf16: bool) -> float:
-    """Return operations a second of bare matrix products of the MLP's shape, the best of a few."""
+    """Return the operations/s of bare matrix products of the MLP's shape, the best of four runs."""
     kind = torch.bfloat16 if bf16 else torch.float32
     a = torch.randn(rows, config.embed_dim, device=device, dtype=kind)
     b = torch.randn(config.embed_dim, 4 * config.embed_dim, device=device, dtype=kind)
@@ -174,9 +174,9 @@ def matmul_rate(config: ModelConfig, device: str, rows: int, *, bf16: bool) -> f
 
 
 def now(device: str) -> float:
-    """Return seconds, after all that was asked of the device is done.
+    """Return the time in s after all work of the device is done.
 
-    On a CPU they are the process's own, a thread: what neighbours on the machine take is not ours to count.
+    On a CPU it is the process's CPU time per thread, so that other load on the machine does not count.
     """
     if device == "cpu":
         return time.process_time() / torch.get_num_threads()
@@ -185,16 +185,16 @@ def now(device: str) -> float:
 
 
 def forget_peak(device: str) -> None:
-    """Start the measure of peak memory anew."""
+    """Reset the measurement of peak memory."""
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
         return
-    with contextlib.suppress(OSError):  # where the kernel does not allow it the peak is the process's own
+    with contextlib.suppress(OSError):  # if the kernel does not allow it, the peak is that of the process's lifetime
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_gb(device: str) -> float:
-    """Return the peak since `forget_peak`: of allocated GPU memory, or of the process's resident memory."""
+    """Return the peak since `forget_peak` in GB: of allocated GPU memory, or of the process's resident memory."""
     if device != "cpu":
         return torch.cuda.max_memory_allocated() / 1e9
     with contextlib.suppress(OSError):
@@ -205,7 +205,7 @@ def peak_gb(device: str) -> float:
 
 
 def measure(options: argparse.Namespace, name: str, batch: int) -> dict[str, object]:
-    """Run one case in this process and return its figures."""
+    """Measure one case in this process; return its figures."""
     torch.set_num_threads(options.threads)
     if options.device != "cpu":
         torch.set_float32_matmul_precision("high")
@@ -242,7 +242,7 @@ def measure(options: argparse.Namespace, name: str, batch: int) -> dict[str, obj
 
 
 def in_a_process(arguments: list[str], name: str, batch: int) -> dict[str, object]:
-    """Measure one case in a process of its own; a case that fails is a row that says why."""
+    """Measure one case in a process of its own; the row of a failed case has its error."""
     command = [sys.executable, __file__, *arguments, "--one", name, str(batch)]
     run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     if run.returncode:
@@ -251,7 +251,7 @@ def in_a_process(arguments: list[str], name: str, batch: int) -> dict[str, objec
 
 
 def machine(options: argparse.Namespace) -> dict[str, object]:
-    """Return what was measured on; no host names."""
+    """Return a description of the device, without host names."""
     device = platform.processor() or platform.machine()
     if options.device == "cpu":
         with contextlib.suppress(OSError, StopIteration):
@@ -270,9 +270,9 @@ def machine(options: argparse.Namespace) -> dict[str, object]:
 
 
 def table(rows: list[dict[str, object]]) -> str:
-    """Return the figures as text, time and memory also as ratios to the first case of the same batch size."""
+    """Return the figures as text, with ratios of time and memory to the first case of the same batch size."""
     lines = [
-        f"{'case':34}{'batch':>6}{'step s':>10}{'clips/s':>10}{'peak GB':>9}{'of floor':>9}{'speed':>8}{'memory':>8}"
+        f"{'case':34}{'batch':>6}{'step s':>10}{'clips/s':>10}{'peak GB':>9}{'of bound':>9}{'speed':>8}{'memory':>8}"
     ]
     first: dict[object, dict[str, object]] = {}
     for row in rows:
@@ -290,18 +290,18 @@ def table(rows: list[dict[str, object]]) -> str:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """Return the options; the defaults fit the device."""
+    """Return the options; defaults depend on the device."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=device, choices=["cpu", "cuda"])
     parser.add_argument("--size", default="published", choices=["published", "small"])
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES), metavar="CASE")
-    parser.add_argument("--batches", nargs="+", type=int, help="clips a step; 2 on a CPU, 16, 64 and 128 on a GPU")
+    parser.add_argument("--batches", nargs="+", type=int, help="clips per step; CPU: 2, GPU: 16, 64, 128")
     parser.add_argument("--frames", type=int, default=4)
-    parser.add_argument("--tokens", type=int, default=32, help="of each text")
-    parser.add_argument("--steps", type=int, help="timed ones; 3 on a CPU, 20 on a GPU")
-    parser.add_argument("--warmup", type=int, help="steps before; 1 on a CPU, 5 on a GPU")
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU")
+    parser.add_argument("--tokens", type=int, default=32, help="tokens per text")
+    parser.add_argument("--steps", type=int, help="timed steps; CPU: 3, GPU: 20")
+    parser.add_argument("--warmup", type=int, help="steps before timing; CPU: 1, GPU: 5")
+    parser.add_argument("--threads", type=int, default=1, help="threads on the CPU")
     parser.add_argument("--out", type=Path, help="also write the JSON here")
     parser.add_argument("--one", nargs=2, metavar=("CASE", "BATCH"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -313,7 +313,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def main(arguments: list[str]) -> int:
-    """Measure every case and print the table and the JSON; 1 where a case failed."""
+    """Measure all cases, print the table and the JSON; return 1 if a case failed."""
     options = parse(arguments)
     if options.one:
         print(json.dumps(measure(options, options.one[0], int(options.one[1]))))
@@ -327,7 +327,7 @@ def main(arguments: list[str]) -> int:
         "cases": {name: asdict(CASES[name]) for name in options.cases},
     }
     if options.device == "cpu":
-        print("no GPU here: CPU seconds of the process, which say little about the ratios on a GPU")
+        print("without a GPU, times are CPU seconds of the process; the ratios differ on a GPU")
     rows = [in_a_process(arguments, name, batch) for batch in options.batches for name in options.cases]
     print(table(rows))
     result = json.dumps({"about": about, "rows": rows}, indent=1)

@@ -1,9 +1,9 @@
-"""What preprocessing costs, beside the published recipe and beside bare decoding of the same source, in one run.
+"""Compares the CPU time of preprocessing with the published recipe and with bare decoding of the same source.
 
-    python benchmarks/preprocessing.py [--film VIDEO] [--seconds 120] [--repeats 3] [--quick]
+    python benchmarks/preprocessing.py [--video FILE] [--seconds 120] [--repeats 3] [--quick]
 
-`--film` is any video; it is blown up to 1920 × 1080 and repeated. Without it a video of the embedded dataset is taken.
-CPU seconds are user and system time of all processes of an arm; the start of Dask's workers, once a build, is apart.
+`--video` is any video, which is scaled up to 1920 × 1080 and repeated; the default is one of the embedded dataset. CPU
+seconds are user and system time of all processes, without the start of Dask's workers, which happens once per build.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import tempfile
 import time
 from pathlib import Path
 
-# Run as a file, this folder would stand for the package of the same name as this file.
+# Run as a file, this folder would come first in the path, and this file would shadow the package of its name.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import pyarrow as pa  # noqa: E402
 
-from benchmarks.measuring import by_turns, show, spent  # noqa: E402
+from benchmarks.measuring import elapsed, interleave, show  # noqa: E402
 from preprocessing import jobs, toolchain  # noqa: E402
 from preprocessing.annotations.tables import NARRATION_SCHEMA, SUMMARY_SCHEMA  # noqa: E402
 from preprocessing.config import BuildConfig, DaskConfig  # noqa: E402
@@ -38,23 +38,23 @@ from preprocessing.video.transcode import ChunkTask, make_chunk  # noqa: E402
 from shards.keys import make_key  # noqa: E402
 
 FFMPEG = toolchain.find_ffmpeg(None)
-CLIPS_A_SECOND = 0.365  # EgoClip: 3,847,723 clips on 2,927 h
+CLIPS_PER_SECOND = 0.365  # EgoClip: 3,847,723 clips in 2,927 h
 TOOLCHAIN = {"benchmark": "1"}
 
 
 def main() -> None:
-    """Run every part and print one table."""
+    """Measure all parts and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--film", type=Path, help="a video to make the 1080p source from")
-    parser.add_argument("--seconds", type=int, default=120, help="how long the source is made")
+    parser.add_argument("--video", type=Path, help="a video from which the 1080p source is made")
+    parser.add_argument("--seconds", type=int, default=120, help="duration of the source")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="a short source and one repeat: does it run at all")
+    parser.add_argument("--quick", action="store_true", help="short source, one repeat: a smoke test")
     options = parser.parse_args()
     if options.quick:
         options.seconds, options.repeats = 20, 1
     with tempfile.TemporaryDirectory(prefix="hiervl-bench-") as folder:
         root = Path(folder)
-        path = make_source(options.film, root, options.seconds)
+        path = make_source(options.video, root, options.seconds)
         pipeline = measure_pipeline(path, root, options.repeats)
         cuts = measure_cuts(root, options.repeats)
         scaling = measure_workers(path, root, options.repeats)
@@ -63,14 +63,14 @@ def main() -> None:
          {"pipeline": pipeline, "cuts": cuts, "workers": scaling, "scheduler": scheduler})  # fmt: skip
 
 
-def make_source(film: Path | None, root: Path, seconds: int) -> Path:
-    """Return a 1920 × 1080 H.264 video of `seconds` at 30 frames/s, key frames 2 s apart, as a camera writes it."""
-    if film is None:
+def make_source(video: Path | None, root: Path, seconds: int) -> Path:
+    """Return a camera-like 1920 × 1080 H.264 video of `seconds` at 30 frames/s with key frames every 2 s."""
+    if video is None:
         made = generate(DemoConfig(size="tiny"), root / "demo")
-        film = max(made.videos.glob("*.mp4"), key=lambda path: path.stat().st_size)
+        video = max(made.videos.glob("*.mp4"), key=lambda path: path.stat().st_size)
     path = root / "source.mp4"
-    grain = "scale=1920:1080,fps=30,noise=alls=3:allf=t"  # film grain: without it a blown-up picture decodes too easily
-    command = [FFMPEG, "-v", "error", "-stream_loop", "-1", "-i", str(film), "-t", str(seconds), "-an", "-vf", grain]
+    grain = "scale=1920:1080,fps=30,noise=alls=3:allf=t"  # noise, since a scaled-up video decodes too easily
+    command = [FFMPEG, "-v", "error", "-stream_loop", "-1", "-i", str(video), "-t", str(seconds), "-an", "-vf", grain]
     subprocess.run(
         [*command, "-c:v", "libx264", "-preset", "veryfast", "-crf", "23", "-g", "60", str(path)], check=True
     )
@@ -78,7 +78,7 @@ def make_source(film: Path | None, root: Path, seconds: int) -> Path:
 
 
 def make_tasks(path: Path, work: Path, *, chunk_seconds: int) -> list[ChunkTask]:
-    """Return the chunk tasks of the source."""
+    """Return the tasks that make the chunks of the source."""
     source = probe(path)
     config = dataclasses.replace(BuildConfig().chunk, seconds=chunk_seconds)
     count = -(-source.frames(config.fps) // (config.seconds * config.fps))
@@ -92,12 +92,12 @@ def make_tasks(path: Path, work: Path, *, chunk_seconds: int) -> list[ChunkTask]
 
 
 def make_plans(source: ProbedVideo, work: Path) -> list[tuple[str, int]]:
-    """Plan shards of clips of 1.0 ± 0.9 s in EgoClip's density, and a summary each two minutes."""
-    chance = random.Random(0)
+    """Plan shards of clips of 1.0 ± 0.9 s at EgoClip's density, and of a summary every two minutes."""
+    rng = random.Random(0)
     clips = []
-    for i in range(int(source.duration * CLIPS_A_SECOND)):
-        length = min(60.0, max(0.1, chance.gauss(1.0, 0.9)))
-        start = chance.uniform(0, max(0.0, source.duration - length))
+    for i in range(int(source.duration * CLIPS_PER_SECOND)):
+        length = min(60.0, max(0.1, rng.gauss(1.0, 0.9)))
+        start = rng.uniform(0, max(0.0, source.duration - length))
         clips.append(_row("c", i, start, start + length, [3], [5]))
     span = min(120.0, source.duration)
     summaries = [_row("s", i, i * span, (i + 1) * span - 0.5, [1], [2]) for i in range(int(source.duration // span))]
@@ -118,7 +118,7 @@ def make_plans(source: ProbedVideo, work: Path) -> list[tuple[str, int]]:
 
 
 def measure_pipeline(path: Path, root: Path, repeats: int) -> dict:
-    """Measure the whole pipeline's CPU time against the published recipe and against bare decoding and scaling."""
+    """Compare the CPU time of the whole pipeline with the published recipe and with bare decoding and scaling."""
     source = probe(path)
     turn = iter(range(10**6))
 
@@ -142,13 +142,13 @@ def measure_pipeline(path: Path, root: Path, repeats: int) -> dict:
         small = folder / "small.mp4"
         _ffmpeg("-i", str(path), "-filter:v", "scale=-2:256", str(small))
         for start in range(0, int(source.duration), 600):
-            # The recipe's `-async 1` concerns sound, which the source has not, and is gone from newer ffmpegs.
+            # Without the recipe's `-async 1`, which is for audio and no longer exists in current versions of ffmpeg.
             _ffmpeg("-i", str(small), "-ss", str(start), "-to", str(start + 600), str(folder / f"{start}.mp4"))
 
     def bare() -> None:
         _ffmpeg("-threads", "1", "-i", str(path), "-an", "-vf", "scale=-2:256", "-f", "null", "-")
 
-    taken = by_turns({"ours": ours, "published": published, "bare": bare}, repeats)
+    taken = interleave({"ours": ours, "published": published, "bare": bare}, repeats)
     against_published = taken["published"].cpu / taken["ours"].cpu
     against_bare = taken["ours"].cpu / taken["bare"].cpu
     per_second = taken["ours"].cpu / source.duration
@@ -157,8 +157,8 @@ def measure_pipeline(path: Path, root: Path, repeats: int) -> dict:
             ("CPU time, published two-pass recipe ÷ ours (1080p source)", f"{against_published:.2f}", "2.5",
              "x264 at its default preset, twice"),
             ("CPU time, ours ÷ bare decode and scale (1080p source)", f"{against_bare:.2f}", "≤ 1.5",
-             "x264 at 30 frames/s; decoding is the floor itself"),
-            ("CPU-seconds a second of source (1080p)", f"{per_second:.3f}", "", "decoding"),
+             "x264 at 30 frames/s; decoding itself is the lower bound"),
+            ("CPU seconds per second of source (1080p)", f"{per_second:.3f}", "", "decoding"),
         ],
         "cpu_seconds": {name: result.cpu for name, result in taken.items()},
         "source_seconds": source.duration,
@@ -168,18 +168,16 @@ def measure_pipeline(path: Path, root: Path, repeats: int) -> dict:
 
 
 def measure_cuts(root: Path, repeats: int) -> dict:
-    """Measure cuts by copying packets, and complete samples written to a shard, on one core."""
+    """Measure the rates of packet cuts, and of complete samples written to a shard, on one core."""
     folder = sorted(root.glob("ours-*"))[0]
     work = folder / "work"
     frames = 30 * 20
-    chance = random.Random(1)
-    wanted = [
-        (first, first + max(1, round(chance.gauss(30, 27)))) for first in chance.choices(range(frames - 120), k=400)
-    ]
+    rng = random.Random(1)
+    wanted = [(first, first + max(1, round(rng.gauss(30, 27)))) for first in rng.choices(range(frames - 120), k=400)]
     wanted = [(first, min(stop, frames)) for first, stop in wanted]
-    stretch = read_packet_span([(chunk_path(work, "source", 0, "full"), 0)], fps=30, first=0, stop=frames)
-    with Cutter(stretch) as cutter:
-        mux = by_turns({"mux": lambda: [cutter._mux(*cutter._bounds(*pair)) for pair in wanted]}, repeats)["mux"]
+    span = read_packet_span([(chunk_path(work, "source", 0, "full"), 0)], fps=30, first=0, stop=frames)
+    with Cutter(span) as cutter:
+        mux = interleave({"mux": lambda: [cutter._mux(*cutter._bounds(*pair)) for pair in wanted]}, repeats)["mux"]
     cuts = len(wanted) / mux.cpu
 
     number = iter(range(100, 10**6))
@@ -198,11 +196,11 @@ def measure_cuts(root: Path, repeats: int) -> dict:
         )  # fmt: skip
         assert pack_shard(task).samples == len(rows)
 
-    packed = len(rows) / by_turns({"pack": pack}, repeats)["pack"].cpu
+    packed = len(rows) / interleave({"pack": pack}, repeats)["pack"].cpu
     return {
         "rows": [
-            ("packet cuts a second and core", f"{cuts:,.0f}", "2,000", "PyAV's calls, one a packet"),
-            ("complete samples with JPEG, written to a shard, a second and core", f"{packed:,.0f}", "500",
+            ("packet cuts per second and core", f"{cuts:,.0f}", "2,000", "PyAV's calls, one per packet"),
+            ("complete samples with JPEG, written to a shard, per second and core", f"{packed:,.0f}", "500",
              "decoding and encoding the key frame"),
         ],
         "cuts_per_second": cuts,
@@ -211,7 +209,7 @@ def measure_cuts(root: Path, repeats: int) -> dict:
 
 
 def measure_workers(path: Path, root: Path, repeats: int) -> dict:
-    """Measure two workers on two cores against one worker on one, on the same chunks."""
+    """Compare two workers on two cores with one worker on one core, on the same chunks."""
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         return {"rows": [("two workers ÷ one", "not measured: one core", "1.9", "")], "speed_up": None}
@@ -219,7 +217,7 @@ def measure_workers(path: Path, root: Path, repeats: int) -> dict:
     walls: dict[int, list[float]] = {1: [], 2: []}
     for _ in range(repeats):
         for workers in (1, 2):
-            os.sched_setaffinity(0, set(cores[:workers]))  # the workers and their ffmpegs inherit it
+            os.sched_setaffinity(0, set(cores[:workers]))  # inherited by the workers and their ffmpeg processes
             try:
                 with jobs.cluster(DaskConfig(workers=workers), scratch=str(root / "dask")) as client:
                     tasks = make_tasks(path, root / f"workers-{next(turn)}", chunk_seconds=10)
@@ -230,24 +228,24 @@ def measure_workers(path: Path, root: Path, repeats: int) -> dict:
                     list(
                         jobs.run(client, [dataclasses.replace(job, name=f"warm-{job.name}") for job in work[:workers]])
                     )
-                    with spent() as taken:
+                    with elapsed() as taken:
                         for ended in jobs.run(client, work):
                             assert ended.error is None, ended.error
                     walls[workers].append(taken.wall)
             finally:
                 os.sched_setaffinity(0, set(cores))
-    best = {workers: min(found) for workers, found in walls.items()}
+    best = {workers: min(times) for workers, times in walls.items()}
     speed_up = best[1] / best[2]
     return {
-        "rows": [("two workers on two cores ÷ one on one (wall time, best of each)", f"{speed_up:.2f}", "1.9",
-                  "the cores: they share caches and memory, on a virtual machine perhaps a core")],
+        "rows": [("two workers on two cores ÷ one on one (wall time, best runs)", f"{speed_up:.2f}", "1.9",
+                  "the cores, which share caches and memory, and on a virtual machine perhaps one core")],
         "speed_up": speed_up,
-        "wall_seconds": {str(workers): found for workers, found in walls.items()},
+        "wall_seconds": {str(workers): times for workers, times in walls.items()},
     }  # fmt: skip
 
 
 def measure_scheduler(tasks: int) -> dict:
-    """Measure what Dask and our own loop cost a task, with tasks that do nothing."""
+    """Measure the overhead of Dask and our loop per task, with tasks that do nothing."""
     with jobs.cluster(DaskConfig(workers=1), scratch=tempfile.gettempdir()) as client:
         work = [jobs.DaskJob(name=f"nothing-{i}", stage="n", function=str, task=i) for i in range(tasks)]
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Runs every benchmark of this folder, one after another: `make bench`. Each prints its table and saves its JSON."""
+"""Runs all benchmarks of this folder one after another (`make bench`); each prints a table and saves its JSON."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-NOT_BENCHMARKS = {"run_all.py", "measuring.py", "loader_media.py", "trainer_runs.py", "trainer_plan.py"}
+HELPERS = {"run_all.py", "measuring.py", "loader_media.py", "trainer_runs.py", "trainer_plan.py"}
 
 
 def main() -> int:
-    """Return how many benchmarks failed."""
+    """Run the benchmarks; return the number of those that failed."""
     failed = 0
     for path in sorted(HERE.glob("*.py")):
-        if path.name not in NOT_BENCHMARKS:
+        if path.name not in HELPERS:
             print(f"== {path.name}", flush=True)
             failed += subprocess.run([sys.executable, str(path)], cwd=HERE.parent, check=False).returncode != 0
     return failed

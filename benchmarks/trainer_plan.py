@@ -1,10 +1,10 @@
-"""The arithmetic of training at the published size: parameters, bytes, network, hours. Nothing is timed here.
+"""Computes parameters, bytes, network time and hours of training at the published size; nothing is timed.
 
     python benchmarks/trainer_plan.py [--peak 790] [--utilisation 0.2 0.3 0.4] [--activations]
 
-Prints JSON. `--peak` is TFLOP/s of a GPU (bfloat16), `--utilisation` what share of it training reaches: both are
-assumptions until they are measured. `--activations` encodes two clips on this CPU and counts the bytes that are kept
-for the backward pass.
+Prints JSON. `--peak` is the peak of a GPU in TFLOP/s (bfloat16) and `--utilisation` the fraction of it that training
+reaches; both are assumptions until measured. `--activations` encodes two clips on this CPU and counts the bytes that
+are kept for the backward pass.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent)  # not this folder, whose files are named as packages are
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this folder's files have the names of packages
 from hiervl_train.config import PretrainConfig  # noqa: E402
 from hiervl_train.models import (  # noqa: E402
     HierVL,
@@ -27,15 +27,15 @@ from hiervl_train.models import (  # noqa: E402
 from hiervl_train.models.speed import SpeedConfig, autocast  # noqa: E402
 from shards.loader import NOUNS, VERBS  # noqa: E402
 
-EGOCLIP = 3_847_723  # rows
-FLOAT = 4  # bytes: weights, gradients and moments are float32
-LINKS_GBIT = (100, 200, 400)  # of a node
-NODE = 8  # GPUs
+EGOCLIP = 3_847_723  # clips
+FLOAT = 4  # bytes of a float32, the type of weights, gradients and moments
+LINKS_GBIT = (100, 200, 400)  # Gb/s of a node's link
+NODE = 8  # GPUs per node
 CONFIG = PretrainConfig()
 
 
 def sizes() -> dict[str, int]:
-    """Return the parameters of each part of the published model, and the bytes that a step of each kind averages."""
+    """Return the parameters of each part of the published model, and the bytes that a step of each type averages."""
     with torch.device("meta"):
         model = HierVL(CONFIG.model)
     parts = {name: sum(p.numel() for p in module.parameters()) for name, module in model.named_children()}
@@ -46,22 +46,22 @@ def sizes() -> dict[str, int]:
 
 
 def gathered_bytes() -> int:
-    """Return the bytes that every rank receives of a child step's embeddings and tags, and of their gradients."""
+    """Return the bytes of a child step's embeddings, tags and gradients of embeddings that each rank receives."""
     clips, width = CONFIG.schedule.clips, CONFIG.model.projection_dim
     return FLOAT * clips * (2 * width + VERBS + NOUNS + 2 * width)
 
 
 def reduce_seconds(size: int, ranks: int, gbit: float) -> float:
-    """Return the seconds in which a ring averages `size` bytes over nodes that are joined by links of `gbit` Gb/s.
+    """Return the seconds in which a ring all-reduce averages `size` bytes over nodes with links of `gbit` Gb/s.
 
-    Each rank sends 2 (W − 1) / W times the bytes. A ring enters and leaves each node once, so that is also what a
-    node's link carries, however many GPUs it has.
+    Each of W ranks sends 2 (W − 1) / W times the bytes. The ring enters and leaves each node once, so the node's link
+    carries the same, whatever its number of GPUs.
     """
     return 2 * (ranks - 1) / ranks * size * 8 / (gbit * 1e9)
 
 
 def schedule() -> dict[str, int]:
-    """Return the steps of an epoch of EgoClip and their operations."""
+    """Return the numbers of steps in an epoch of EgoClip, and their operations."""
     every = CONFIG.schedule.child_steps_per_parent_step
     child = EGOCLIP // CONFIG.schedule.clips
     parent = child // every
@@ -77,12 +77,12 @@ def schedule() -> dict[str, int]:
 
 
 def step_seconds(clips: int, rate: float) -> float:
-    """Return the seconds of computing a child step of so many clips a GPU at `rate` operations a second."""
+    """Return the seconds to compute a child step of `clips` clips per GPU at `rate` operations/s."""
     return clips * flops.clip(CONFIG.model, frames=CONFIG.sample.frames).train / rate
 
 
 def hours(gpus: int, rate: float, gbit: float | None) -> float:
-    """Return the hours of the published epochs; `gbit` None is one node, whose averaging is not counted."""
+    """Return the hours of the published epochs; with `gbit` None, averaging gradients takes no time."""
     size, steps = sizes(), schedule()
     computing = CONFIG.schedule.epochs * steps["epoch_flop"] / gpus / rate
     if gbit is None:
@@ -93,7 +93,7 @@ def hours(gpus: int, rate: float, gbit: float | None) -> float:
 
 
 def activation_bytes(clips: int = 2, *, config: PretrainConfig = CONFIG) -> dict[str, float]:
-    """Return the bytes a clip, and a text of 32 tokens, that autograd keeps for the backward pass; eager, bfloat16."""
+    """Return the bytes per clip, and per text of 32 tokens, that autograd keeps for backward; eager, bfloat16."""
     torch.manual_seed(0)
     model = HierVL(config.model).train()
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
@@ -107,7 +107,7 @@ def activation_bytes(clips: int = 2, *, config: PretrainConfig = CONFIG) -> dict
 
     video = torch.rand(clips, config.sample.frames, 3, *config.model.image_hw)
     ids = torch.randint(0, config.model.text.vocab_size, (clips, 32))
-    found = {}
+    per_sample = {}
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), autocast("cpu", SpeedConfig()):
         for name, encode in {
             "video": lambda: model.encode_video(video),
@@ -118,14 +118,14 @@ def activation_bytes(clips: int = 2, *, config: PretrainConfig = CONFIG) -> dict
             layers = [
                 m for m in model.get_submodule(name).modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)
             ]
-            cast = sum(2 * layer.weight.numel() for layer in layers)  # to bfloat16: kept once, not for each clip
-            found[name] = (sum(kept.values()) - cast) / clips
+            cast = sum(2 * layer.weight.numel() for layer in layers)  # weights as bfloat16, kept once, not per clip
+            per_sample[name] = (sum(kept.values()) - cast) / clips
             del embeddings
-    return found
+    return per_sample
 
 
 def plan(peak: float, utilisations: Sequence[float]) -> dict[str, Any]:
-    """Return everything that is arithmetic; `peak` in TFLOP/s."""
+    """Return all computed figures; `peak` is in TFLOP/s."""
     size, steps = sizes(), schedule()
     best = peak * 1e12 * max(utilisations)
     network: list[Mapping[str, Any]] = []
@@ -161,16 +161,16 @@ def plan(peak: float, utilisations: Sequence[float]) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Print the plan."""
+    """Print the plan as JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--peak", type=float, default=790.0, help="TFLOP/s of a GPU, bfloat16")
     parser.add_argument("--utilisation", type=float, nargs="+", default=[0.2, 0.3, 0.4])
     parser.add_argument("--activations", action="store_true")
     options = parser.parse_args()
-    found = plan(options.peak, options.utilisation)
+    figures = plan(options.peak, options.utilisation)
     if options.activations:
-        found["activation_bytes_a_clip"] = activation_bytes()
-    print(json.dumps(found, indent=1))
+        figures["activation_bytes_a_clip"] = activation_bytes()
+    print(json.dumps(figures, indent=1))
     return 0
 
 

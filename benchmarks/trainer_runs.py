@@ -1,6 +1,6 @@
-"""What one rank of a measured training run does: the real trainer, with a clock around the batches it asks for.
+"""Runs the real trainer for `benchmarks/trainer.py`, recording when each batch is requested and each save is done.
 
-Ranks are processes forked from a server that has imported torch, as the tests' are; each writes its figures as JSON.
+Ranks are processes forked from a server that has already imported torch; each writes its figures as JSON.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from hiervl_train.tasks.pretraining import pretraining_task
 from shards.loader import Batch
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "pretrain"
-PERIOD = 6  # five child steps and a parent step: every line of metrics is of one such period
+PERIOD = 6  # steps per line of metrics: five child steps and a parent step
 SAVES = ("none", "thread", "blocking")
 
 _forks = multiprocessing.get_context("forkserver")
@@ -47,29 +47,29 @@ _forks.set_forkserver_preload(["hiervl_train.tasks.pretraining", "hiervl_train.l
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """One run to be measured."""
+class MeasuredRun:
+    """One training run to measure."""
 
     folder: Path
-    config: str  # a file of configs/pretrain, without its ending
+    config: str  # name of a file in configs/pretrain, without extension
     overrides: tuple[str, ...]
-    warmup: int  # steps that do not count; whole periods
-    steps: int  # that do
+    warmup: int  # steps that do not count, a multiple of PERIOD
+    steps: int  # steps that count, a multiple of PERIOD
     batches: Literal["shards", "memory"] = "memory"
-    save_every: int | None = None  # steps between two of the ways to save, by turns; null: none before the end
+    save_every: int | None = None  # steps between saves, whose ways alternate; None: only at the end
 
 
 class InMemory:
-    """The first batch of each kind, over and over; the workers that made it are ended. For `StepLoaders`."""
+    """A replacement for `StepLoaders` that repeats the first batch of each step type, without workers."""
 
-    def __init__(self, loaders: StepLoaders, kinds: Sequence[str]) -> None:
+    def __init__(self, loaders: StepLoaders, step_types: Sequence[str]) -> None:
         self._loaders = loaders
-        self._batches = {kind: _own(loaders.next(kind)) for kind in kinds}
+        self._batches = {step_type: _private(loaders.next(step_type)) for step_type in step_types}
         self._cursors = loaders.cursors()
         loaders.close()
 
-    def next(self, kind: str) -> Batch:
-        return self._batches[kind]
+    def next(self, step_type: str) -> Batch:
+        return self._batches[step_type]
 
     def cursors(self) -> dict[str, dict[str, int]]:
         return self._cursors
@@ -81,23 +81,23 @@ class InMemory:
         pass
 
 
-class Clocked:
-    """StepLoaders that note when each batch was asked for, and the CPU seconds of the training's thread until then."""
+class TimedLoaders:
+    """`StepLoaders` that append the time of each request, and the training thread's CPU time, to two lists."""
 
-    def __init__(self, loaders: Any, asked: list[float], used: list[float]) -> None:
-        self._loaders, self._asked, self._used = loaders, asked, used
+    def __init__(self, loaders: Any, requested: list[float], cpu: list[float]) -> None:
+        self._loaders, self._requested, self._cpu = loaders, requested, cpu
 
-    def next(self, kind: str) -> Batch:
-        self._asked.append(time.perf_counter())
-        self._used.append(time.thread_time())
-        return self._loaders.next(kind)
+    def next(self, step_type: str) -> Batch:
+        self._requested.append(time.perf_counter())
+        self._cpu.append(time.thread_time())
+        return self._loaders.next(step_type)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loaders, name)
 
 
-class ByTurns(Checkpoints):
-    """Saves not at all, by the thread, and with everything waiting for torch.save, in turn."""
+class AlternatingSaves(Checkpoints):
+    """Checkpoints that alternate between not saving, saving in the background, and a blocking torch.save."""
 
     saves: list[dict[str, Any]]
     last_step: int
@@ -118,7 +118,7 @@ class ByTurns(Checkpoints):
         return self.saves[-1]["call_s"]
 
     def _block(self, state: RunState) -> None:
-        """Write the same tensors by torch.save and wait for the disk, as durably as ours are."""
+        """Write the same tensors with torch.save and flush them to disk, as ours are."""
         path = self._folder.parent / "blocking.pt"
         began = time.perf_counter()
         with path.open("wb") as file:
@@ -130,7 +130,7 @@ class ByTurns(Checkpoints):
         path.unlink()
 
     def _note_end(self) -> None:
-        """Note when the thread had sealed the last checkpoint, before another one pushes it out."""
+        """Record when the background thread completed the last checkpoint, before the next one replaces it."""
         if self.saves and self.saves[-1]["way"] == "thread":
             self.wait()
             last = self.saves[-1]
@@ -138,13 +138,13 @@ class ByTurns(Checkpoints):
             last["written_s"] = sealed - last["began"]
 
 
-def run(job: Job, ranks: int = 1, *, seconds: float = 1800) -> list[dict[str, Any]]:
-    """Run a job to its end; return each rank's figures. Raises `RuntimeError` with what a failed rank said."""
+def run(job: MeasuredRun, ranks: int = 1, *, seconds: float = 1800) -> list[dict[str, Any]]:
+    """Execute a run; return the figures of each rank. Raises `RuntimeError` with the output of failed ranks."""
     return run_together([job], ranks, seconds=seconds)[0]
 
 
-def run_together(jobs: Sequence[Job], ranks: int = 1, *, seconds: float = 1800) -> list[list[dict[str, Any]]]:
-    """Run jobs at the same time, `ranks` processes each; return the figures of each job's ranks."""
+def run_together(jobs: Sequence[MeasuredRun], ranks: int = 1, *, seconds: float = 1800) -> list[list[dict[str, Any]]]:
+    """Execute runs at the same time with `ranks` processes each; return the figures of each run's ranks."""
     started = []
     for job in jobs:
         job.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -153,7 +153,7 @@ def run_together(jobs: Sequence[Job], ranks: int = 1, *, seconds: float = 1800) 
 
 
 def reduce_published(ranks: int, folder: Path, *, config: ModelConfig | None = None, repeats: int = 3) -> float:
-    """Return the median seconds of averaging the gradients of a model over ranks of this machine, by gloo."""
+    """Return the median seconds of averaging a model's gradients over ranks on this machine with gloo."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     processes, folder = _start(be_reducer, (config or ModelConfig(), repeats), ranks, folder)
     return statistics.median(
@@ -161,11 +161,11 @@ def reduce_published(ranks: int, folder: Path, *, config: ModelConfig | None = N
     )
 
 
-def be_rank(job: Job) -> dict[str, Any]:
-    """Train as `hiervl_train/pretrain.py` does; return what was seen."""
-    asked: list[float] = []
-    used: list[float] = []
-    reduced: list[float] = []
+def be_rank(job: MeasuredRun) -> dict[str, Any]:
+    """Train as `hiervl_train/pretrain.py` does; return the figures."""
+    requested: list[float] = []  # s, wall time
+    cpu: list[float] = []  # s, CPU time of the training thread
+    reduced: list[float] = []  # s per averaging of gradients
     saves: list[dict[str, Any]] = []
     last = job.warmup + job.steps
     every = job.save_every or last
@@ -180,26 +180,26 @@ def be_rank(job: Job) -> dict[str, Any]:
 
     def task(config: PretrainConfig, here: DistributedContext) -> Task:
         made = pretraining_task(config, here)
-        kinds = sorted({made.step_type(step) for step in range(PERIOD)})
-        loaders = InMemory(made.loaders, kinds) if job.batches == "memory" else made.loaders
-        return replace(made, loaders=Clocked(loaders, asked, used))  # type: ignore[arg-type]
+        step_types = sorted({made.step_type(step) for step in range(PERIOD)})
+        loaders = InMemory(made.loaders, step_types) if job.batches == "memory" else made.loaders
+        return replace(made, loaders=TimedLoaders(loaders, requested, cpu))  # type: ignore[arg-type]
 
     def averaged(*arguments: Any) -> None:
         began = time.perf_counter()
         average_gradients(*arguments)
         reduced.append(time.perf_counter() - began)
 
-    # This process is here for one run: what the trainer calls is replaced by what also looks at a clock.
+    # The process is for this run only, so functions of the trainer can be replaced by timed ones.
     trainer.average_gradients = averaged  # type: ignore[assignment]
     if job.save_every is not None:
-        trainer.Checkpoints = type("ByTurnsHere", (ByTurns,), {"saves": saves, "last_step": last})  # type: ignore[misc]
+        trainer.Checkpoints = type("AlternatingSavesHere", (AlternatingSaves,), {"saves": saves, "last_step": last})  # type: ignore[misc]
     code = launch(load(PretrainConfig, CONFIGS / f"{job.config}.yaml", overrides), task)
     if code:
         sys.exit(code)
     return {
-        "steps": [end - start for start, end in itertools.pairwise(asked)],
-        "cpu_steps": [end - start for start, end in itertools.pairwise(used)],
-        "cpu_share": (used[-1] - used[job.warmup]) / (asked[-1] - asked[job.warmup]),
+        "steps": [end - start for start, end in itertools.pairwise(requested)],
+        "cpu_steps": [end - start for start, end in itertools.pairwise(cpu)],
+        "cpu_share": (cpu[-1] - cpu[job.warmup]) / (requested[-1] - requested[job.warmup]),
         "reduce_s": statistics.mean(reduced[job.warmup :]),
         "saves": saves,
         "peak_resident_gb": peak_resident() / 1e9,
@@ -208,7 +208,7 @@ def be_rank(job: Job) -> dict[str, Any]:
 
 
 def be_reducer(config: ModelConfig, repeats: int) -> dict[str, Any]:
-    """Average gradients as large as a model's with the other ranks."""
+    """Average gradients of a model's size with the other ranks; return the seconds of each repetition."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method="env://")
     with torch.device("meta"):
@@ -217,7 +217,7 @@ def be_reducer(config: ModelConfig, repeats: int) -> dict[str, Any]:
     for parameter in parameters:
         parameter.grad = torch.ones(parameter.shape)
     times = []
-    for _ in range(1 + repeats):  # the first one also connects
+    for _ in range(1 + repeats):  # the first also connects the ranks
         dist.barrier()
         began = time.perf_counter()
         average_gradients(parameters)
@@ -227,13 +227,13 @@ def be_reducer(config: ModelConfig, repeats: int) -> dict[str, Any]:
 
 
 def peak_resident() -> int:
-    """Return the most bytes that this process, without its workers, ever had in memory."""
+    """Return the peak resident bytes of this process, without its workers."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
-def _rates(job: Job) -> dict[str, float]:
-    """Return what the run's own metrics say of the steps that count: averages over all of them, and peaks."""
+def _rates(job: MeasuredRun) -> dict[str, float]:
+    """Return the run's own metrics of the steps that count: means over time, and peaks."""
     rows = [row for row in read_metrics(job.folder) if row["step"] > job.warmup and "clips_per_second" in row]
     seconds = [row["seconds_per_step"] for row in rows]
     total = sum(seconds)
@@ -243,15 +243,15 @@ def _rates(job: Job) -> dict[str, float]:
             return None
         return sum(row[name] * s for row, s in zip(rows, seconds, strict=True)) / total
 
-    found = {name: mean(name) for name in ("clips_per_second", "data_wait_fraction", "mfu", "seconds_per_step")}
+    rates = {name: mean(name) for name in ("clips_per_second", "data_wait_fraction", "mfu", "seconds_per_step")}
     gpu = [row["memory/gpu_peak_gib"] for row in rows if "memory/gpu_peak_gib" in row]
     if gpu:
-        found["gpu_peak_gb"] = max(gpu) * 2**30 / 1e9
-    return {name: value for name, value in found.items() if value is not None}
+        rates["gpu_peak_gb"] = max(gpu) * 2**30 / 1e9
+    return {name: value for name, value in rates.items() if value is not None}
 
 
-def _own(batch: Batch) -> Batch:
-    """Return a batch in memory of its own, as it is shared with a worker that is about to end."""
+def _private(batch: Batch) -> Batch:
+    """Return a copy of a batch, whose memory is shared with a worker that is about to end."""
     return replace(batch, **{name: tensor.clone() for name, tensor in batch.tensors().items()})
 
 
@@ -259,8 +259,14 @@ def _start(target: Callable[..., Any], arguments: tuple[Any, ...], ranks: int, f
     port = str(_free_port())
     processes = []
     for rank in range(ranks):
-        place = {"RANK": rank, "WORLD_SIZE": ranks, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        environment = {name: str(value) for name, value in place.items()} if ranks > 1 else {}
+        variables = {
+            "RANK": rank,
+            "WORLD_SIZE": ranks,
+            "LOCAL_RANK": rank,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
+        environment = {name: str(value) for name, value in variables.items()} if ranks > 1 else {}
         process = _forks.Process(target=_in_process, args=(target, arguments, environment, _output(folder, rank)))
         process.start()
         processes.append(process)
@@ -279,8 +285,8 @@ def _finish(processes: Sequence[Any], folder: Path, seconds: float) -> list[dict
                 process.kill()
                 process.join()
     if any(codes):
-        said = [_output(folder, rank).with_suffix(".txt").read_text()[-2000:] for rank in range(len(processes))]
-        raise RuntimeError(f"a measured run ended with {codes}:\n" + "\n".join(said))
+        outputs = [_output(folder, rank).with_suffix(".txt").read_text()[-2000:] for rank in range(len(processes))]
+        raise RuntimeError(f"a measured run ended with {codes}:\n" + "\n".join(outputs))
     return [json.loads(_output(folder, rank).read_text()) for rank in range(len(processes))]
 
 
@@ -305,10 +311,10 @@ def _free_port() -> int:
 
 
 def windows(steps: Sequence[float], saves: Sequence[Mapping[str, Any]], every: int) -> Iterator[tuple[str, float]]:
-    """Yield for each turn how it was saved and the seconds of the `every` steps around it.
+    """Yield, for each turn, the way of saving and the seconds of the `every` steps from the save on.
 
-    `steps[i]` is the time between asking for batches i and i + 1: step number i (from 0) and what came after it. A save
-    after `n` steps is therefore in `steps[n - 1]`, and what it costs those that follow in the next ones.
+    `steps[i]` is the time between the requests for batches i and i + 1: step i (from 0) and everything after it. A save
+    after `n` steps is therefore part of `steps[n - 1]`, and its effects on later steps are in the next ones.
     """
     for save in saves:
         first = save["step"] - 1
