@@ -1,4 +1,4 @@
-"""Small benchmarks in their official formats over coded videos, with a broken, a senseless and an absent one."""
+"""Small benchmarks in their published formats over coded videos, one of them broken, one unreadable, one missing."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import simplejpeg
 
 from preprocessing.build_shards import main
-from tests.paths import REPOSITORY
 from tests.media import coded_frame, steady, write_video
+from tests.paths import REPOSITORY
+from tests.preprocessing.world import overwrite
 
 CHUNK_SECONDS = 4
 SIZE = (160, 120)  # pixels of the sources
 SECONDS = {"v1": 13.0, "v.2 ü": 9.0, "broken": 12.0, "nonsense": 20.0, "absent": 30.0}
 SOUND = ("v1", "v.2 ü")
-TIMES = ((0.1, 1.3), (3.8, 4.4), (5.0, 5.1), (6.0, 8.5))  # s of clips in each video; the second lies across a joint
+TIMES = ((0.1, 1.3), (3.8, 4.4), (5.0, 5.1), (6.0, 8.5))  # s of clips in each video; the second crosses chunks
 LATE = (80.0, 81.0)
 SETS = ("egomcq", "summarymcq", "epic_mir", "charades_ego", "howto100m")
 
@@ -36,7 +36,7 @@ class BenchmarkWorld:
         return self.root / "videos"
 
     def annotations(self, set_name: str) -> list[str]:
-        """Return the overrides that name a set's files."""
+        """Return the overrides for a set's annotation files."""
         keys = {
             "egomcq": {"": "egomcq.json"},
             "summarymcq": {"": "summarymcq_full.json"},
@@ -56,7 +56,7 @@ class BenchmarkWorld:
         return [f"annotations.{set_name}{key}={self.root / name}" for key, name in keys.items()]
 
     def build(self, output: Path, sets: Sequence[str], *overrides: str) -> int:
-        """Build some sets with the configuration of the first; return the exit code."""
+        """Build some sets in this process with the configuration of the first; return the exit code."""
         arguments = [
             f"--config={REPOSITORY / 'configs' / 'preprocess' / f'{sets[0]}.yaml'}",
             f"output={output / 'shards'}",
@@ -81,7 +81,7 @@ def make_benchmark_world(root: Path) -> BenchmarkWorld:
     world = BenchmarkWorld(root)
     for uid in ("v1", "v.2 ü", "broken"):
         write_video(world.videos / f"{uid}.mp4", steady(SECONDS[uid]), size=SIZE, options={"crf": "28"})
-    damage(world.videos / "broken.mp4")
+    overwrite(world.videos / "broken.mp4", 0.45, 0.5)
     (world.videos / "nonsense.mp4").write_bytes(b"this is no video\n" * 50)
     write_questions(root / "egomcq.json", kinds=(1, 2))
     write_questions(root / "summarymcq_full.json", kinds=(3,))
@@ -95,16 +95,8 @@ def make_benchmark_world(root: Path) -> BenchmarkWorld:
     return world
 
 
-def damage(path: Path) -> None:
-    """Overwrite a twentieth of a file in its middle."""
-    data = bytearray(path.read_bytes())
-    first, last = int(len(data) * 0.45), int(len(data) * 0.5)
-    data[first:last] = np.random.default_rng(0).bytes(last - first)
-    path.write_bytes(data)
-
-
 def write_questions(path: Path, kinds: Sequence[int]) -> None:
-    """Write a question of each kind for each time: its choices are that time in each video; and a malformed one."""
+    """Write, for each time and kind, a question whose choices are that time in each video; and a malformed one."""
     tree: dict[str, Any] = {}
     for time in (*TIMES, LATE):
         for kind in kinds:
@@ -136,7 +128,7 @@ def write_epic(root: Path, split: str, uids: Sequence[str], *, fps: int = 60) ->
 
 
 def write_charades(root: Path) -> None:
-    """Write action segments over two videos, and a table of whole videos."""
+    """Write action segments of two videos, and a table of whole videos."""
     (root / "classes.txt").write_text("c000 Holding some clothes\nc001 FfmpegInput a door\n")
     columns = ("id", "cls", "t_start", "t_end", "narration")
     rows = [(uid, f"c00{i % 2}", *time, "") for uid in ("v1", "absent") for i, time in enumerate(TIMES)]
@@ -154,7 +146,7 @@ def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]
         writer.writerows(rows)
 
 
-def write_pictures(folder: Path, count: int, *, size: tuple[int, int] = SIZE) -> Path:
+def write_frames(folder: Path, count: int, *, size: tuple[int, int] = SIZE) -> Path:
     """Write coded frames 0 … `count` − 1 as `frame_0000000001.jpg` and so on."""
     folder.mkdir(parents=True)
     for number in range(count):

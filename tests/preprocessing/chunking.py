@@ -1,4 +1,4 @@
-"""Makes the chunks of a video in a test, without a cluster."""
+"""Makes the chunks of a video in a test process, without a cluster."""
 
 from __future__ import annotations
 
@@ -45,5 +45,5 @@ def make_chunks(path: Path, work: Path, *, config: ChunkConfig = CONFIG, is_ster
 
 
 def shown(chunks: list[Chunk], work: Path, rendition: str) -> list[int]:
-    """Return the numbers that all frames of a rendition show, chunk after chunk."""
+    """Return the numbers encoded in all frames of a rendition, chunk after chunk."""
     return [n for chunk in chunks for n in numbers(chunk_path(work, chunk.video_uid, chunk.index, rendition))]

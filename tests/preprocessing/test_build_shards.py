@@ -1,4 +1,4 @@
-"""A build of a whole dataset, run as a user runs it: what it makes, what it accounts for, what it refuses."""
+"""Builds of a whole dataset, run as a user runs them: output, ledger, resuming, appending and refused requests."""
 
 from __future__ import annotations
 
@@ -14,39 +14,28 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from preprocessing.build_shards import main
 from shards.dataset import open_dataset, read_member
 from shards.verify.__main__ import main as verify
 from tests.media import numbers, steady, write_video
-from tests.preprocessing.world import World, files_of, ledger_of, make_world
+from tests.preprocessing.world import World, files_of, ledger_of
 
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("world") / "in")
-
-
-@pytest.fixture(scope="module")
-def built(world: World) -> Path:
-    """The undisturbed build that others are compared with; not to be written to."""
-    output = world.root.parent / "built"
-    done = world.build(output)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return output
+pytestmark = pytest.mark.medium
 
 
 def samples(output: Path) -> list[tuple[str, dict, bytes]]:
     """Return set, record and mp4 of every sample."""
-    found = []
+    result = []
     dataset = open_dataset(output / "shards")
     for set_name, _, split in dataset.splits():
         for shard in split.shards:
             for row in shard.rows().to_pylist():
                 record = json.loads(read_member(shard.path, row["json_offset"], row["json_size"]))
-                found.append((set_name, record, read_member(shard.path, row["mp4_offset"], row["mp4_size"])))
-    return found
+                result.append((set_name, record, read_member(shard.path, row["mp4_offset"], row["mp4_size"])))
+    return result
 
 
-def test_verify_finds_it_sound(built: Path) -> None:
+def test_verify_finds_no_fault(built: Path) -> None:
     assert verify([str(built / "shards")]) == 0
 
 
@@ -71,7 +60,7 @@ def test_every_stored_frame_shows_the_source_at_its_time(world: World, built: Pa
     assert checked > 500
 
 
-def test_every_input_has_one_line_in_the_ledger(world: World, built: Path) -> None:
+def test_every_input_item_has_one_ledger_row(world: World, built: Path) -> None:
     rows = ledger_of(built)
     status = {(row["set"], row["item"]): (row["status"], row["reason"]) for row in rows}
     assert len(status) == len(rows) == len(world.clips) + len(world.summaries) + len(world.durations)
@@ -97,10 +86,10 @@ def test_spans_cover_every_second_of_every_source(world: World, built: Path) -> 
 
 
 def test_summaries_of_equal_text_keep_their_own_narrations(world: World, built: Path) -> None:
-    found = [record for name, record, _ in samples(built) if name == "summaries"]
-    tea = [record for record in found if record["text"] == "#Summary C prepared tea"]
+    summaries = [record for name, record, _ in samples(built) if name == "summaries"]
+    tea = [record for record in summaries if record["text"] == "#Summary C prepared tea"]
     assert len(tea) >= 3
-    for record in found:
+    for record in summaries:
         expected = [
             row["clip_text"]
             for row in sorted(world.clips, key=lambda row: (row["clip_start"], row["narration_ind"]))
@@ -109,10 +98,10 @@ def test_summaries_of_equal_text_keep_their_own_narrations(world: World, built: 
             and row["clip_end"] <= record["clip_end"]
         ]
         assert [narration["text"] for narration in record["narrations"]] == expected
-    assert any(not record["narrations"] for record in found)
+    assert any(not record["narrations"] for record in summaries)
 
 
-def test_a_segment_lies_in_one_shard(built: Path) -> None:
+def test_a_segment_is_in_one_shard(built: Path) -> None:
     split = open_dataset(built / "shards").split("clips", "train")
     rows = split.rows(["segment"]).to_pylist()
     shards: dict[str, set[str]] = {}
@@ -122,7 +111,7 @@ def test_a_segment_lies_in_one_shard(built: Path) -> None:
 
 
 @pytest.mark.parametrize("overrides", [["dask.workers=1"], ["chunk.keep=false"]])
-def test_other_ways_of_working_give_the_same_bytes(
+def test_workers_and_chunk_deletion_do_not_change_the_bytes(
     overrides: list[str], world: World, built: Path, tmp_path: Path
 ) -> None:
     done = world.build(tmp_path, *overrides)
@@ -143,7 +132,7 @@ def test_a_second_run_has_nothing_to_do(world: World, built: Path, tmp_path: Pat
     assert files_of(tmp_path / "o" / "shards") == before
 
 
-def test_a_run_over_a_cluster_that_is_there_already(world: World, built: Path, tmp_path: Path) -> None:
+def test_a_build_on_an_existing_cluster_gives_the_same_bytes(world: World, built: Path, tmp_path: Path) -> None:
     from distributed import LocalCluster
 
     with LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster:
@@ -152,7 +141,7 @@ def test_a_run_over_a_cluster_that_is_there_already(world: World, built: Path, t
     assert files_of(tmp_path / "shards") == files_of(built / "shards")
 
 
-def test_ctrl_c_stops_cleanly_and_the_next_run_goes_on(world: World, built: Path, tmp_path: Path) -> None:
+def test_ctrl_c_stops_cleanly_and_the_next_run_resumes(world: World, built: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(world.arguments(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not list((tmp_path / "work" / "chunks").rglob("*.json")):
         assert process.poll() is None, process.communicate()
@@ -164,19 +153,21 @@ def test_ctrl_c_stops_cleanly_and_the_next_run_goes_on(world: World, built: Path
     assert files_of(tmp_path / "shards") == files_of(built / "shards")
 
 
-def test_two_builds_never_share_a_folder(world: World, tmp_path: Path) -> None:
+def test_two_builds_never_use_one_folder_at_a_time(world: World, tmp_path: Path) -> None:
     first = subprocess.Popen(world.arguments(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         while not (tmp_path / "work" / "config.yaml").exists():
             assert first.poll() is None
             time.sleep(0.02)
         second = world.build(tmp_path)
+        assert first.poll() is None, "the first build ended before the second one was refused"
     finally:
+        first.send_signal(signal.SIGINT)
         first.wait(60)
     assert second.returncode == 2 and "another build is using this folder" in second.stderr
 
 
-def test_dry_run_says_what_would_happen_and_writes_nothing(world: World, tmp_path: Path) -> None:
+def test_dry_run_reports_work_and_cost_and_writes_nothing(world: World, tmp_path: Path) -> None:
     done = world.build(tmp_path, "--dry-run")
     assert done.returncode == 0, done.stderr
     for expected in ("5 of 6", "missing", "absent", "core-hours", "bytes in work", "shards"):
@@ -184,7 +175,7 @@ def test_dry_run_says_what_would_happen_and_writes_nothing(world: World, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
-def test_a_limit_takes_some_videos_and_the_rest_can_follow(world: World, built: Path, tmp_path: Path) -> None:
+def test_a_limited_build_can_be_completed_later(world: World, built: Path, tmp_path: Path) -> None:
     assert world.build(tmp_path, "videos.limit=2").returncode == 0
     first = files_of(tmp_path / "shards")
     reasons = {row["reason"] for row in ledger_of(tmp_path) if row["status"] == "filtered"}
@@ -198,12 +189,13 @@ def test_a_limit_takes_some_videos_and_the_rest_can_follow(world: World, built: 
     assert verify([str(tmp_path / "shards")]) == 0
 
 
-def test_repaired_and_added_items_go_to_appended_shards(tmp_path: Path) -> None:
-    world = make_world(tmp_path / "in")
-    assert world.build(tmp_path).returncode == 0
+def test_repaired_and_added_items_are_appended_in_new_shards(world: World, built: Path, tmp_path: Path) -> None:
+    world = world.copy(tmp_path / "in")
+    for name in ("shards", "work"):
+        shutil.copytree(built / name, tmp_path / name, copy_function=shutil.copy2)
     first = files_of(tmp_path / "shards")
-    write_video(world.videos / "absent.mp4", steady(30))  # has come: taken without being asked to
-    write_video(world.videos / "nonsense.mp4", steady(20))  # mended: taken where asked to retry
+    write_video(world.videos / "absent.mp4", steady(9))  # was missing: built without `retry`
+    write_video(world.videos / "nonsense.mp4", steady(9))  # was unreadable: built with `retry` only
     added = world.clip("plain", 9.0, 10.0, "does one thing more")
     world.write()
     assert world.build(tmp_path).returncode == 0
@@ -221,24 +213,24 @@ def test_repaired_and_added_items_go_to_appended_shards(tmp_path: Path) -> None:
     assert verify([str(tmp_path / "shards")]) == 0
 
 
-def test_a_change_of_format_is_refused_with_both_values(world: World, built: Path, tmp_path: Path) -> None:
+def test_a_different_format_is_refused_with_both_values(world: World, built: Path, tmp_path: Path) -> None:
     shutil.copytree(built, tmp_path / "o", copy_function=shutil.copy2)
     done = world.build(tmp_path / "o", "chunk.crf=30")
     assert done.returncode == 2
     assert "chunk.crf" in done.stderr and "23" in done.stderr and "30" in done.stderr
 
 
-def test_another_plan_for_an_unfinished_build_is_refused(world: World, built: Path, tmp_path: Path) -> None:
+def test_a_different_plan_for_an_unfinished_build_is_refused(world: World, built: Path, tmp_path: Path) -> None:
     shutil.copytree(built, tmp_path / "o", copy_function=shutil.copy2)
-    (tmp_path / "o" / "shards" / "dataset.json").unlink()  # as if killed between the last shard and the end
-    (tmp_path / "o" / "shards" / "clips" / "train" / "00001_stats.json").unlink()  # and in the middle of one
+    (tmp_path / "o" / "shards" / "dataset.json").unlink()  # as if killed before publishing
+    (tmp_path / "o" / "shards" / "clips" / "train" / "00001_stats.json").unlink()  # and while writing a shard
     done = world.build(tmp_path / "o", "shard.max_samples=5")
     assert done.returncode == 2 and "different plan" in done.stderr
     assert world.build(tmp_path / "o").returncode == 0
     assert files_of(tmp_path / "o" / "shards") == files_of(built / "shards")
 
 
-def test_videos_that_evaluation_uses_are_kept_out(world: World, tmp_path: Path) -> None:
+def test_excluded_videos_are_filtered(world: World, tmp_path: Path) -> None:
     (tmp_path / "used.txt").write_text("plain\n")
     done = world.build(tmp_path, f"annotations.exclude=[{tmp_path / 'used.txt'}]")
     assert done.returncode == 0, done.stderr
@@ -246,7 +238,7 @@ def test_videos_that_evaluation_uses_are_kept_out(world: World, tmp_path: Path) 
     assert open_dataset(tmp_path / "shards").provenance["excluded_videos"] == 1
 
 
-def test_too_many_failures_have_an_exit_code_of_their_own(world: World, tmp_path: Path) -> None:
+def test_too_many_failures_have_their_own_exit_code(world: World, tmp_path: Path) -> None:
     done = world.build(tmp_path, "max_failed_fraction=0.05")
     assert done.returncode == 3 and "max_failed_fraction" in done.stderr
     assert not (tmp_path / "shards" / "dataset.json").exists()
@@ -267,16 +259,16 @@ def test_too_many_failures_have_an_exit_code_of_their_own(world: World, tmp_path
         (["--config=/nowhere.yaml"], "no such configuration file"),
     ],
 )
-def test_a_wrong_request_is_answered_with_what_to_change(
-    overrides: list[str], expected: str, world: World, tmp_path: Path
+def test_an_invalid_request_is_refused_with_the_remedy(
+    overrides: list[str], expected: str, world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done = world.build(tmp_path, *overrides)
-    assert done.returncode == 2, done.stderr
-    assert expected in done.stderr and "Traceback" not in done.stderr
+    assert main(world.options(tmp_path, overrides)) == 2
+    message = capsys.readouterr().err
+    assert expected in message and "Traceback" not in message
     assert not (tmp_path / "shards").exists()
 
 
-def test_a_full_disk_stops_the_build_and_blames_no_video(world: World, tmp_path: Path, small_disk: Path) -> None:
+def test_a_full_disk_stops_the_build_and_fails_no_video(world: World, tmp_path: Path, small_disk: Path) -> None:
     done = world.build(tmp_path, f"work={small_disk / 'work'}")
     assert done.returncode == 4, done.stdout + done.stderr
     assert "No space left" in done.stderr and "again" in done.stderr

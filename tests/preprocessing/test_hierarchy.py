@@ -120,7 +120,7 @@ def test_tables_in_chunks_and_slices_are_joined_as_whole_ones() -> None:
     )
 
 
-def test_a_row_number_that_there_is_not_and_a_time_that_is_none_are_errors() -> None:
+def test_a_row_out_of_range_and_a_time_that_is_not_finite_are_errors() -> None:
     summaries = annotations([("a", 1, 0, 30)], "s")
     with pytest.raises(IndexError, match="summary 1 is out of range for 1"):
         join(annotations([], "c"), summaries, match_pass=False).narrations_of(1)

@@ -1,4 +1,4 @@
-"""Jobs run on a real Dask cluster: in order of need, errors as records, faults at once, dead workers survived."""
+"""Jobs on a real Dask cluster: dependencies, errors as outcomes, machine faults, and workers that die."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from preprocessing import jobs
 from preprocessing.config import DaskConfig, SlurmConfig
 from preprocessing.errors import TransientError, UsageError
 from preprocessing.jobs import DaskJob
+
+pytestmark = pytest.mark.medium
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,7 @@ def threads_and_slots(_: object) -> tuple[int, int]:
     return len(os.sched_getaffinity(0)), os.getpid()
 
 
-def test_a_job_runs_after_all_that_it_needs(client: Client, tmp_path: Path) -> None:
+def test_a_job_runs_after_its_dependencies(client: Client, tmp_path: Path) -> None:
     first = [DaskJob(name=f"a{i}", stage="a", function=stamp, task=tmp_path / f"a{i}") for i in range(6)]
     needs = frozenset(job.name for job in first)
     last = DaskJob(name="b", stage="b", function=stamp, task=tmp_path / "b", needs=needs)
@@ -57,7 +59,7 @@ def test_a_job_runs_after_all_that_it_needs(client: Client, tmp_path: Path) -> N
     assert all(ended["b"].value > ended[name].value for name in needs)
 
 
-def test_an_error_is_a_record_and_the_rest_goes_on(client: Client, tmp_path: Path) -> None:
+def test_an_error_becomes_an_outcome_and_other_jobs_continue(client: Client, tmp_path: Path) -> None:
     work = [
         DaskJob(name="bad", stage="a", function=fail, task=None),
         DaskJob(name="good", stage="a", function=stamp, task=tmp_path / "good"),
@@ -75,25 +77,25 @@ def test_a_fault_of_the_machine_stops_the_run(client: Client, tmp_path: Path) ->
     assert len(list(tmp_path.iterdir())) < 60
 
 
-def test_a_worker_that_dies_does_not_take_its_job_along(client: Client, tmp_path: Path) -> None:
+def test_the_job_of_a_worker_that_dies_is_run_again(client: Client, tmp_path: Path) -> None:
     (ended,) = jobs.run(client, [DaskJob(name="d", stage="a", function=die_once, task=tmp_path / "mark")])
     assert ended.value == "survived"
 
 
 def test_jobs_that_run_ffmpeg_are_limited_to_one_a_worker(client: Client) -> None:
-    client.wait_for_workers(2, timeout=30)  # one may still be coming back
+    client.wait_for_workers(2, timeout=30)  # one may still be restarting
     work = [DaskJob(name=f"t{i}", stage="a", function=threads_and_slots, task=i, runs_ffmpeg=True) for i in range(8)]
     assert len({end.value[1] for end in jobs.run(client, work)}) <= 2
     declared = [w["resources"] for w in client.scheduler_info(n_workers=-1)["workers"].values()]
     assert declared == [{"ffmpeg": 1}] * 2
 
 
-def test_a_need_that_is_no_job_is_an_error(client: Client) -> None:
+def test_an_unknown_dependency_is_an_error(client: Client) -> None:
     with pytest.raises(ValueError, match="not among the jobs"):
         list(jobs.run(client, [DaskJob(name="a", stage="a", function=str, task=0, needs=frozenset({"nothing"}))]))
 
 
-def test_a_slurm_job_asks_for_what_the_configuration_says(tmp_path: Path) -> None:
+def test_a_slurm_job_requests_the_configured_resources(tmp_path: Path) -> None:
     slurm = SlurmConfig(queue="video", account="lab", cores=3, memory="6GB", walltime="01:02:03", prologue=("mod x",))
     with jobs.slurm_cluster(DaskConfig(cluster="slurm", slurm=slurm), str(tmp_path)) as cluster:
         script = cluster.job_script()

@@ -1,13 +1,15 @@
-"""A small dataset in EgoClip's format for tests of the whole build: coded videos, and everything that goes wrong."""
+"""A small dataset in EgoClip's format for tests of whole builds: coded videos, some of them broken or missing."""
 
 from __future__ import annotations
 
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,8 +17,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from shards.keys import make_key
-from tests.paths import REPOSITORY
 from tests.media import steady, write_video
+from tests.paths import REPOSITORY
 
 COLUMNS = ["video_uid", "video_dur", "narration_source", "narration_ind", "narration_time", "clip_start", "clip_end",
            "clip_text", "tag_verb", "tag_noun"]  # fmt: skip
@@ -25,7 +27,7 @@ CHUNK_SECONDS = 4
 
 @dataclass
 class World:
-    """Videos and annotation files below `root`; what `build` makes of them goes to folders beside."""
+    """Videos and annotation files below `root`."""
 
     root: Path
     durations: dict[str, float] = field(default_factory=dict)
@@ -78,8 +80,13 @@ class World:
         )
         return make_key(uid, letter, n, index)
 
+    def copy(self, root: Path) -> World:
+        """Return a copy below `root`, which can be modified."""
+        shutil.copytree(self.root, root, copy_function=shutil.copy2)
+        return replace(self, root=root, clips=list(self.clips), summaries=list(self.summaries))
+
     def write(self) -> None:
-        """Write the annotation files as they stand."""
+        """Write the annotation files."""
         self.root.mkdir(parents=True, exist_ok=True)
         for name, rows, extra in (
             ("egoclip.csv", self.clips, ["clip_idx"]),
@@ -103,10 +110,12 @@ class World:
         (self.root / "ego4d.json").write_text(json.dumps({"videos": videos}))
 
     def arguments(self, output: Path, *overrides: str) -> list[str]:
-        """Return the command line that builds this world into `output`."""
+        """Return the command line that builds this world into the folders `shards` and `work` of `output`."""
+        return [sys.executable, str(REPOSITORY / "preprocessing" / "build_shards.py"), *self.options(output, overrides)]
+
+    def options(self, output: Path, overrides: Sequence[str] = ()) -> list[str]:
+        """Return the arguments of that command line."""
         return [
-            sys.executable,
-            str(REPOSITORY / "preprocessing" / "build_shards.py"),
             f"--config={REPOSITORY / 'configs' / 'preprocess' / 'ego4d.yaml'}",
             f"output={output / 'shards'}",
             f"work={output / 'work'}",
@@ -124,7 +133,7 @@ class World:
         ]
 
     def build(self, output: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-        """Build in a process of its own, as a user would."""
+        """Build in a separate process, as a user would."""
         return subprocess.run(
             self.arguments(output, *overrides),
             capture_output=True,
@@ -136,23 +145,19 @@ class World:
 
 
 def make_world(root: Path) -> World:
-    """Return a world with sound, awkward, broken and absent videos."""
+    """Return a world with intact, irregular, broken, unreadable and missing videos."""
     world = World(root=root)
     world.video("plain", 13.0)
     world.video("val", 9.0)
     world.video("odd.id ü", 9.0, extension="mkv", start=2.5, fps=Fraction(30000, 1001))
     world.video("broken", 12.0, options={"crf": "28"})
-    path = world.videos / "broken.mp4"
-    data = bytearray(path.read_bytes())
-    first, last = int(len(data) * 0.45), int(len(data) * 0.5)
-    data[first:last] = np.random.default_rng(0).bytes(last - first)
-    path.write_bytes(data)
+    overwrite(world.videos / "broken.mp4", 0.45, 0.5)
     (world.videos / "nonsense.mp4").write_bytes(b"this is no video\n" * 50)
     world.durations |= {"nonsense": 20.0, "absent": 30.0}
     for uid in ("plain", "val", "odd.id ü", "broken", "nonsense", "absent"):
         for second in range(0, 8, 2):
             world.clip(uid, second + 0.1, second + 1.3, f'does "thing" {second}\nin {uid}', tags=second != 0)
-        world.clip(uid, 3.8, 4.4, "works across a joint")
+        world.clip(uid, 3.8, 4.4, "works across a chunk boundary")
         world.clip(uid, 5.0, 5.1, "blinks")
         world.clip(uid, 80.0, 81.0, "comes too late")
         world.summary(uid, 0.0, 7.5, "prepared tea")
@@ -162,10 +167,18 @@ def make_world(root: Path) -> World:
     return world
 
 
-def files_of(root: Path) -> dict[str, bytes]:
-    """Return every file of a dataset by its relative path, without the code revision that two files name.
+def overwrite(path: Path, start: float, end: float, *, zeros: bool = False) -> None:
+    """Overwrite the part of a file from `start` to `end` (fractions of its size) with noise or zeros."""
+    data = bytearray(path.read_bytes())
+    first, last = int(len(data) * start), int(len(data) * end)
+    data[first:last] = bytes(last - first) if zeros else np.random.default_rng(0).bytes(last - first)
+    path.write_bytes(data)
 
-    A commit between two builds would otherwise tell them apart.
+
+def files_of(root: Path) -> dict[str, bytes]:
+    """Return the content of every file of a dataset by relative path, without the code revision that two files state.
+
+    A commit between two builds would otherwise make them different.
     """
     files = {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
     if "dataset.json" in files:

@@ -122,7 +122,7 @@ class Renderer:
     def _draw_stream(
         self, target: Planes, state: ThingState, age: float, foot: tuple[float, float], unit: float, angle: float
     ) -> None:
-        """Draw drops falling from a spout; the thing is at `foot` (px), tilted by `angle` (rad), `age` s into pouring."""
+        """Draw drops falling from the spout of a thing at `foot` (px) tilted by `angle` (rad), `age` s into pouring."""
         shape = THING_SHAPES[state.noun]
         out_x, out_y = shape.spout[0], shape.spout[1] + shape.height / 2
         cos, sin = math.cos(angle), math.sin(angle)

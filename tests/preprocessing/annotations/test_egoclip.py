@@ -8,13 +8,19 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from preprocessing.annotations import AnnotationError, Annotations, AnnotationsConfig, read_annotations
-from preprocessing.annotations.csv_rows import read_header, read_rows
-from preprocessing.annotations.values import parse_classes
 from shards.keys import make_key
-from tests.preprocessing.annotation_files import CLIP_COLUMNS, SUMMARY_COLUMNS, row, table, write
+from tests.preprocessing.annotation_files import (
+    CLIP_COLUMNS,
+    DAMAGE,
+    SUMMARY_COLUMNS,
+    corrupted,
+    only_reject,
+    row,
+    table,
+    write,
+)
 
 FAST = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -24,25 +30,20 @@ def read(folder: Path, clips: str | bytes, summaries: str | bytes | None = None,
     paths: dict[str, Any] = {"egoclip": write(folder / "egoclip.csv", clips)}
     if summaries is not None:
         paths["egosummary"] = write(folder / "egosummary_full.csv", summaries)
-    found = read_annotations(AnnotationsConfig(**paths, **config))
-    rejects = found.rejects.to_pylist()
-    for name, kept in (("clips", found.narrations), ("summaries", found.summaries)):
-        assert found.input_rows[name] == kept.num_rows + sum(r["set"] == name for r in rejects)
-    items = [("clips", key) for key in found.narrations["key"].to_pylist()]
-    items += [("summaries", key) for key in found.summaries["key"].to_pylist()]
+    annotations = read_annotations(AnnotationsConfig(**paths, **config))
+    rejects = annotations.rejects.to_pylist()
+    for name, kept in (("clips", annotations.narrations), ("summaries", annotations.summaries)):
+        assert annotations.input_rows[name] == kept.num_rows + sum(r["set"] == name for r in rejects)
+    items = [("clips", key) for key in annotations.narrations["key"].to_pylist()]
+    items += [("summaries", key) for key in annotations.summaries["key"].to_pylist()]
     items += [(r["set"], r["item"]) for r in rejects]
     assert len(items) == len(set(items))
-    return found
+    return annotations
 
 
-def only_reject(found: Annotations) -> dict[str, str]:
-    (reject,) = found.rejects.to_pylist()
-    return reject
-
-
-def test_a_good_row_becomes_a_typed_one(tmp_path: Path) -> None:
-    found = read(tmp_path, table([row(7)]), table([row(3, clip_text="#Summary C cooks")], SUMMARY_COLUMNS))
-    assert found.narrations.to_pylist() == [
+def test_a_valid_row_becomes_a_typed_item(tmp_path: Path) -> None:
+    annotations = read(tmp_path, table([row(7)]), table([row(3, clip_text="#Summary C cooks")], SUMMARY_COLUMNS))
+    assert annotations.narrations.to_pylist() == [
         {
             "key": make_key("0a1b-2c", "c", 1, 7),
             "video_uid": "0a1b-2c",
@@ -56,23 +57,23 @@ def test_a_good_row_becomes_a_typed_one(tmp_path: Path) -> None:
             "tag_noun": [192, 115],
         }
     ]
-    assert found.summaries["key"].to_pylist() == [make_key("0a1b-2c", "s", 1, 3)]
-    assert found.videos.to_pylist() == [
+    assert annotations.summaries["key"].to_pylist() == [make_key("0a1b-2c", "s", 1, 3)]
+    assert annotations.videos.to_pylist() == [
         {"video_uid": "0a1b-2c", "duration": 480.5, "is_stereo": False, "split": "train"}
     ]
-    assert set(found.sources) == {"egoclip.csv", "egosummary_full.csv"}
-    assert found.alpha is None
+    assert set(annotations.sources) == {"egoclip.csv", "egosummary_full.csv"}
+    assert annotations.alpha is None
 
 
 @pytest.mark.parametrize("uid", ["a.b_c", "x" * 200, "Küche", "-", "a b"])
 @pytest.mark.parametrize("index", [0, 999_999, 1_000_000, 10**17])
-def test_keys_are_those_of_make_key(tmp_path: Path, uid: str, index: int) -> None:
+def test_keys_equal_those_of_make_key(tmp_path: Path, uid: str, index: int) -> None:
     changes = {"video_uid": uid, "narration_source": "narration_pass_2", "narration_ind": index}
-    found = read(tmp_path, table([row(1, **changes)]))
-    assert found.narrations["key"].to_pylist() == [make_key(uid, "c", 2, index)]
+    annotations = read(tmp_path, table([row(1, **changes)]))
+    assert annotations.narrations["key"].to_pylist() == [make_key(uid, "c", 2, index)]
 
 
-def test_shuffling_and_dropping_rows_leaves_every_key_and_row_as_it_was(tmp_path: Path) -> None:
+def test_shuffling_and_dropping_rows_does_not_change_other_rows(tmp_path: Path) -> None:
     rows = [row(i, video_uid=f"v{i % 3}", clip_text="#C C walks") for i in range(40)]
     whole = read(tmp_path, table(rows))
     random.Random(0).shuffle(rows)
@@ -117,23 +118,23 @@ def test_shuffling_and_dropping_rows_leaves_every_key_and_row_as_it_was(tmp_path
         ("tag_noun", "__import__('os').system('touch /tmp/owned')", "malformed tag_noun", "failed"),
     ],
 )
-def test_a_cell_that_cannot_be_used_is_a_reject_with_file_line_and_value(
+def test_a_malformed_cell_is_rejected_with_file_line_and_value(
     tmp_path: Path, column: str, value: str, reason: str, status: str
 ) -> None:
-    found = read(tmp_path, table([row(1), row(2, **{column: value}), row(3)]))
-    reject = only_reject(found)
+    annotations = read(tmp_path, table([row(1), row(2, **{column: value}), row(3)]))
+    reject = only_reject(annotations)
     assert (reject["reason"], reject["status"], reject["set"]) == (reason, status, "clips")
     assert reject["detail"].startswith("egoclip.csv:3: ")
     assert repr(value)[:80] in reject["detail"]
-    assert found.narrations["narration_ind"].to_pylist() == [1, 3]
+    assert annotations.narrations["narration_ind"].to_pylist() == [1, 3]
 
 
 @pytest.mark.parametrize("cell", ["2", "2.0"])
-def test_an_index_that_pandas_wrote_as_a_float_is_the_same_index(tmp_path: Path, cell: str) -> None:
+def test_an_index_written_as_a_float_is_read_as_an_integer(tmp_path: Path, cell: str) -> None:
     assert read(tmp_path, table([row(2, narration_ind=cell)])).narrations["key"].to_pylist() == ["0a1b-2c_c1_000002"]
 
 
-def test_what_a_cell_means_does_not_hang_on_its_neighbours(tmp_path: Path) -> None:
+def test_a_cell_is_read_independently_of_its_neighbours(tmp_path: Path) -> None:
     rows = [row(i, clip_start=cell) for i, cell in enumerate(["0.1", ".1", "1e-1", "+0.1", "1.e-1", " 0.1"])]
     alone = [read(tmp_path, table([r])).narrations["clip_start"].to_pylist() for r in rows]
     together = read(tmp_path, table([*rows, row(9, clip_start="nan")])).narrations["clip_start"].to_pylist()
@@ -143,47 +144,47 @@ def test_what_a_cell_means_does_not_hang_on_its_neighbours(tmp_path: Path) -> No
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("closed", [True, False])
-def test_quoted_cells_may_hold_anything_and_lines_are_counted_as_an_editor_does(
+def test_quoted_cells_may_contain_anything_and_lines_are_physical_lines(
     tmp_path: Path, end: str, bom: bytes, closed: bool
 ) -> None:
     texts = ['say "hi"', f"two{end}lines", "a\ttab", "'", '"', f'{end}"{end}', "Öl 油 🎬", 'half"way', "back\\slash"]
     rows = [row(i, clip_text=text) for i, text in enumerate(texts)] + [row(50, tag_verb="oops"), row(51)]
     data = bom + table(rows, end=end).encode()
-    found = read(tmp_path, data if closed else data.removesuffix(end.encode()))
-    assert found.narrations["text"].to_pylist() == [*texts, "#C C opens drawer 51"]
+    annotations = read(tmp_path, data if closed else data.removesuffix(end.encode()))
+    assert annotations.narrations["text"].to_pylist() == [*texts, "#C C opens drawer 51"]
     line = 2 + len(texts) + 3  # three line ends inside cells
-    assert only_reject(found)["detail"].startswith(f"egoclip.csv:{line}: tag_verb")
+    assert only_reject(annotations)["detail"].startswith(f"egoclip.csv:{line}: tag_verb")
 
 
-def test_a_stray_quote_costs_its_own_row_only(tmp_path: Path) -> None:
+def test_a_stray_quote_affects_only_its_own_row(tmp_path: Path) -> None:
     lines = table([row(i) for i in range(6)]).splitlines(keepends=True)
     lines[2] = lines[2].replace("#C", '"#C')  # line 3: opened, never closed before line 5's quote
     lines[4] = lines[4].replace("#C C opens drawer 3", '"a ""quoted"" word"')
-    found = read(tmp_path, "".join(lines))
-    reject = only_reject(found)
+    annotations = read(tmp_path, "".join(lines))
+    reject = only_reject(annotations)
     assert reject["reason"] == "malformed quoting" and reject["item"] == "egoclip.csv:3"
-    assert found.narrations["narration_ind"].to_pylist() == [0, 2, 3, 4, 5]
+    assert annotations.narrations["narration_ind"].to_pylist() == [0, 2, 3, 4, 5]
 
 
-def test_damaged_bytes_are_rejects_of_their_own_line(tmp_path: Path) -> None:
+def test_damaged_bytes_affect_only_their_own_line(tmp_path: Path) -> None:
     lines = table([row(i) for i in range(7)]).encode().splitlines(keepends=True)
     lines[2] = lines[2].replace(b"opens", b"\xff\xfe")
     lines[3] = lines[3].replace(b"opens", b"op\rens")
     lines[4] = b"\n\r\n"  # blank lines are no rows
     lines[5] = b"half a line\n"
     lines[7] = lines[7][:-8]  # cut within the last cell
-    found = read(tmp_path, b"".join(lines))
-    reasons = {r["detail"].split(": ")[0]: r["reason"] for r in found.rejects.to_pylist()}
+    annotations = read(tmp_path, b"".join(lines))
+    reasons = {r["detail"].split(": ")[0]: r["reason"] for r in annotations.rejects.to_pylist()}
     assert reasons == {
         "egoclip.csv:3": "invalid UTF-8",
         "egoclip.csv:4": "stray carriage return",
         "egoclip.csv:7": "wrong number of columns",
         "egoclip.csv:9": "malformed tag_noun",
     }
-    assert found.narrations["narration_ind"].to_pylist() == [0, 5]
+    assert annotations.narrations["narration_ind"].to_pylist() == [0, 5]
 
 
-def test_of_equal_identities_the_first_in_the_file_is_kept(tmp_path: Path) -> None:
+def test_the_first_of_rows_with_one_key_is_kept(tmp_path: Path) -> None:
     rows = [
         row(1, narration_time=9),
         row(2),
@@ -192,9 +193,9 @@ def test_of_equal_identities_the_first_in_the_file_is_kept(tmp_path: Path) -> No
         row(2, clip_idx=77),
         row(3, tag_verb=""),
     ]
-    found = read(tmp_path, table([*rows, row(3), row(4, tag_verb="[1]"), row(4, tag_verb="[2]")]))
-    assert found.narrations["narration_time"].to_pylist() == [9.0, 3.0, 4.0, 5.0]
-    rejects = {r["item"]: r for r in found.rejects.to_pylist()}
+    annotations = read(tmp_path, table([*rows, row(3), row(4, tag_verb="[1]"), row(4, tag_verb="[2]")]))
+    assert annotations.narrations["narration_time"].to_pylist() == [9.0, 3.0, 4.0, 5.0]
+    rejects = {r["item"]: r for r in annotations.rejects.to_pylist()}
     assert {item: (r["status"], r["reason"]) for item, r in rejects.items()} == {
         "egoclip.csv:4": ("filtered", "duplicate row"),
         "egoclip.csv:5": ("failed", "duplicate identity"),
@@ -206,11 +207,11 @@ def test_of_equal_identities_the_first_in_the_file_is_kept(tmp_path: Path) -> No
 
 
 def test_a_clip_and_a_summary_may_share_an_index_and_a_text(tmp_path: Path) -> None:
-    found = read(tmp_path, table([row(1)]), table([row(1)], SUMMARY_COLUMNS))
-    assert (found.narrations.num_rows, found.summaries.num_rows, found.rejects.num_rows) == (1, 1, 0)
+    annotations = read(tmp_path, table([row(1)]), table([row(1)], SUMMARY_COLUMNS))
+    assert (annotations.narrations.num_rows, annotations.summaries.num_rows, annotations.rejects.num_rows) == (1, 1, 0)
 
 
-def test_missing_columns_are_named_with_those_that_are_there(tmp_path: Path) -> None:
+def test_missing_columns_are_named_together_with_the_existing_ones(tmp_path: Path) -> None:
     text = table([row(1)], [c for c in CLIP_COLUMNS if c not in ("tag_noun", "clip_end", "video_dur", "clip_idx")])
     with pytest.raises(
         AnnotationError, match=r"egoclip.csv: missing columns clip_end, tag_noun; .*video_uid, narration"
@@ -228,65 +229,27 @@ def test_missing_columns_are_named_with_those_that_are_there(tmp_path: Path) -> 
         (table([], [*CLIP_COLUMNS, "tag_verb"]).encode(), "tag_verb occurs 2 times"),
     ],
 )
-def test_a_file_that_is_no_such_table_is_an_error_that_names_it(tmp_path: Path, data: bytes, message: str) -> None:
+def test_a_file_that_is_not_a_table_is_an_error(tmp_path: Path, data: bytes, message: str) -> None:
     with pytest.raises(AnnotationError, match=f"egoclip.csv: .*{message}"):
         read(tmp_path, data)
 
 
-def test_a_file_of_a_header_alone_has_no_rows(tmp_path: Path) -> None:
-    found = read(tmp_path, table([]), table([], SUMMARY_COLUMNS).removesuffix("\n"))
-    assert found.narrations.num_rows == found.summaries.num_rows == found.rejects.num_rows == found.videos.num_rows == 0
-
-
-@given(st.text(alphabet="[]0123456789,. -e{}\":nultrfasINy'()_\n", max_size=30))
-@settings(deadline=None, max_examples=300)
-def test_tags_are_lists_of_classes_or_malformed(text: str) -> None:
-    tags = parse_classes(text, 118)
-    assert tags is None or (isinstance(tags, list) and all(type(tag) is int and 0 <= tag < 118 for tag in tags))
-
-
-_NASTY = ["\n", "\r", "\t", "\x00", "é", "\udcff", "nan", "-", "]", "[", "'", ",", " ", "9" * 25, ""]
-
-
-@st.composite
-def corrupted(draw: st.DrawFn, alphabet: list[str]) -> tuple[bytes, set[int]]:
-    """Return a table with some pieces of its body replaced, and the row indices that no change touched."""
-    lines = table([row(i, clip_text=draw(st.sampled_from(["#C C walks", "é", "x"]))) for i in range(8)]).splitlines()
-    touched = set()
-    for _ in range(draw(st.integers(0, 5))):
-        which = draw(st.integers(1, 8))
-        touched.add(which - 1)
-        line = lines[which]
-        at = draw(st.integers(0, len(line)))
-        piece = draw(st.sampled_from(alphabet))
-        lines[which] = line[:at] + piece + line[at + draw(st.integers(0, 3)) :]
-    return "\n".join(lines).encode(errors="surrogateescape"), set(range(8)) - touched
+def test_a_file_with_only_a_header_has_no_rows(tmp_path: Path) -> None:
+    annotations = read(tmp_path, table([]), table([], SUMMARY_COLUMNS).removesuffix("\n"))
+    assert (
+        annotations.narrations.num_rows
+        == annotations.summaries.num_rows
+        == annotations.rejects.num_rows
+        == annotations.videos.num_rows
+        == 0
+    )
 
 
 @FAST
-@given(case=corrupted(alphabet=_NASTY))
-def test_every_row_of_a_corrupted_file_lands_once_and_the_others_stay(
-    tmp_path: Path, case: tuple[bytes, set[int]]
-) -> None:
+@given(case=corrupted(alphabet=DAMAGE))
+def test_rows_of_a_corrupted_file_are_accounted_for_once(tmp_path: Path, case: tuple[bytes, set[int]]) -> None:
     data, untouched = case
-    found = read(tmp_path, data)
+    annotations = read(tmp_path, data)
     # A touched row may take the identity of an untouched one that comes later; it is then that one's duplicate.
-    named = {int(r["narration_ind"]) for r in found.narrations.to_pylist() if r["video_uid"] == "0a1b-2c"}
+    named = {int(r["narration_ind"]) for r in annotations.narrations.to_pylist() if r["video_uid"] == "0a1b-2c"}
     assert untouched <= named
-
-
-@FAST
-@given(case=corrupted(alphabet=[*_NASTY, '"', '""', '\t"', '"\t', '"\n']), block=st.integers(1, 400))
-def test_rows_do_not_depend_on_where_blocks_end(tmp_path: Path, case: tuple[bytes, set[int]], block: int) -> None:
-    read(tmp_path, case[0])
-    header = read_header(tmp_path / "egoclip.csv", "\t")
-    columns = header.columns(("video_uid", "clip_text", "tag_noun"))
-
-    def split(size: int) -> tuple[list[tuple[int, dict[str, str]]], list[tuple[int, str, str]]]:
-        good, bad = [], []
-        for rows in read_rows(header, columns, block=size):
-            good += list(zip(rows.lines.tolist(), rows.cells.to_pylist(), strict=True))
-            bad += [(b.line, b.reason, b.value) for b in rows.bad]
-        return sorted(good, key=lambda pair: pair[0]), sorted(bad)
-
-    assert split(block) == split(1 << 20)

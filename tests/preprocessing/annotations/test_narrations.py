@@ -42,11 +42,11 @@ def file(times: dict[tuple[str, int], list[float]] = TIMES) -> dict[str, Any]:
 def read(folder: Path, content: Any, **config: Any) -> Annotations:
     """Read narration.json; check that the sums close."""
     path = write(folder / "narration.json", content)
-    found = read_annotations(AnnotationsConfig(narrations=path, **config))
-    sets = found.rejects["set"].to_pylist()
-    assert found.input_rows["clips"] == found.narrations.num_rows + sets.count("clips")
-    assert found.input_rows["summaries"] == found.summaries.num_rows + sets.count("summaries")
-    return found
+    annotations = read_annotations(AnnotationsConfig(narrations=path, **config))
+    sets = annotations.rejects["set"].to_pylist()
+    assert annotations.input_rows["clips"] == annotations.narrations.num_rows + sets.count("clips")
+    assert annotations.input_rows["summaries"] == annotations.summaries.num_rows + sets.count("summaries")
+    return annotations
 
 
 def entries(value: Any) -> list[Any]:
@@ -77,8 +77,8 @@ def by_formula(times: dict[tuple[str, int], list[float]], alpha: float | None, d
     return windows
 
 
-def windows_of(found: Annotations) -> dict[Any, Any]:
-    rows = found.narrations.to_pylist()
+def windows_of(annotations: Annotations) -> dict[Any, Any]:
+    rows = annotations.narrations.to_pylist()
     return {
         (r["video_uid"], int(r["narration_source"][-1]), r["narration_time"]): (r["clip_start"], r["clip_end"])
         for r in rows
@@ -95,11 +95,11 @@ def windows_of(found: Annotations) -> dict[Any, Any]:
     alpha=st.none() | st.floats(0.01, 100),
 )
 @FAST
-def test_windows_are_those_of_the_formula(tmp_path: Path, times: dict[Any, Any], alpha: float | None) -> None:
+def test_clips_follow_the_formula(tmp_path: Path, times: dict[Any, Any], alpha: float | None) -> None:
     metadata = {"videos": [{"video_uid": uid, "duration_sec": 4000.0} for uid in "abc"]}
-    found = read(tmp_path, file(times), alpha=alpha, metadata=write(tmp_path / "ego4d.json", metadata))
+    annotations = read(tmp_path, file(times), alpha=alpha, metadata=write(tmp_path / "ego4d.json", metadata))
     expected = by_formula(times, alpha, 4000.0)
-    actual = windows_of(found)
+    actual = windows_of(annotations)
     assert actual.keys() == expected.keys()
     for name, (start, end) in expected.items():
         assert actual[name] == pytest.approx((start, end), abs=1e-9)
@@ -107,15 +107,15 @@ def test_windows_are_those_of_the_formula(tmp_path: Path, times: dict[Any, Any],
         assert actual[name][1] - actual[name][0] <= 60.0 + 1e-9
 
 
-def test_alpha_is_the_mean_over_passes_and_config_can_give_it(tmp_path: Path) -> None:
+def test_alpha_is_the_mean_over_passes_unless_configured(tmp_path: Path) -> None:
     assert read(tmp_path, file()).alpha == pytest.approx((8 / 3 + 0.5 + 475) / 3)
     assert read(tmp_path, file(), alpha=4.9).alpha == 4.9
     assert read(tmp_path, file({("u", 1): [5.0]})).narrations["clip_start"].to_pylist() == [4.5]
 
 
-def test_a_long_gap_makes_a_clip_of_a_minute_and_no_more(tmp_path: Path) -> None:
-    found = read(tmp_path, file(), alpha=1.0)
-    assert windows_of(found)[("u2", 1, 350.0)] == (320.0, 380.0)
+def test_a_clip_is_at_most_a_minute_long(tmp_path: Path) -> None:
+    annotations = read(tmp_path, file(), alpha=1.0)
+    assert windows_of(annotations)[("u2", 1, 350.0)] == (320.0, 380.0)
 
 
 def renamed(content: Any) -> Any:
@@ -131,7 +131,7 @@ def renamed(content: Any) -> Any:
 @pytest.mark.parametrize(
     "wrap", [lambda v: {"version": "2", "taxonomy": {"a": []}, "videos": v, "date": 1}, lambda v: v]
 )
-def test_both_styles_give_equal_tables(tmp_path: Path, rename: Any, wrap: Any) -> None:
+def test_both_releases_give_equal_tables(tmp_path: Path, rename: Any, wrap: Any) -> None:
     content = file()
     content["u2"]["narration_pass_1"]["narrations"] += [say(3.0, "#Unsure"), say(-1.0), say(350.0, "#C C walks 350.0")]
     first, other = read(tmp_path, content), read(tmp_path, wrap(rename(content)))
@@ -142,33 +142,33 @@ def test_both_styles_give_equal_tables(tmp_path: Path, rename: Any, wrap: Any) -
     assert first.rejects.select(columns) == other.rejects.select(columns)
 
 
-def test_lists_directly_under_a_video_are_pass_one_and_annotators_are_measured_apart(tmp_path: Path) -> None:
+def test_bare_lists_are_pass_one_with_gaps_measured_per_annotator(tmp_path: Path) -> None:
     items = [say(t, f"a{t}", annotation_uid="A") for t in (10, 20, 30)]
     items += [say(t, f"b{t}", annotation_uid="B") for t in (11, 31)]
     items += [{"timestamp_sec": t, "narration_text": f"c{t}"} for t in (15, 55)]
-    found = read(tmp_path, {"videos": {"u": {"narrations": items, "summaries": [summary(1, 2)]}}}, alpha=10.0)
-    assert set(found.narrations["narration_source"].to_pylist()) == {"narration_pass_1"}
-    assert windows_of(found)[("u", 1, 20.0)] == (19.5, 20.5)
-    assert windows_of(found)[("u", 1, 11.0)] == (10.0, 12.0)
-    assert windows_of(found)[("u", 1, 15.0)] == (13.0, 17.0)
-    assert found.summaries.num_rows == 1
+    annotations = read(tmp_path, {"videos": {"u": {"narrations": items, "summaries": [summary(1, 2)]}}}, alpha=10.0)
+    assert set(annotations.narrations["narration_source"].to_pylist()) == {"narration_pass_1"}
+    assert windows_of(annotations)[("u", 1, 20.0)] == (19.5, 20.5)
+    assert windows_of(annotations)[("u", 1, 11.0)] == (10.0, 12.0)
+    assert windows_of(annotations)[("u", 1, 15.0)] == (13.0, 17.0)
+    assert annotations.summaries.num_rows == 1
 
 
-def test_keys_are_made_from_time_and_text_alone(tmp_path: Path) -> None:
-    found = read(
+def test_keys_depend_on_time_and_text_only(tmp_path: Path) -> None:
+    annotations = read(
         tmp_path, {"u.1": {"narration_pass_2": {"narrations": [say(1.2345, "é")], "summaries": [summary(3, 4.5, "s")]}}}
     )
     digest = hashlib.sha256("é".encode()).hexdigest()[:6]
-    row = found.narrations.to_pylist()[0]
+    row = annotations.narrations.to_pylist()[0]
     assert row["key"] == f"{escape_id('u.1')}_c2_00001234-{digest}"
     assert (row["tag_verb"], row["tag_noun"], row["text"]) == ([], [], "é")
     digest = hashlib.sha256(b"s").hexdigest()[:6]
-    row = found.summaries.to_pylist()[0]
+    row = annotations.summaries.to_pylist()[0]
     assert row["key"] == f"{escape_id('u.1')}_s2_00003000-00004500-{digest}"
     assert (row["narration_time"], row["clip_start"], row["clip_end"]) == (3.0, 3.0, 4.5)
 
 
-def test_order_in_the_file_means_nothing_and_dropping_entries_moves_no_key(tmp_path: Path) -> None:
+def test_keys_do_not_depend_on_order_or_on_other_entries(tmp_path: Path) -> None:
     whole = read(tmp_path, file(), alpha=4.9)
     content = dict(reversed(file().items()))
     for passes in content.values():
@@ -186,7 +186,7 @@ def test_order_in_the_file_means_nothing_and_dropping_entries_moves_no_key(tmp_p
     assert set(fewer.narrations["key"].to_pylist()) < set(whole.narrations["key"].to_pylist())
 
 
-def test_empty_unsure_and_repeated_narrations_are_filtered_and_move_no_window(tmp_path: Path) -> None:
+def test_filtered_narrations_do_not_change_other_clips(tmp_path: Path) -> None:
     content = file()
     before = read(tmp_path, content)
     content["u.1"]["narration_pass_1"]["narrations"] += [
@@ -195,29 +195,31 @@ def test_empty_unsure_and_repeated_narrations_are_filtered_and_move_no_window(tm
         say(902.0, " \n"),
         say(3.0, "#C C walks 3.0"),
     ]
-    found = read(tmp_path, content)
-    assert windows_of(found) == windows_of(before)
-    assert sorted(found.rejects["reason"].to_pylist()) == ["duplicate row", "empty text", "unsure", "unsure"]
-    assert set(found.rejects["status"].to_pylist()) == {"filtered"}
-    assert "u.1_" not in found.rejects["item"].to_pylist()
-    details = found.rejects["detail"].to_pylist()
+    annotations = read(tmp_path, content)
+    assert windows_of(annotations) == windows_of(before)
+    assert sorted(annotations.rejects["reason"].to_pylist()) == ["duplicate row", "empty text", "unsure", "unsure"]
+    assert set(annotations.rejects["status"].to_pylist()) == {"filtered"}
+    assert "u.1_" not in annotations.rejects["item"].to_pylist()
+    details = annotations.rejects["detail"].to_pylist()
     assert any("narration.json:u.1.narration_pass_1.narrations[7]" in d and "narrations[1]" in d for d in details)
 
 
-def test_what_lies_past_the_end_is_filtered_and_what_reaches_past_it_is_clamped(tmp_path: Path) -> None:
+def test_clips_are_clamped_to_the_video_or_filtered(tmp_path: Path) -> None:
     metadata = write(tmp_path / "ego4d.json", {"videos": [{"video_uid": "u", "duration_sec": 100.0}]})
     content = {"u": {"narration_pass_1": {}}}
     content["u"]["narration_pass_1"]["narrations"] = [say(0.1, "a"), say(99.8, "b"), say(100.2, "c"), say(101.0, "d")]
     content["u"]["narration_pass_1"]["summaries"] = [summary(0, 120), summary(100, 130)]
-    found = read(tmp_path, content, metadata=metadata)
-    assert windows_of(found) == {
+    annotations = read(tmp_path, content, metadata=metadata)
+    assert windows_of(annotations) == {
         ("u", 1, 0.1): (0.0, 0.6),
         ("u", 1, 99.8): (pytest.approx(99.3), 100.0),
         ("u", 1, 100.2): (pytest.approx(99.7), 100.0),
     }
-    assert found.summaries["clip_end"].to_pylist() == [100.0]
-    assert found.rejects["reason"].to_pylist() == ["past the end of the video"] * 2
-    assert "101" in found.rejects["detail"].to_pylist()[0] or "100.5" in found.rejects["detail"].to_pylist()[0]
+    assert annotations.summaries["clip_end"].to_pylist() == [100.0]
+    assert annotations.rejects["reason"].to_pylist() == ["past the end of the video"] * 2
+    assert (
+        "101" in annotations.rejects["detail"].to_pylist()[0] or "100.5" in annotations.rejects["detail"].to_pylist()[0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -237,14 +239,14 @@ def test_what_lies_past_the_end_is_filtered_and_what_reaches_past_it_is_clamped(
         (say(1.0, "\ud800"), "malformed text"),
     ],
 )
-def test_an_entry_of_a_wrong_type_is_a_reject_with_its_place(tmp_path: Path, entry: Any, reason: str) -> None:
+def test_an_entry_of_a_wrong_type_is_rejected_with_its_location(tmp_path: Path, entry: Any, reason: str) -> None:
     content = file({("u", 1): [1.0, 2.0]})
     content["u"]["narration_pass_1"]["narrations"].insert(1, entry)
-    found = read(tmp_path, content)
-    (reject,) = found.rejects.to_pylist()
+    annotations = read(tmp_path, content)
+    (reject,) = annotations.rejects.to_pylist()
     assert (reject["reason"], reject["status"]) == (reason, "failed")
     assert reject["item"] == "narration.json:u.narration_pass_1.narrations[1]"
-    assert found.narrations.num_rows == 2
+    assert annotations.narrations.num_rows == 2
 
 
 @pytest.mark.parametrize(
@@ -256,9 +258,9 @@ def test_an_entry_of_a_wrong_type_is_a_reject_with_its_place(tmp_path: Path, ent
         (summary(5, 6, ""), "empty text", "filtered"),
     ],
 )
-def test_a_summary_that_cannot_be_used_is_a_reject(tmp_path: Path, entry: Any, reason: str, status: str) -> None:
-    found = read(tmp_path, {"u": {"narration_pass_1": {"summaries": [entry]}}})
-    (reject,) = found.rejects.to_pylist()
+def test_an_unusable_summary_is_rejected(tmp_path: Path, entry: Any, reason: str, status: str) -> None:
+    annotations = read(tmp_path, {"u": {"narration_pass_1": {"summaries": [entry]}}})
+    (reject,) = annotations.rejects.to_pylist()
     assert (reject["set"], reject["reason"], reject["status"]) == ("summaries", reason, status)
 
 
@@ -273,7 +275,7 @@ def test_a_summary_that_cannot_be_used_is_a_reject(tmp_path: Path, entry: Any, r
         ({"a/b": {"narration_pass_1": {}}}, "malformed video_uid"),
     ],
 )
-def test_a_container_of_a_wrong_type_is_one_reject(tmp_path: Path, content: Any, reason: str) -> None:
+def test_a_container_of_a_wrong_type_is_one_rejected_row(tmp_path: Path, content: Any, reason: str) -> None:
     assert read(tmp_path, content).rejects["reason"].to_pylist() == [reason]
 
 
@@ -290,23 +292,23 @@ def test_a_container_of_a_wrong_type_is_one_reject(tmp_path: Path, content: Any,
         (b"{5: 6}", "expected a name in quotes"),
     ],
 )
-def test_a_file_that_is_not_such_json_is_an_error_with_its_place(tmp_path: Path, content: bytes, message: str) -> None:
+def test_malformed_json_is_an_error_with_line_and_column(tmp_path: Path, content: bytes, message: str) -> None:
     with pytest.raises(AnnotationError, match=f"narration.json.*{message}"):
         read(tmp_path, content)
 
 
-def test_a_video_without_narrations_is_a_video_all_the_same(tmp_path: Path) -> None:
-    found = read(tmp_path, {"u": {"status": "redacted"}, "v": {"narration_pass_1": {"narrations": [say(1)]}}})
-    assert found.videos["video_uid"].to_pylist() == ["u", "v"]
+def test_a_video_without_narrations_is_in_the_videos_table(tmp_path: Path) -> None:
+    annotations = read(tmp_path, {"u": {"status": "redacted"}, "v": {"narration_pass_1": {"narrations": [say(1)]}}})
+    assert annotations.videos["video_uid"].to_pylist() == ["u", "v"]
 
 
 @FAST
 @given(data=st.data())
-def test_every_entry_lands_once_whatever_it_is(tmp_path: Path, data: st.DataObject) -> None:
+def test_every_entry_is_accounted_for_once(tmp_path: Path, data: st.DataObject) -> None:
     content = copy.deepcopy(file())
     junk = st.none() | st.booleans() | st.integers(-5, 10**30) | st.floats() | st.text(max_size=3) | st.just([{}])
     for entry in entries(content):
         if data.draw(st.integers(0, 3)) == 0:
             entry[data.draw(st.sampled_from(sorted(entry)))] = data.draw(junk)
-    found = read(tmp_path, content)
-    assert sum(found.input_rows[name] for name in ("clips", "summaries")) == len(entries(content))
+    annotations = read(tmp_path, content)
+    assert sum(annotations.input_rows[name] for name in ("clips", "summaries")) == len(entries(content))

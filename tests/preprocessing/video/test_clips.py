@@ -16,8 +16,8 @@ from PIL import Image
 from preprocessing.config import ChunkConfig
 from preprocessing.video.chunks import chunk_path
 from preprocessing.video.clips import CutError, Cutter, PacketSpan, read_packet_span
-from tests.preprocessing.chunking import CONFIG, FFMPEG, make_chunks
 from tests.media import numbers, read_number, steady, write_video
+from tests.preprocessing.chunking import CONFIG, FFMPEG, make_chunks
 
 FPS, PER_CHUNK, FRAMES = CONFIG.fps, CONFIG.seconds * CONFIG.fps, 330
 
@@ -29,7 +29,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def stretch(work: Path, first: int, stop: int) -> PacketSpan:
+def packet_span(work: Path, first: int, stop: int) -> PacketSpan:
     wanted = range(first // PER_CHUNK, (stop - 1) // PER_CHUNK + 1)
     return read_packet_span(
         [(chunk_path(work, "video", i, "full"), i * PER_CHUNK) for i in wanted], fps=FPS, first=first, stop=stop
@@ -40,7 +40,7 @@ def stretch(work: Path, first: int, stop: int) -> PacketSpan:
 @given(first=st.integers(0, FRAMES - 1), length=st.integers(1, 200))
 def test_stored_frames_are_those_of_the_grid(first: int, length: int, work: Path) -> None:
     stop = min(first + length, FRAMES)
-    with Cutter(stretch(work, first, stop)) as cutter:
+    with Cutter(packet_span(work, first, stop)) as cutter:
         cut = cutter.cut(first, stop)
     assert numbers(io.BytesIO(cut.mp4)) == list(range(cut.first, cut.first + cut.frames))
     assert cut.first <= first and cut.first + cut.frames >= stop
@@ -56,7 +56,7 @@ def test_stored_frames_are_those_of_the_grid(first: int, length: int, work: Path
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(first=st.integers(0, FRAMES - 60), length=st.integers(1, 60))
 def test_the_jpeg_is_the_stored_key_frame_nearest_to_the_middle(first: int, length: int, work: Path) -> None:
-    with Cutter(stretch(work, first, first + length)) as cutter:
+    with Cutter(packet_span(work, first, first + length)) as cutter:
         cut = cutter.cut(first, first + length)
     shown = read_number(np.asarray(Image.open(io.BytesIO(cut.jpg))))
     middle = first + (length - 1) / 2
@@ -64,21 +64,21 @@ def test_the_jpeg_is_the_stored_key_frame_nearest_to_the_middle(first: int, leng
     assert abs(shown - middle) == min(abs(key - middle) for key in keys)
 
 
-def test_a_cut_does_not_depend_on_the_stretch_it_is_cut_from(work: Path) -> None:
-    with Cutter(stretch(work, 0, FRAMES)) as wide, Cutter(stretch(work, 100, 150)) as narrow:
+def test_a_cut_does_not_depend_on_its_packet_span(work: Path) -> None:
+    with Cutter(packet_span(work, 0, FRAMES)) as wide, Cutter(packet_span(work, 100, 150)) as narrow:
         assert wide.cut(100, 150) == narrow.cut(100, 150)
         assert wide.cut(100, 150) == wide.cut(100, 150)
 
 
-def test_chunks_of_different_make_are_not_joined(work: Path, tmp_path: Path) -> None:
+def test_chunks_with_different_encoding_are_not_joined(work: Path, tmp_path: Path) -> None:
     make_chunks(work / "v.mp4", tmp_path, config=ChunkConfig(seconds=4, short_side=64))
     mixed = [(chunk_path(work, "video", 0, "full"), 0), (chunk_path(tmp_path, "video", 1, "full"), PER_CHUNK)]
     with pytest.raises(CutError, match="cannot be joined"):
         read_packet_span(mixed, fps=FPS, first=110, stop=130)
 
 
-def test_frames_that_a_chunk_does_not_hold_are_an_error(work: Path) -> None:
-    with Cutter(stretch(work, 200, 240)) as cutter, pytest.raises(CutError, match="ends before frame 299"):
+def test_frames_outside_the_chunks_are_an_error(work: Path) -> None:
+    with Cutter(packet_span(work, 200, 240)) as cutter, pytest.raises(CutError, match="ends before frame 299"):
         cutter.cut(210, 300)
 
 
@@ -89,7 +89,7 @@ def test_the_jpeg_has_the_colours_of_the_video(matrix: str, tmp_path: Path) -> N
     video = [str(tmp_path / "v.mp4"), "-c:v", "libx264", "-crf", "5"]
     subprocess.run([FFMPEG, "-v", "error", *source, "-vf", convert, *video[1:], video[0]], check=True)
     make_chunks(tmp_path / "v.mp4", tmp_path)
-    with Cutter(stretch(tmp_path, 0, 10)) as cutter:
+    with Cutter(packet_span(tmp_path, 0, 10)) as cutter:
         jpg = np.asarray(Image.open(io.BytesIO(cutter.cut(0, 10).jpg))).astype(int)
     with av.open(str(tmp_path / "v.mp4")) as container:
         frame = next(container.decode(video=0)).reformat(width=jpg.shape[1], height=jpg.shape[0], format="rgb24")

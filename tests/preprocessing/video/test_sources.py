@@ -10,7 +10,7 @@ from preprocessing.errors import TransientError, UsageError
 from preprocessing.video.sources import ProbeTask, find_videos, probe_video, subset
 
 
-def test_any_extension_and_ids_with_dots(tmp_path: Path) -> None:
+def test_videos_are_found_with_any_extension_and_dots_in_ids(tmp_path: Path) -> None:
     for name in ("a.mp4", "b.MKV", "odd.id.webm", "plain", ".hidden.mp4"):
         (tmp_path / name).touch()
     assert {uid: path.name for uid, path in find_videos(tmp_path).items()} == {
@@ -35,7 +35,7 @@ def test_an_empty_or_absent_root_is_a_usage_error(tmp_path: Path) -> None:
         find_videos(tmp_path / "nowhere")
 
 
-def test_a_file_that_goes_is_the_videos_fault_and_a_mount_that_goes_is_not(tmp_path: Path) -> None:
+def test_a_deleted_file_fails_the_video_but_a_lost_mount_stops_the_build(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
     (root / "other.mp4").touch()
@@ -46,7 +46,7 @@ def test_a_file_that_goes_is_the_videos_fault_and_a_mount_that_goes_is_not(tmp_p
         probe_video(task)
 
 
-def test_a_subset_is_the_same_wherever_it_is_chosen() -> None:
+def test_a_subset_is_reproducible() -> None:
     uids = [f"video-{i}" for i in range(100)]
     chosen = subset(uids, limit=10, seed=0)
     assert len(chosen) == 10 and chosen == subset(reversed(uids), limit=10, seed=0)

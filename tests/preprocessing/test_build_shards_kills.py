@@ -1,4 +1,4 @@
-"""A build that is killed at any moment, as a whole or a worker at a time, ends with the bytes of one that never was."""
+"""Builds that are killed at random times, as a whole or one worker at a time, still give the same bytes."""
 
 from __future__ import annotations
 
@@ -12,22 +12,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.preprocessing.world import World, files_of, make_world
+from tests.preprocessing.world import World, files_of
 
+pytestmark = pytest.mark.medium
 KILLS = 20
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("world") / "in")
-
-
-@pytest.fixture(scope="module")
-def expected(world: World) -> dict[str, bytes]:
+def expected(built: Path) -> dict[str, bytes]:
     """Every file of an undisturbed build."""
-    done = world.build(world.root.parent / "built")
-    assert done.returncode == 0, done.stderr
-    return files_of(world.root.parent / "built" / "shards")
+    return files_of(built / "shards")
 
 
 def _is_worker(process: psutil.Process) -> bool:
@@ -38,7 +32,7 @@ def _is_worker(process: psutil.Process) -> bool:
 
 
 def kill_tree(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process and everything that came of it, without warning."""
+    """Kill a process and all its descendants with SIGKILL."""
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     for member in family:
         try:
@@ -49,7 +43,7 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
 
 
 def progress(output: Path) -> int:
-    """Return how many files a build has finished or begun."""
+    """Return the number of files that a build has written so far."""
     return sum(
         1 for folder in ("work/chunks", "work/plan", "shards") for p in (output / folder).rglob("*") if p.is_file()
     )
@@ -60,7 +54,7 @@ def test_kills_of_the_whole_tree(world: World, expected: dict[str, bytes], tmp_p
     killed, output = 0, tmp_path / "0"
     moments = set()
     while killed < KILLS:
-        # Anywhere between before the first file and after the last, and then at any instant of what goes on there.
+        # At a random number of files, from before the first to after the last, plus a random delay.
         until = progress(output) + chance.randrange(12) if chance.random() < 0.8 else 0
         process = subprocess.Popen(world.arguments(output), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while process.poll() is None and progress(output) < until:

@@ -1,4 +1,4 @@
-"""A build over real videos: film, rotated, odd-sized, 10-bit, HEVC, VP9, several streams."""
+"""Builds over real videos: rotated, odd-sized, 10-bit, HEVC, VP9, several streams, and pixels compared with a film."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 
 from preprocessing.video.probe import probe
 from preprocessing.video.transcode import stored_size
@@ -17,9 +18,11 @@ from shards.dataset import open_dataset, read_member
 from shards.verify.__main__ import main as verify
 from tests.paths import REPOSITORY, shared
 
+pytestmark = pytest.mark.medium
+
 
 def narrations(videos: list[Path]) -> dict:
-    """Return annotations of real videos in the form of Ego4D's narration.json."""
+    """Return annotations of real videos in the format of Ego4D's narration.json."""
     value = {}
     for path in videos:
         seconds = probe(path).duration
@@ -61,7 +64,7 @@ def test_every_real_video_is_packed_or_failed_with_a_true_reason(tmp_path: Path)
     assert verify([str(tmp_path / "shards")]) == 0
     ledger = pq.read_table(tmp_path / "shards" / "ledger.parquet").to_pylist()
     status = {row["item"]: row["status"] for row in ledger if row["set"] == "videos"}
-    # SOURCES.md lies beside the videos, but no annotation names it.
+    # The folder also contains SOURCES.md, which no annotation mentions.
     assert status == {path.stem: "packed" for path in videos}
     assert not [row for row in ledger if row["status"] == "failed"]
 
@@ -72,11 +75,11 @@ def test_every_real_video_is_packed_or_failed_with_a_true_reason(tmp_path: Path)
             assert (row["width"], row["height"]) == stored_size(source, is_stereo=False, short_side=256)
 
 
-def test_a_clip_looks_like_its_stretch_of_the_film(tmp_path: Path) -> None:
-    film = shared("media/sintel_30s_854x480_24fps_h264.mp4")
+def test_a_clip_shows_the_frames_of_its_source(tmp_path: Path) -> None:
+    video = shared("media/sintel_30s_854x480_24fps_h264.mp4")
     (tmp_path / "videos").mkdir()
-    (tmp_path / "videos" / "film.mp4").symlink_to(film)
-    (tmp_path / "narration.json").write_text(json.dumps(narrations([tmp_path / "videos" / "film.mp4"])))
+    (tmp_path / "videos" / "sintel.mp4").symlink_to(video)
+    (tmp_path / "narration.json").write_text(json.dumps(narrations([tmp_path / "videos" / "sintel.mp4"])))
     subprocess.run(
         [
             sys.executable, "preprocessing/build_shards.py", "--config=configs/preprocess/ego4d.yaml",
@@ -86,7 +89,7 @@ def test_a_clip_looks_like_its_stretch_of_the_film(tmp_path: Path) -> None:
         ],
         cwd=REPOSITORY, check=True, capture_output=True,
     )  # fmt: skip
-    with av.open(str(film)) as container:
+    with av.open(str(video)) as container:
         source = [frame.reformat(456, 256, format="gray").to_ndarray() for frame in container.decode(video=0)]
     (shard,) = open_dataset(tmp_path / "shards").split("clips", "train").shards
     rows = shard.rows().to_pylist()
@@ -99,5 +102,5 @@ def test_a_clip_looks_like_its_stretch_of_the_film(tmp_path: Path) -> None:
         for i in range(row["first_frame"], row["first_frame"] + row["clip_frames"], 5):
             at = (row["media_start"] + i / row["fps"]) * 24
             candidates = [source[n] for n in {int(at), min(round(at), len(source) - 1)} if n < len(source)]
-            error = min(np.abs(stored[i].astype(int) - picture.astype(int)).mean() for picture in candidates)
+            error = min(np.abs(stored[i].astype(int) - frame.astype(int)).mean() for frame in candidates)
             assert error < 4, (row["key"], i, error)

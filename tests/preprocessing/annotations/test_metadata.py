@@ -1,4 +1,4 @@
-"""What every reader shares: configuration, metadata, splits, exclusion, and the tables on disk."""
+"""Metadata, splits, and lists of videos that are excluded or in the val split."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from configs.loading import ConfigError, from_dict, load, to_yaml
 from preprocessing.annotations import AnnotationError, AnnotationsConfig, read_annotations
 from preprocessing.annotations.metadata import read_uids
 from tests.preprocessing.annotation_files import SUMMARY_COLUMNS, row, table, write
@@ -34,9 +33,9 @@ EGO4D = {
 }
 
 
-def test_metadata_give_duration_stereo_and_the_split_that_any_field_names(tmp_path: Path, clips: Path) -> None:
-    found = videos(AnnotationsConfig(egoclip=clips, metadata=write(tmp_path / "ego4d.json", EGO4D)))
-    assert {uid: (v["duration"], v["is_stereo"], v["split"]) for uid, v in found.items()} == {
+def test_metadata_provide_duration_stereo_flag_and_split(tmp_path: Path, clips: Path) -> None:
+    by_uid = videos(AnnotationsConfig(egoclip=clips, metadata=write(tmp_path / "ego4d.json", EGO4D)))
+    assert {uid: (v["duration"], v["is_stereo"], v["split"]) for uid, v in by_uid.items()} == {
         "v0": (61.5, True, "train"),
         "v1": (62.0, False, "val"),
         "v2": (56.0, False, "test"),  # the longest that egoclip.csv states
@@ -45,10 +44,10 @@ def test_metadata_give_duration_stereo_and_the_split_that_any_field_names(tmp_pa
     }
 
 
-def test_split_fields_are_those_of_the_configuration_and_must_be_there(tmp_path: Path, clips: Path) -> None:
+def test_split_fields_are_configurable_and_must_exist(tmp_path: Path, clips: Path) -> None:
     metadata = write(tmp_path / "ego4d.json", EGO4D)
-    found = videos(AnnotationsConfig(egoclip=clips, metadata=metadata, split_fields=("split_em",)))
-    assert [found[uid]["split"] for uid in ("v0", "v1", "v2", "w")] == ["train", "train", "val", "train"]
+    by_uid = videos(AnnotationsConfig(egoclip=clips, metadata=metadata, split_fields=("split_em",)))
+    assert [by_uid[uid]["split"] for uid in ("v0", "v1", "v2", "w")] == ["train", "train", "val", "train"]
     assert {
         v["split"] for v in videos(AnnotationsConfig(egoclip=clips, metadata=metadata, split_fields=())).values()
     } == {"train"}
@@ -56,26 +55,28 @@ def test_split_fields_are_those_of_the_configuration_and_must_be_there(tmp_path:
         videos(AnnotationsConfig(egoclip=clips, metadata=metadata, split_fields=("split_em", "split_ltaa")))
 
 
-def test_a_list_makes_videos_val_but_never_a_test_video(tmp_path: Path, clips: Path) -> None:
+def test_a_val_list_moves_videos_to_val_but_not_from_test(tmp_path: Path, clips: Path) -> None:
     metadata, val = write(tmp_path / "ego4d.json", EGO4D), write(tmp_path / "val.txt", "v0\n\nv2\nabsent\n")
-    found = videos(AnnotationsConfig(egoclip=clips, metadata=metadata, val_list=val))
-    assert [found[uid]["split"] for uid in ("v0", "v1", "v2", "v3")] == ["val", "val", "test", "train"]
+    by_uid = videos(AnnotationsConfig(egoclip=clips, metadata=metadata, val_list=val))
+    assert [by_uid[uid]["split"] for uid in ("v0", "v1", "v2", "v3")] == ["val", "val", "test", "train"]
 
 
 @pytest.mark.parametrize("heading", ["video_uid,canonical,length,is_stereo", "canonical,video_uid,length,is_stereo"])
-def test_a_manifest_has_the_uid_by_name_and_the_duration_third(tmp_path: Path, clips: Path, heading: str) -> None:
+def test_a_manifest_has_the_uid_by_name_and_the_duration_in_its_third_column(
+    tmp_path: Path, clips: Path, heading: str
+) -> None:
     order = heading.split(",")
     lines = [heading]
     for uid, seconds, stereo in (("v0", "10.5", "True"), ("v1", "", ""), ("v9", "7", "0")):
         cells = {"video_uid": uid, "canonical": "x", "length": seconds, "is_stereo": stereo}
         lines.append(",".join(cells[name] for name in order))
-    found = videos(AnnotationsConfig(egoclip=clips, metadata=write(tmp_path / "manifest.csv", "\r\n".join(lines))))
-    assert (found["v0"]["duration"], found["v0"]["is_stereo"]) == (10.5, True)
-    assert found["v1"]["duration"] == 55.0
-    assert found["v9"]["duration"] == 7.0
+    by_uid = videos(AnnotationsConfig(egoclip=clips, metadata=write(tmp_path / "manifest.csv", "\r\n".join(lines))))
+    assert (by_uid["v0"]["duration"], by_uid["v0"]["is_stereo"]) == (10.5, True)
+    assert by_uid["v1"]["duration"] == 55.0
+    assert by_uid["v9"]["duration"] == 7.0
 
 
-def test_metadata_rows_that_cannot_be_read_are_rejects_and_their_split_holds(tmp_path: Path, clips: Path) -> None:
+def test_malformed_metadata_rows_are_rejected_but_their_split_counts(tmp_path: Path, clips: Path) -> None:
     rows: list[Any] = [
         {"video_uid": "v0", "duration_sec": -5, "split_em": "test"},
         {"video_uid": "v1", "duration_sec": "long"},
@@ -86,10 +87,10 @@ def test_metadata_rows_that_cannot_be_read_are_rejects_and_their_split_holds(tmp
         {"video_uid": "w", "duration_sec": 9.0},
         {"video_uid": "w", "duration_sec": 8.0},
     ]
-    found = read_annotations(
+    annotations = read_annotations(
         AnnotationsConfig(egoclip=clips, metadata=write(tmp_path / "ego4d.json", {"videos": rows}))
     )
-    assert [(r["item"], r["reason"], r["status"]) for r in found.rejects.to_pylist()] == [
+    assert [(r["item"], r["reason"], r["status"]) for r in annotations.rejects.to_pylist()] == [
         ("ego4d.json:videos[0]", "malformed duration_sec", "failed"),
         ("ego4d.json:videos[1]", "malformed duration_sec", "failed"),
         ("ego4d.json:videos[2]", "malformed is_stereo", "failed"),
@@ -98,15 +99,15 @@ def test_metadata_rows_that_cannot_be_read_are_rejects_and_their_split_holds(tmp
         ("ego4d.json:videos[6]", "duplicate row", "filtered"),
         ("ego4d.json:videos[7]", "duplicate identity", "failed"),
     ]
-    assert found.input_rows["videos"] == 8
-    by_uid = {v["video_uid"]: v for v in found.videos.to_pylist()}
+    assert annotations.input_rows["videos"] == 8
+    by_uid = {v["video_uid"]: v for v in annotations.videos.to_pylist()}
     assert (by_uid["v0"]["split"], by_uid["v0"]["duration"], by_uid["w"]["duration"]) == ("test", 54.0, 9.0)
 
 
-def test_a_manifest_row_of_another_width_is_a_reject_with_its_line(tmp_path: Path, clips: Path) -> None:
+def test_a_manifest_row_with_too_few_columns_is_rejected_with_its_line(tmp_path: Path, clips: Path) -> None:
     metadata = write(tmp_path / "manifest.csv", "video_uid,a,b\nv0,x,5\nv1,x\nv2,x,abc\n")
-    found = read_annotations(AnnotationsConfig(egoclip=clips, metadata=metadata))
-    assert [(r["item"], r["reason"]) for r in found.rejects.to_pylist()] == [
+    annotations = read_annotations(AnnotationsConfig(egoclip=clips, metadata=metadata))
+    assert [(r["item"], r["reason"]) for r in annotations.rejects.to_pylist()] == [
         ("manifest.csv:3", "wrong number of columns"),
         ("manifest.csv:4", "malformed duration_sec"),
     ]
@@ -129,14 +130,14 @@ def test_a_manifest_row_of_another_width_is_a_reject_with_its_line(tmp_path: Pat
         ),
     ],
 )  # fmt: skip
-def test_videos_that_evaluation_uses_enter_no_set(tmp_path: Path, clips: Path, name: str, content: Any) -> None:
+def test_excluded_videos_enter_no_pretraining_set(tmp_path: Path, clips: Path, name: str, content: Any) -> None:
     listing = write(tmp_path / name, content)
     assert read_uids(listing) == ["unknown", "v1", "v3"]
     summaries = write(tmp_path / "s.csv", table([row(0, video_uid="v1"), row(1, video_uid="v0")], SUMMARY_COLUMNS))
-    found = read_annotations(AnnotationsConfig(egoclip=clips, egosummary=summaries, exclude=(listing,)))
-    used = found.narrations["video_uid"].to_pylist() + found.summaries["video_uid"].to_pylist()
+    annotations = read_annotations(AnnotationsConfig(egoclip=clips, egosummary=summaries, exclude=(listing,)))
+    used = annotations.narrations["video_uid"].to_pylist() + annotations.summaries["video_uid"].to_pylist()
     assert set(used) == {"v0", "v2"}
-    rejects = found.rejects.to_pylist()
+    rejects = annotations.rejects.to_pylist()
     assert len(rejects) == 5 and {r["video_uid"] for r in rejects} == {"v1", "v3"}
     assert {(r["status"], r["reason"]) for r in rejects} == {("filtered", "excluded: used by evaluation")}
     assert {r["item"] for r in rejects} == {
@@ -150,37 +151,7 @@ def test_videos_that_evaluation_uses_enter_no_set(tmp_path: Path, clips: Path, n
 
 
 @pytest.mark.parametrize("content", ["", "# nothing\n\n", "[]", "v1 v2\n", b"\xff\xfe\n", "v1,v2\n"])
-def test_a_list_that_would_exclude_nothing_or_something_else_is_an_error(
-    tmp_path: Path, clips: Path, content: str | bytes
-) -> None:
+def test_an_exclusion_list_without_valid_uids_is_an_error(tmp_path: Path, clips: Path, content: str | bytes) -> None:
     listing = write(tmp_path / "exclude", content)
     with pytest.raises(AnnotationError, match="exclude"):
         read_annotations(AnnotationsConfig(egoclip=clips, exclude=(listing,)))
-
-
-@pytest.mark.parametrize(
-    ("tree", "message"),
-    [
-        ({"egoclip": "a", "narrations": "b"}, "give one of the two"),
-        ({"egosummary": "a"}, "goes with annotations.egoclip"),
-        ({"narrations": "a", "alpha": 0.0}, "alpha = 0.0: Input should be greater than 0"),
-        ({"egoclip": "a", "alpha": 4.9}, "has no effect"),
-        ({"narrations": "a", "split_fields": [""]}, "empty field name"),
-        ({"egoclips": "a"}, "did you mean egoclip"),
-    ],
-)
-def test_a_configuration_that_contradicts_itself_is_an_error(tree: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        from_dict(AnnotationsConfig, tree)
-
-
-def test_the_configuration_survives_yaml(tmp_path: Path) -> None:
-    config = from_dict(AnnotationsConfig, {"narrations": "n.json", "exclude": ["a", "b.json"], "alpha": 4.9})
-    assert load(AnnotationsConfig, write(tmp_path / "c.yaml", to_yaml(config))) == config
-
-
-def test_a_file_that_is_not_there_is_named_with_its_key(tmp_path: Path, clips: Path) -> None:
-    with pytest.raises(AnnotationError, match=r"annotations.exclude = .*gone.txt: there is no such file"):
-        read_annotations(AnnotationsConfig(egoclip=clips, exclude=(tmp_path / "gone.txt",)))
-    with pytest.raises(AnnotationError, match=r"set annotations.egoclip or annotations.narrations"):
-        read_annotations(AnnotationsConfig())

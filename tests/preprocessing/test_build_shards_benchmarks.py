@@ -1,4 +1,4 @@
-"""Whole builds of every benchmark: what is stored once, what is accounted for, what lies beside it."""
+"""Builds of every benchmark: distinct clips, companion files, the ledger, and sets added to an existing dataset."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,12 @@ import av
 import numpy as np
 import pytest
 
-from preprocessing.annotations import AnnotationsConfig, read_annotations
-from preprocessing.config import BuildConfig
-from preprocessing.selection import PublishedState, select
 from shards import companions, schema
 from shards.config import LoaderConfig
 from shards.dataset import open_dataset, read_member
 from shards.loader import Loader
 from shards.verify.__main__ import main as verify
+from tests.media import numbers, steady, write_video
 from tests.preprocessing.benchmark_world import (
     LATE,
     SECONDS,
@@ -31,57 +30,62 @@ from tests.preprocessing.benchmark_world import (
     BenchmarkWorld,
     make_benchmark_world,
     write_epic,
-    write_pictures,
+    write_frames,
 )
-from tests.media import numbers, steady, write_video
 from tests.preprocessing.world import World, files_of, ledger_of
 
-PICTURES_FPS = 60
+FRAMES_FPS = 60
 SPLITS = [(name, split) for name in SETS for split in schema.SETS[name].splits]
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> BenchmarkWorld:
-    return make_benchmark_world(tmp_path_factory.mktemp("benchmarks") / "in")
+pytestmark = pytest.mark.medium
 
 
 @pytest.fixture(scope="module")
-def built(world: BenchmarkWorld) -> Path:
-    """All sets in one dataset, made by two workers; not to be written to."""
-    output = world.root.parent / "built"
-    assert world.build(output, SETS, "dask.workers=2") == 0
-    return output
+def world(make_once: Callable[[str, Callable[[Path], BenchmarkWorld]], BenchmarkWorld]) -> BenchmarkWorld:
+    return make_once("benchmark-world", lambda folder: make_benchmark_world(folder / "in"))
+
+
+@pytest.fixture(scope="module")
+def built(world: BenchmarkWorld, make_once: Callable[[str, Callable[[Path], Path]], Path]) -> Path:
+    """All sets in one dataset, built by two workers; not to be modified."""
+
+    def make(folder: Path) -> Path:
+        assert world.build(folder, SETS, "dask.workers=2") == 0
+        return folder
+
+    return make_once("benchmarks-built", make)
 
 
 def samples(output: Path, set_name: str, split: str) -> dict[str, tuple[dict[str, Any], bytes]]:
     """Return key → record and mp4."""
-    found = {}
+    result = {}
     for shard in open_dataset(output / "shards").split(set_name, split).shards:
         for row in shard.rows().to_pylist():
             record = json.loads(read_member(shard.path, row["json_offset"], row["json_size"]))
-            found[row["key"]] = record, read_member(shard.path, row["mp4_offset"], row["mp4_size"])
-    return found
+            result[row["key"]] = record, read_member(shard.path, row["mp4_offset"], row["mp4_size"])
+    return result
 
 
-def test_verify_finds_it_sound(built: Path) -> None:
+def test_verify_finds_no_fault(built: Path) -> None:
     assert verify([str(built / "shards")]) == 0
 
 
 @pytest.mark.parametrize(("set_name", "split"), SPLITS)
 def test_every_stored_frame_shows_the_source_at_its_time(built: Path, set_name: str, split: str) -> None:
-    found = samples(built, set_name, split)
-    assert found
-    for record, mp4 in found.values():
+    stored = samples(built, set_name, split)
+    assert stored
+    for record, mp4 in stored.values():
         assert record["fps"] == (2.0 if schema.SETS[set_name].is_long else 30.0)
         times = [record["media_start"] + i / record["fps"] for i in range(record["num_frames"])]
         assert numbers(io.BytesIO(mp4)) == [round(time * 30) for time in times]
 
 
 @pytest.mark.parametrize("set_name", SETS)
-def test_a_set_built_alone_from_its_own_configuration_is_the_same(
+def test_a_set_built_alone_has_the_same_bytes(
     world: BenchmarkWorld, built: Path, tmp_path: Path, set_name: str
 ) -> None:
-    """One worker here, two there; alone here, beside four others there: the shards and the labels do not tell."""
+    """Shards and labels depend neither on the number of workers nor on the other sets of the dataset."""
     assert world.build(tmp_path, [set_name]) == 0
     ours = files_of(tmp_path / "shards" / set_name)
     assert ours == files_of(built / "shards" / set_name)
@@ -89,7 +93,7 @@ def test_a_set_built_alone_from_its_own_configuration_is_the_same(
     assert {row["set"] for row in ledger_of(tmp_path)} == {set_name, "videos"}
 
 
-def test_questions_name_every_clip_once_stored_or_not(built: Path) -> None:
+def test_questions_refer_to_every_clip_whether_packed_or_not(built: Path) -> None:
     asked = companions.read_questions(built / "shards" / "egomcq" / "test" / "questions.json")
     assert len(asked.questions) == 2 * (len(TIMES) + 1) and len(asked.rejected) == 1
     assert {question.type for question in asked.questions} == {"inter", "intra"}
@@ -109,7 +113,7 @@ def test_questions_name_every_clip_once_stored_or_not(built: Path) -> None:
     assert LATE[0] > max(SECONDS.values())
 
 
-def test_a_broken_video_loses_the_clips_that_its_damage_touches_and_no_others(built: Path) -> None:
+def test_a_broken_video_loses_only_the_clips_that_overlap_its_damage(built: Path) -> None:
     rows = [row for row in ledger_of(built) if row["video_uid"] == "broken" and row["set"] != "videos"]
     lost = [row for row in rows if row["reason"] == "damaged source"]
     assert lost and all("broken frames" in row["detail"] for row in lost)
@@ -130,7 +134,7 @@ def test_every_row_of_every_file_is_accounted_for(built: Path) -> None:
     assert ("charades_ego", "malformed cls") in named and ("howto100m", "malformed label") in named
 
 
-def test_labels_stand_beside_the_shards_in_the_order_of_their_file(built: Path) -> None:
+def test_labels_keep_the_order_of_their_file(built: Path) -> None:
     root = built / "shards"
     epic = companions.read_companion(root, "epic_mir", "test", companions.EpicLabels)
     assert [video.narration_id for video in epic.videos] == [
@@ -151,7 +155,7 @@ def test_labels_stand_beside_the_shards_in_the_order_of_their_file(built: Path) 
     }.items()
 
 
-def test_a_whole_video_ends_where_it_ends(built: Path) -> None:
+def test_a_whole_video_is_packed_up_to_its_end(built: Path) -> None:
     ((key, (record, mp4)),) = samples(built, "charades_ego", "test").items()
     assert record["video_uid"] == "v.2 ü" and key.endswith("_a0_whole")
     assert (record["clip_start"], record["clip_end"]) == (0.0, pytest.approx(SECONDS["v.2 ü"], abs=0.04))
@@ -163,11 +167,11 @@ def test_a_whole_video_ends_where_it_ends(built: Path) -> None:
 
 
 def test_action_segments_have_their_class(built: Path) -> None:
-    found = [record for record, _ in samples(built, "charades_ego", "train").values()]
-    assert sorted((r["clip_start"], r["action"]) for r in found) == [
+    records = [record for record, _ in samples(built, "charades_ego", "train").values()]
+    assert sorted((r["clip_start"], r["action"]) for r in records) == [
         (start, i % 2) for i, (start, _) in enumerate(TIMES)
     ]
-    assert {r["text"] for r in found} == {"Holding some clothes", "FfmpegInput a door"}
+    assert {r["text"] for r in records} == {"Holding some clothes", "FfmpegInput a door"}
 
 
 @pytest.mark.parametrize(("set_name", "split"), SPLITS)
@@ -192,7 +196,7 @@ def test_a_second_run_has_nothing_to_do(
     assert files_of(tmp_path / "o" / "shards") == before
 
 
-def test_questions_that_are_gone_come_back_with_their_own_set(
+def test_missing_questions_are_restored_by_building_their_set(
     world: BenchmarkWorld, built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(built, tmp_path / "o", copy_function=shutil.copy2)
@@ -204,7 +208,7 @@ def test_questions_that_are_gone_come_back_with_their_own_set(
     assert {name for name in ours if ours[name] != theirs[name]} <= {"README.md", "dataset.json"}
 
 
-def test_a_killed_build_is_gone_on_with(world: BenchmarkWorld, built: Path, tmp_path: Path) -> None:
+def test_a_killed_build_is_resumed(world: BenchmarkWorld, built: Path, tmp_path: Path) -> None:
     shutil.copytree(built, tmp_path / "o", copy_function=shutil.copy2)
     root = tmp_path / "o" / "shards"
     for path in (root / "dataset.json", root / "egomcq" / "test" / "00000_stats.json"):
@@ -215,21 +219,21 @@ def test_a_killed_build_is_gone_on_with(world: BenchmarkWorld, built: Path, tmp_
     assert files_of(root) == files_of(built / "shards")
 
 
-def test_benchmarks_are_added_to_a_dataset_that_trains(tmp_path: Path, world: BenchmarkWorld) -> None:
-    """Adding a set changes no other's shards; its account, its licence and its files join those that are there."""
+def test_a_benchmark_can_be_added_to_a_dataset_for_pretraining(tmp_path: Path, world: BenchmarkWorld) -> None:
+    """Adding a set does not change the shards of others; its ledger rows, licence and files are added."""
     training = World(root=tmp_path / "in")
-    training.video("v1", 13.0)
-    training.video("talk", 6.0)
+    training.video("v1", 2.0)
+    training.video("talk", 4.0)
     for uid in ("v1", "talk", "absent"):
         training.clip(uid, 0.5, 1.5, "does it")
-        training.summary(uid, 0.0, 5.0, "did it")
+        training.summary(uid, 0.0, 4.0, "did it")
     training.write()
     exclude = f"annotations.exclude=[{world.root / 'egomcq.json'}]"
     done = training.build(tmp_path / "o", exclude)
     assert done.returncode == 0, done.stderr
     root = tmp_path / "o" / "shards"
-    first, account = files_of(root), ledger_of(tmp_path / "o")
-    assert {row["reason"] for row in account if row["video_uid"] == "v1"} == {"excluded: used by evaluation"}
+    first, ledger = files_of(root), ledger_of(tmp_path / "o")
+    assert {row["reason"] for row in ledger if row["video_uid"] == "v1"} == {"excluded: used by evaluation"}
     assert world.build(tmp_path / "o", ["egomcq"], "licence=Ask the kitchen.") == 0
     second = files_of(root)
     for name in ("clips", "summaries"):
@@ -248,11 +252,11 @@ def test_benchmarks_are_added_to_a_dataset_that_trains(tmp_path: Path, world: Be
         assert notice in after["provenance"]["licence_notice"]
     assert after["config"]["annotations"]["egoclip"] == before["config"]["annotations"]["egoclip"]
     rows = [row for row in ledger_of(tmp_path / "o") if row["set"] in ("clips", "summaries")]
-    assert rows == [row for row in account if row["set"] in ("clips", "summaries")]
+    assert rows == [row for row in ledger if row["set"] in ("clips", "summaries")]
     videos = {row["item"]: row["status"] for row in ledger_of(tmp_path / "o") if row["set"] == "videos"}
     assert videos["talk"] == videos["v1"] == "packed" and videos["absent"] == "failed"
     assert verify([str(root)]) == 0
-    # The training sets can be built on after that, though their rules exclude what the benchmark holds.
+    # The pretraining sets can still be extended, although they exclude the videos of the benchmark.
     added = training.clip("talk", 3.0, 4.0, "does one thing more")
     training.write()
     done = training.build(tmp_path / "o", exclude)
@@ -264,8 +268,9 @@ def test_benchmarks_are_added_to_a_dataset_that_trains(tmp_path: Path, world: Be
     assert verify([str(root)]) == 0
 
 
-def test_a_video_that_has_come_and_one_that_was_mended_are_appended(tmp_path: Path) -> None:
-    world = make_benchmark_world(tmp_path / "in")
+def test_a_video_added_later_and_one_that_was_repaired_are_appended(world: BenchmarkWorld, tmp_path: Path) -> None:
+    shutil.copytree(world.root, tmp_path / "in", copy_function=shutil.copy2)
+    world = BenchmarkWorld(tmp_path / "in")
     assert world.build(tmp_path, ["epic_mir"]) == 0
     first = files_of(tmp_path / "shards")
     write_video(world.videos / "absent.mp4", steady(9.0), size=SIZE)
@@ -277,20 +282,7 @@ def test_a_video_that_has_come_and_one_that_was_mended_are_appended(tmp_path: Pa
     assert verify([str(tmp_path / "shards")]) == 0
 
 
-def test_videos_that_metadata_keep_from_training_are_asked_about_all_the_same(
-    world: BenchmarkWorld, tmp_path: Path
-) -> None:
-    known = [{"video_uid": uid, "duration_sec": SECONDS[uid], "split_em": "test"} for uid in SOUND]
-    (tmp_path / "ego4d.json").write_text(json.dumps({"videos": known}))
-    files = AnnotationsConfig(egomcq=world.root / "egomcq.json", metadata=tmp_path / "ego4d.json")
-    annotations = read_annotations(files)
-    found = {uid: world.videos / uid for uid in SECONDS}
-    selection = select(annotations, found, PublishedState(), BuildConfig())
-    assert set(annotations.videos["split"].to_pylist()) == {"test", "train"}
-    assert selection.items == annotations.sets["egomcq"].num_rows and not len(selection.filtered)
-
-
-def test_a_limit_takes_some_videos_and_the_questions_stay_whole(world: BenchmarkWorld, tmp_path: Path) -> None:
+def test_a_limited_build_keeps_all_questions(world: BenchmarkWorld, tmp_path: Path) -> None:
     assert world.build(tmp_path, ["summarymcq"], "videos.limit=1") == 0
     rows = [row for row in ledger_of(tmp_path) if row["set"] == "summarymcq"]
     assert {row["reason"] for row in rows if row["status"] == "filtered"} >= {"beyond videos.limit", "video absent"}
@@ -309,7 +301,7 @@ def test_a_limit_takes_some_videos_and_the_questions_stay_whole(world: Benchmark
         (["videos.frames_fps=0"], 2, "videos.frames_fps"),
     ],
 )
-def test_a_wrong_request_is_answered_with_what_to_change(
+def test_an_invalid_request_is_refused_with_the_remedy(
     world: BenchmarkWorld, tmp_path: Path, overrides: list[str], code: int, message: str, capsys: Any
 ) -> None:
     assert world.build(tmp_path, ["egomcq"], *overrides) == code
@@ -328,43 +320,43 @@ def test_a_dry_run_counts_every_set_and_writes_nothing(
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The same coded frames as videos and as folders of pictures, each built as epic_mir."""
-    root = tmp_path_factory.mktemp("pictures")
+    """The same coded frames as videos and as folders of frames, each built as epic_mir."""
+    root = tmp_path_factory.mktemp("frames")
     for kind in ("video", "frames"):
         world = BenchmarkWorld(root / kind / "in")
         for split, uid in (("train", "P01_01"), ("test", "P01_02")):
-            write_epic(world.root, split, [uid], fps=PICTURES_FPS)
+            write_epic(world.root, split, [uid], fps=FRAMES_FPS)
             if kind == "video":
-                times = steady(9.0, PICTURES_FPS)
-                write_video(world.videos / f"{uid}.MP4", times, size=SIZE, rate=PICTURES_FPS, options={"crf": "12"})
+                times = steady(9.0, FRAMES_FPS)
+                write_video(world.videos / f"{uid}.MP4", times, size=SIZE, rate=FRAMES_FPS, options={"crf": "12"})
             else:
-                write_pictures(world.videos / "P01" / "rgb_frames" / uid, 9 * PICTURES_FPS)
+                write_frames(world.videos / "P01" / "rgb_frames" / uid, 9 * FRAMES_FPS)
         pattern = [] if kind == "video" else ["videos.pattern='*/rgb_frames/*'"]
         assert world.build(root / kind, ["epic_mir"], *pattern) == 0
     return root / "video", root / "frames"
 
 
-class TestPictures:
-    """A folder of numbered pictures is a source like any video."""
+class TestFrameFolders:
+    """Folders of numbered frames as source videos."""
 
-    def test_they_give_the_pictures_that_the_video_gives(self, both: tuple[Path, Path]) -> None:
+    def test_they_give_the_same_frames_as_a_video(self, both: tuple[Path, Path]) -> None:
         video, frames = (samples(output, "epic_mir", "test") for output in both)
         assert len(video) == len(TIMES)
         assert {key: record for key, (record, _) in video.items()} == {key: r for key, (r, _) in frames.items()}
         for key, (record, mp4) in frames.items():
-            expected = [round((record["media_start"] + i / 30) * PICTURES_FPS) for i in range(record["num_frames"])]
+            expected = [round((record["media_start"] + i / 30) * FRAMES_FPS) for i in range(record["num_frames"])]
             assert numbers(io.BytesIO(mp4)) == expected
             difference = np.abs(pixels(mp4).astype(int) - pixels(video[key][1]).astype(int))
-            assert difference.mean() < 3, "levels of 255: what two codecs differ by"
+            assert difference.mean() < 3, "the two codecs may differ by a few of 255 levels"
 
-    def test_their_dataset_is_sound(self, both: tuple[Path, Path]) -> None:
+    def test_verify_finds_no_fault_in_their_dataset(self, both: tuple[Path, Path]) -> None:
         assert verify([str(both[1] / "shards")]) == 0
 
-    def test_pictures_that_are_missing_or_broken_lose_the_clips_that_show_them(self, tmp_path: Path) -> None:
+    def test_missing_and_broken_frames_fail_only_the_clips_that_show_them(self, tmp_path: Path) -> None:
         world = BenchmarkWorld(tmp_path / "in")
         for split, uid in (("train", "P01_01"), ("test", "P01_02")):
             write_epic(world.root, split, [uid], fps=30)
-            folder = write_pictures(world.videos / uid, 9 * 30)
+            folder = write_frames(world.videos / uid, 9 * 30)
         (folder / "frame_0000000010.jpg").unlink()  # within 0.1–1.3 s
         broken = folder / "frame_0000000201.jpg"  # within 6.0–8.5 s
         broken.write_bytes(broken.read_bytes()[:700])
@@ -376,27 +368,27 @@ class TestPictures:
         for record, mp4 in samples(tmp_path, "epic_mir", "test").values():
             times = [record["media_start"] + i / 30 for i in range(record["num_frames"])]
             assert numbers(io.BytesIO(mp4)) == [round(time * 30) for time in times]
-        assert not list((tmp_path / "work").rglob("*.links")), "the links that stood in are gone"
+        assert not list((tmp_path / "work").rglob("*.links")), "temporary links are deleted"
 
-    def test_folders_that_are_no_video_are_named(self, tmp_path: Path) -> None:
+    def test_folders_that_are_not_videos_fail_with_the_reason(self, tmp_path: Path) -> None:
         world = BenchmarkWorld(tmp_path / "in")
-        write_epic(world.root, "test", ["empty", "mixed", "unknown", "sound"])
+        write_epic(world.root, "test", ["empty", "mixed", "unknown", "whole"])
         write_epic(world.root, "train", ["sound2"])
         text = (world.root / "epic_test.csv").read_text().splitlines()
         table = [line if not line.startswith("unknown") else line.replace(",cut", "9,cut") for line in text]
         (world.root / "epic_test.csv").write_text("\n".join(table) + "\n")
         (world.videos / "empty").mkdir(parents=True)
-        write_pictures(world.videos / "mixed", 3)
-        (world.videos / "mixed" / "picture_01.jpg").write_bytes(b"")
-        write_pictures(world.videos / "unknown", 3)
-        write_pictures(world.videos / "sound", 9 * 60)
-        write_pictures(world.videos / "sound2", 9 * 60)
+        write_frames(world.videos / "mixed", 3)
+        (world.videos / "mixed" / "other_01.jpg").write_bytes(b"")
+        write_frames(world.videos / "unknown", 3)
+        write_frames(world.videos / "whole", 9 * 60)
+        write_frames(world.videos / "sound2", 9 * 60)
         assert world.build(tmp_path, ["epic_mir"]) == 0
         why = {row["item"]: row["detail"] for row in ledger_of(tmp_path) if row["set"] == "videos"}
         assert "without numbered frames such as frame_0000000001.jpg" in why["empty"]
         assert "2 different file name patterns" in why["mixed"]
         assert "set videos.frames_fps" in why["unknown"]
-        assert why["sound"] == ""
+        assert why["whole"] == ""
 
 
 def pixels(mp4: bytes) -> np.ndarray:

@@ -1,0 +1,14 @@
+"""The configuration of a build refuses values out of range."""
+
+from __future__ import annotations
+
+import pytest
+
+from configs.loading import ConfigError, load
+from preprocessing.config import BuildConfig
+
+
+@pytest.mark.parametrize("name", ["max_samples", "max_bytes", "nominal_kbps"])
+def test_bounds_below_one_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"shard\.{name} = 0: .*greater than 0"):
+        load(BuildConfig, None, [f"shard.{name}=0"])
