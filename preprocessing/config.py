@@ -14,7 +14,7 @@ from preprocessing.demo.config import DemoConfig
 
 @dataclass(frozen=True, kw_only=True)
 class VideosConfig:
-    """Where the source videos are and how many of them to take."""
+    """Where the source videos are and how many of them to use."""
 
     root: Path | None = None  # folder of <video_uid>.<any container's extension>, or of folders <video_uid> of JPEGs
     pattern: str = "*"  # glob below root that finds them, as */rgb_frames/*
@@ -55,28 +55,28 @@ class ChunkConfig:
 
     @property
     def gop(self) -> int:
-        """Frames from key frame to key frame."""
+        """Frames from one key frame to the next."""
         return max(1, round(self.gop_seconds * self.fps))
 
     @property
     def summary_gop(self) -> int:
-        """Frames from key frame to key frame of the low-rate rendition."""
+        """Frames from one key frame to the next in the low-rate rendition."""
         return max(1, round(self.summary_gop_seconds * self.summary_fps))
 
     @property
     def summary_step(self) -> int:
-        """How many chunk frames one frame of the low-rate rendition stands for."""
+        """The number of full-rate frames per frame of the low-rate rendition."""
         return self.fps // self.summary_fps
 
     def format(self) -> dict[str, str]:
-        """Return what decides the bytes of chunks, for the record beside each shard: mixing values is refused."""
+        """Return the values that determine the bytes of chunks; shards with different values are not mixed."""
         names = ("seconds", "short_side", "fps", "gop_seconds", "b_frames", "crf", "summary_fps", "summary_gop_seconds")
         return {f"chunk.{name}": str(getattr(self, name)) for name in names}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardConfig:
-    """How samples are dealt to shards."""
+    """How samples are assigned to shards."""
 
     max_samples: PositiveInt = 4096  # samples per shard
     max_bytes: PositiveInt = (
@@ -90,7 +90,7 @@ class ShardConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmConfig:
-    """What one SLURM job of Dask workers asks for (`dask.cluster: slurm`)."""
+    """Resources of one SLURM job of Dask workers (`dask.cluster: slurm`)."""
 
     queue: str | None = None  # partition
     account: str | None = None  # account that is charged
@@ -139,5 +139,5 @@ class BuildConfig:
 
     @property
     def work_folder(self) -> Path:
-        """Where chunks, their sidecars and the plan lie."""
+        """The folder of chunks, their sidecars and the plan."""
         return self.work if self.work is not None else self.output.parent / "work"

@@ -1,4 +1,4 @@
-"""The configuration section `annotations`: which files say what happens in the videos, and by which rules."""
+"""The configuration section `annotations`: the annotation files and the rules by which they are read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EGO4D_SPLIT_FIELDS = ("split_em", "split_av", "split_fho")
 
 @dataclass(frozen=True, kw_only=True)
 class EpicMirFiles:
-    """EPIC-KITCHENS-100's retrieval tables; either split may be left out, a table goes with its sentences."""
+    """EPIC-KITCHENS-100's retrieval tables: a table and its sentences for train, test or both."""
 
     train: Path | None = None  # EPIC_100_retrieval_train.csv
     train_sentences: Path | None = None  # EPIC_100_retrieval_train_sentence.csv
@@ -34,7 +34,7 @@ class EpicMirFiles:
 
 @dataclass(frozen=True, kw_only=True)
 class CharadesEgoFiles:
-    """Charades-Ego's action segments to train on, its videos to test on, and the sentences of the classes."""
+    """Charades-Ego's action segments (train), whole videos (test), and the sentences of the classes."""
 
     classes: Path  # Charades_v1_classes.txt: a line `c000 Holding some clothes` for each class
     train: Path | None = None  # tab-separated: id, cls, t_start, t_end, narration
@@ -94,8 +94,6 @@ class AnnotationsConfig:
                 f"annotations.egosummary = {self.egosummary} goes with annotations.egoclip, which is not given"
             )
         if self.alpha is not None and self.egoclip is not None:
-            raise ValueError(
-                "annotations.alpha has no effect on egoclip.csv, whose clips are ready-made; set it to null"
-            )
+            raise ValueError("annotations.alpha has no effect on egoclip.csv, which states the clips; set it to null")
         if not all(self.split_fields):
             raise ValueError(f"annotations.split_fields = {self.split_fields}: an empty field name")

@@ -1,4 +1,4 @@
-"""What the embedded dataset is made from: its sizes, its seed, and the checks on them."""
+"""Configuration of the embedded dataset: presets, sizes and the seed."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt
 
-MIN_VIDEOS = 7  # the five special ones (see script.py), and at least two more to validate on
-MIN_SECONDS = 20.0  # two activities and a chunk boundary fit
+MIN_VIDEOS = 7  # the five special ones (see script.py) and two for validation
+MIN_SECONDS = 20.0  # enough for two activities and a chunk boundary
 
 _PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"videos": 8, "seconds": 22.0, "activity_pairs": 2},
@@ -21,7 +21,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """The embedded dataset's size and looks. Fields left at None take the value of the preset `size`."""
+    """Size and appearance of the embedded dataset. Fields that are None take the value of the preset `size`."""
 
     size: Literal["tiny", "small", "large"] = "small"  # preset: for tests, for `make demo`, for experiments
     seed: NonNegativeInt = 0  # decides everything: the same configuration gives the same bytes
@@ -43,30 +43,33 @@ class DemoConfig:
             raise ValueError(f"width = {self.width!r}: less than height = {self.height!r}; the table is drawn wide")
         if self.chunk_seconds > self.mean_seconds * 0.7:
             raise ValueError(
-                f"chunk_seconds = {self.chunk_seconds!r}: at most 0.7 · seconds ({0.7 * self.mean_seconds:g} s), so that "
-                "clips lie across a boundary"
+                f"chunk_seconds = {self.chunk_seconds!r}: must be at most 0.7 · seconds ({0.7 * self.mean_seconds:g} s), "
+                "so that clips cross a chunk boundary"
             )
 
     @property
     def n_videos(self) -> int:
+        """The number of videos."""
         assert self.videos is not None
         return self.videos
 
     @property
     def mean_seconds(self) -> float:
+        """The mean length of a video, s."""
         assert self.seconds is not None
         return self.seconds
 
     @property
     def n_pairs(self) -> int:
+        """The number of pairs of activities."""
         assert self.activity_pairs is not None
         return self.activity_pairs
 
     @property
     def odd_rate(self) -> Fraction:
-        """The frame rate of the one video that differs, frames/s; 30000/1001 at the default `fps`."""
+        """The frame rate of the video with a different one, frames/s; 30000/1001 at the default `fps`."""
         return Fraction(self.fps * 1000, 1001)
 
     def identity(self) -> dict[str, Any]:
-        """Return what the made data depends on: every field but the preset's name, which the numbers replace."""
+        """Return the values that the data depend on: every field but the preset, whose values are included."""
         return {k: v for k, v in dataclasses.asdict(self).items() if k != "size"}
