@@ -59,7 +59,7 @@ def _configuration(request: Request[BuildConfig]) -> BuildConfig:
     if word is not None and request.config.demo is not None:
         raise UsageError(
             f"{word}: without --config this command builds the embedded dataset, which has its own videos and "
-            "annotations. Name the configuration of yours: --config configs/preprocess/ego4d.yaml, or another one there"
+            "annotations. Give your configuration, such as --config configs/preprocess/ego4d.yaml"
         )
     return request.config
 

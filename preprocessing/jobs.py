@@ -18,7 +18,7 @@ from preprocessing.errors import TransientError, UsageError
 _SETTINGS = {
     # A worker that the batch system preempts says nothing about the task that it was running.
     "distributed.scheduler.allowed-failures": 10,
-    # By default an adaptive cluster assumes half a second for an unmeasured task and therefore stays small.
+    # By default, an adaptive cluster assumes half a second for an unmeasured task, and therefore stays small.
     "distributed.scheduler.unknown-task-duration": "1m",
     "distributed.worker.daemon": True,
     "distributed.logging.distributed": "error",

@@ -56,7 +56,7 @@ def write_format(config: BuildConfig, toolchain: Mapping[str, str]) -> None:
 def chunk_records(config: BuildConfig, sources: ProbeResults) -> dict[str, list[Chunk] | str]:
     """Return, for each video, the records of its chunks, or `reason: detail` where it has none.
 
-    Raises `TransientError` where a chunk that was made is gone.
+    Raises `TransientError` where the record of a chunk is missing.
     """
     records: dict[str, list[Chunk] | str] = {}
     for uid, source in sources.items():

@@ -78,7 +78,7 @@ class _Checks:
         self.reasons: list[tuple[str, str, str]] = []  # status, reason, column
 
     def fail(self, bad: np.ndarray, reason: str, column: str, status: str = "failed") -> None:
-        """Mark the rows where `bad` holds."""
+        """Mark the rows where `bad` is true, unless they failed an earlier check."""
         self.reasons.append((status, reason, column))
         self.code[bad & (self.code == 0)] = len(self.reasons)
 

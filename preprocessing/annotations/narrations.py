@@ -222,7 +222,7 @@ def _read_video(uid: str, value: Any, entries: _Entries) -> None:
 
 
 def _read_pass(uid: str, source: str, content: dict[str, Any], where: str, entries: _Entries, *, is_bare: bool) -> None:
-    """Read the two lists of one pass of one video; bare lists stand directly under the video."""
+    """Read the two lists of one pass of one video; bare lists are directly under the video."""
     for name, set_name in _LISTS.items():
         items = content.get(name)
         if items is None:
