@@ -1,16 +1,19 @@
-"""States of made-up runs, for the tests of their checkpoints: every value follows from the step."""
+"""States of made-up runs for the tests of checkpoints, in which every value follows from the step."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hiervl_train.checkpoint.manager import Checkpoints, SaveConfig
 from hiervl_train.checkpoint.state import OptimizerState, RunState
 from hiervl_train.random_states import RandomStates
 
+BY_STEPS = SaveConfig(every_steps=10, every_minutes=None)
 SIZES = {"video.weight": (7, 5), "video.bias": (7,), "aggregator.position": (1, 3, 2)}
 
 
@@ -50,3 +53,28 @@ def assert_is_of_step(state: RunState, step: int) -> None:
     for field in ("cursors", "counters", "model_config", "extra_files", "identity"):
         assert getattr(state, field) == getattr(expected, field)
     assert list(state.optimizer.groups) == list(expected.optimizer.groups)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def save_states(
+    folder: Path, *steps: int, config: SaveConfig = BY_STEPS, scores: Mapping[int, float] | None = None
+) -> None:
+    """Save made-up states of these steps."""
+    with Checkpoints(folder, config) as checkpoints:
+        for step in steps:
+            checkpoints.save(tiny_state(step), score=(scores or {}).get(step))
+
+
+def latest(folder: Path) -> RunState | None:
+    with Checkpoints(folder, BY_STEPS) as checkpoints:
+        return checkpoints.load_latest()
+
+
+def flip_bit(path: Path) -> None:
+    """Damage a file without changing its size."""
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 0x10  # in a tensor, not in the header
+    path.write_bytes(data)
