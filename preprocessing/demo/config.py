@@ -43,7 +43,7 @@ class DemoConfig:
             raise ValueError(f"width = {self.width!r}: less than height = {self.height!r}; the table is drawn wide")
         if self.chunk_seconds > self.mean_seconds * 0.7:
             raise ValueError(
-                f"chunk_seconds = {self.chunk_seconds!r}: must be at most 0.7 · seconds ({0.7 * self.mean_seconds:g} s), "
+                f"chunk_seconds = {self.chunk_seconds!r}: at most 0.7 · seconds ({0.7 * self.mean_seconds:g} s), "
                 "so that clips cross a chunk boundary"
             )
 
