@@ -75,7 +75,7 @@ class BenchmarkOutput:
     items: list[Item]
     missing: list[Missing]
     of: int  # items in the benchmark; the share of missing ones decides the exit code
-    name: str | None = None  # of the benchmark, where a file of questions brings its own
+    name: str | None = None  # of the benchmark, if a file of questions has its own
     curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     curve_axes: dict[str, tuple[str, str]] = field(default_factory=dict)  # curve → titles of its axes, with units
     confusion: Confusion | None = None

@@ -1,4 +1,4 @@
-"""Tiny checkpoints for the evaluation's tests: milliseconds to make, and every part of them does something."""
+"""Tiny checkpoints for tests of evaluation: fast to make, with every part of the model."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Evaluation:
 
 
 class Run(Protocol):
-    """Runs a benchmark, or with None all of them, with the tiny checkpoint on the embedded dataset, unless told."""
+    """Runs a benchmark, or with None all of them, by default with the tiny checkpoint on the embedded dataset."""
 
     def __call__(
         self, benchmark: Benchmark[Any] | None, *words: str, shards: Path | None = None, check: Path | None = None

@@ -22,8 +22,8 @@ def run_ranks(target: Callable[[list[str]], int], argv: Sequence[str], folder: P
     folder.mkdir()
     for rank in range(world):
         place = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        said = folder / f"rank{rank}.txt"
-        processes.append(_forks.Process(target=_be_rank, args=(target, list(argv), place, said)))
+        output = folder / f"rank{rank}.txt"
+        processes.append(_forks.Process(target=_be_rank, args=(target, list(argv), place, output)))
         processes[-1].start()
     for process in processes:
         process.join(120)
@@ -34,9 +34,9 @@ def run_ranks(target: Callable[[list[str]], int], argv: Sequence[str], folder: P
     return codes
 
 
-def _be_rank(target: Callable[[list[str]], int], argv: list[str], place: dict[str, object], said: Path) -> None:
+def _be_rank(target: Callable[[list[str]], int], argv: list[str], place: dict[str, object], output: Path) -> None:
     os.environ.update({name: str(value) for name, value in place.items()}, OMP_NUM_THREADS="1")
-    file = os.open(said, os.O_WRONLY | os.O_CREAT)
+    file = os.open(output, os.O_WRONLY | os.O_CREAT)
     os.dup2(file, 1)
     os.dup2(file, 2)
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""A small model with a tokenizer and a dataset of coded clips: what the evaluation's tests embed."""
+"""A small model, its tokenizer and a dataset of coded clips, for tests of embedding."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ SETTINGS = EmbedSettings(frames=2, windows=3, batch=4, part_samples=8)
 
 
 def small_model(seed: int = 0) -> HierVL:
-    """Return a model of 16 × 16 pixels and six windows, ready to encode."""
+    """Return a model for 16 × 16 pixels and up to six windows, in evaluation mode."""
     return tiny_model(seed=seed, dtype=torch.float32).eval()
 
 
 def small_tokenizer(*texts: str) -> Tokenizer:
-    """Return a tokenizer of the coded clips' texts and of these."""
+    """Return a tokenizer that knows the texts of the coded clips and `texts`."""
     known = ["#C C does part #Summary C did", *map(str, range(20)), *texts]
     return Tokenizer.build(known, vocab_size=40, max_length=16)
 

@@ -34,8 +34,8 @@ def test_one_command_scores_every_benchmark_of_a_dataset(evaluated: Evaluation, 
     # Samples that the build could not pack are missing for the build's own reason.
     (reason,) = {entry.reason.rpartition(": ")[2] for entry in results["egomcq"].missing}
     assert reason == "missing"
-    asked = len(read_questions(embedded / "egomcq" / "test" / "questions.json").questions)
-    assert len(results["egomcq"].items) + len(results["egomcq"].missing) == asked
+    questions = len(read_questions(embedded / "egomcq" / "test" / "questions.json").questions)
+    assert len(results["egomcq"].items) + len(results["egomcq"].missing) == questions
 
 
 def test_after_a_failed_benchmark_the_others_still_run(

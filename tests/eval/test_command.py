@@ -48,6 +48,7 @@ def test_a_wrong_request_is_reported_and_nothing_is_written(
     assert message in capfd.readouterr().err.replace("\n", " ")
 
 
+@pytest.mark.medium
 def test_an_interrupted_evaluation_has_its_own_exit_code(embedded: Path, checkpoint: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-u", "eval/egomcq.py", "--checkpoint", str(checkpoint), "--shards", str(embedded)]
     options = [*READING, f"out={tmp_path / 'out'}", "cache=null", "resamples=2000000"]

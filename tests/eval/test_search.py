@@ -115,6 +115,7 @@ def test_wrong_usage_is_refused(run, arguments: tuple[str, ...]) -> None:
     assert stopped.value.code == 2
 
 
+@pytest.mark.medium
 def test_the_script_has_help() -> None:
     shown = subprocess.run(
         [sys.executable, "eval/search.py", "--help"], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
