@@ -1,4 +1,4 @@
-"""The trainer's benchmark runs the trainer itself, compares like with like, and its arithmetic is that of the model."""
+"""The trainer's benchmark runs the real trainer and compares equal work; the plan's arithmetic is the model's."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SMALLEST = ["--batches", "4", "--rounds", "1", "--warmup", "6", "--steps", "6", 
 
 @pytest.fixture(scope="module")
 def result(embedded, tmp_path_factory):
-    """Return the JSON of a run of all parts with the fewest steps."""
+    """The JSON of a run of all parts with as few steps as possible."""
     folder = tmp_path_factory.mktemp("trainer benchmark")
     out = folder / "out.json"
     command = [sys.executable, str(SCRIPT), "--shards", str(embedded), "--device", "cpu", "--no-published"]
@@ -33,10 +33,11 @@ def result(embedded, tmp_path_factory):
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
     )
     assert run.returncode == 0, run.stdout + run.stderr
-    assert [path.name for path in folder.iterdir()] == ["out.json"], "runs are left behind"
+    assert [path.name for path in folder.iterdir()] == ["out.json"], "runs must be removed"
     return json.loads(out.read_text())
 
 
+@pytest.mark.slow
 def test_shards_are_compared_with_batches_in_memory(result):
     figures = result["data"]["batch 4"]
     assert figures["ratio"] == pytest.approx(
@@ -51,7 +52,8 @@ def test_shards_are_compared_with_batches_in_memory(result):
     assert result["data"]["cached"]["clip_micro_batch"] == 1
 
 
-def test_both_ways_to_save_write_the_same_state(result):
+@pytest.mark.slow
+def test_both_ways_of_saving_write_the_same_state(result):
     figures = result["checkpoint"]["small"]
     parameters = figures["state_mb"] * 1e6 / 4 / 3  # weights and two moments, float32
     assert parameters == pytest.approx(small_parameters(), rel=0.1)
@@ -60,31 +62,32 @@ def test_both_ways_to_save_write_the_same_state(result):
     assert all(len(figures[f"{way}_turn_s"]) == 1 for way in ("none", "thread", "blocking"))
 
 
+@pytest.mark.slow
 def test_two_ranks_average_gradients(result):
     figures = result["scaling"]
     assert 0 < figures["reduce_s"] < figures["step_s"]
     assert 0.02 < figures["efficiency"] < 2 and 0.02 < figures["of_two_apart"] < 2
 
 
-def test_a_turn_is_the_steps_from_the_one_that_was_saved():
+def test_a_turn_has_the_steps_from_the_save_on():
     saves = [{"step": 2, "way": "none"}, {"step": 4, "way": "thread"}, {"step": 6, "way": "blocking"}]
-    steps = [100.0, 1.0, 2.0, 3.0, 4.0, 5.0]  # the save after step 2 lies in the time of the step of index 1
-    assert list(windows(steps, saves, 2)) == [("none", 3.0), ("thread", 7.0)], "a turn that was cut short counts"
+    steps = [100.0, 1.0, 2.0, 3.0, 4.0, 5.0]  # the save after step 2 is part of steps[1]
+    assert list(windows(steps, saves, 2)) == [("none", 3.0), ("thread", 7.0)], "an incomplete turn must not count"
 
 
-def test_without_shards_it_says_what_to_do(tmp_path):
+def test_without_shards_it_names_the_command_that_builds_them(tmp_path):
     run = subprocess.run([sys.executable, str(SCRIPT), "--shards", str(tmp_path)], capture_output=True, text=True)
     assert run.returncode == 2 and "make demo" in run.stderr
 
 
-def test_the_plan_counts_what_a_step_averages():
+def test_the_plan_counts_the_bytes_that_a_step_averages():
     size = plan.sizes()
     assert (
         size["all"]
         == sum(size[name] for name in ("video", "text", "video_projection", "text_projection")) + size["aggregator"]
     )
     assert size["parent_gradient_bytes"] - size["child_gradient_bytes"] == 4 * size["aggregator"]
-    # A ring of two: each rank sends half of the gradients, and half of the sums.
+    # In a ring of two, each rank sends half of the gradients and half of the sums.
     assert plan.reduce_seconds(1_000_000, 2, 100) == pytest.approx(8e6 / 1e11)
 
 
@@ -96,7 +99,7 @@ def test_clip_steps_average_everything_but_the_aggregator():
     assert all(parameter.grad is None for parameter in model.aggregator.parameters())
 
 
-def test_the_plans_hours_are_operations_by_speed_and_bytes_by_speed():
+def test_the_plans_hours_are_operations_and_bytes_divided_by_rates():
     steps, rate = plan.schedule(), 1e14
     assert steps["child_steps"] * 512 <= plan.EGOCLIP < (steps["child_steps"] + 1) * 512
     clip = flops.clip(plan.CONFIG.model).train
