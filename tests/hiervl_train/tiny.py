@@ -89,3 +89,7 @@ def tags_of(count: int) -> Tags:
     """Return `random_tags` as the objectives take them."""
     verbs, nouns = random_tags(count)
     return Tags(verbs_BV=verbs, nouns_BO=nouns)
+
+
+def parameters(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return dict(module.named_parameters())
