@@ -124,8 +124,8 @@ class RemoteSource:
             except FileNotFoundError:
                 continue  # evicted between lookup and opening
         raise SourceError(
-            f"{self._url_of(shard.path)}: evicted {_MAX_EVICTIONS} times before it could be read: data.source.cache_gib = "
-            f"{self._config.cache_gib} is too small for the shards in use at a time"
+            f"{self._url_of(shard.path)}: evicted {_MAX_EVICTIONS} times before it could be read: "
+            f"data.source.cache_gib = {self._config.cache_gib} is too small for the shards in use at a time"
         )
 
     def parquet(self, shard: Shard) -> Path:
