@@ -393,7 +393,7 @@ def test_a_file_says_what_was_published(name: str, task: str, epochs: int, frame
         (["freeze=[head]"], "freeze.0 = 'head'"),
         (["schedule.batch=1"], "charades_ego compares pairs"),
         (["task.temprature=1"], "did you mean task.temperature?"),
-        (["task.temperature=0"], "temperature = 0.0"),
+        (["task.temperature=0"], "task.temperature = 0: Input should be greater than 0"),
     ],
 )
 def test_a_configuration_that_means_nothing_is_an_error(overrides: list[str], message: str) -> None:
