@@ -1,4 +1,4 @@
-"""The interval join gives each summary what a brute-force search gives it."""
+"""The interval join gives each summary the narrations that a brute-force search finds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""egoclip.csv and egosummary_full.csv: every row lands once, whatever it holds, and is named by its physical line."""
+"""The reader of egoclip.csv and egosummary_full.csv: every row is accounted for once, with its physical line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FAST = settings(deadline=None, max_examples=60, suppress_health_check=[HealthChe
 
 
 def read(folder: Path, clips: str | bytes, summaries: str | bytes | None = None, **config: Any) -> Annotations:
-    """Read the texts as the two files; check that the sums close and that nothing is named twice."""
+    """Read the texts as the two files; check that every row is accounted for once and that items are unique."""
     paths: dict[str, Any] = {"egoclip": write(folder / "egoclip.csv", clips)}
     if summaries is not None:
         paths["egosummary"] = write(folder / "egosummary_full.csv", summaries)
@@ -250,6 +250,6 @@ def test_a_file_with_only_a_header_has_no_rows(tmp_path: Path) -> None:
 def test_rows_of_a_corrupted_file_are_accounted_for_once(tmp_path: Path, case: tuple[bytes, set[int]]) -> None:
     data, untouched = case
     annotations = read(tmp_path, data)
-    # A touched row may take the identity of an untouched one that comes later; it is then that one's duplicate.
+    # A touched row may get the key of a later, untouched one, which is then a duplicate with the same index.
     named = {int(r["narration_ind"]) for r in annotations.narrations.to_pylist() if r["video_uid"] == "0a1b-2c"}
     assert untouched <= named

@@ -1,4 +1,4 @@
-"""Ego4D's narration.json: both key styles, EgoClip's rule, keys from identity, and every entry accounted for."""
+"""The reader of Ego4D's narration.json: both releases' formats, EgoClip's rule, keys, and malformed entries."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def file(times: dict[tuple[str, int], list[float]] = TIMES) -> dict[str, Any]:
 
 
 def read(folder: Path, content: Any, **config: Any) -> Annotations:
-    """Read narration.json; check that the sums close."""
+    """Read narration.json; check that every entry is accounted for."""
     path = write(folder / "narration.json", content)
     annotations = read_annotations(AnnotationsConfig(narrations=path, **config))
     sets = annotations.rejects["set"].to_pylist()
@@ -60,7 +60,7 @@ def entries(value: Any) -> list[Any]:
 
 
 def by_formula(times: dict[tuple[str, int], list[float]], alpha: float | None, duration: float) -> dict[Any, Any]:
-    """Return (uid, pass, t) → window, written from the rule: t ± β/2α, clamped, at most 60 s long."""
+    """Return (uid, pass, t) → (start, end) by the rule t ± β/2α, clamped, at most 60 s long."""
     betas = {}
     for name, moments in times.items():
         moments = sorted(moments)

@@ -1,4 +1,4 @@
-"""Cuts hold exactly the frames of the grid that they say, without any being decoded on the way."""
+"""Cuts contain exactly the grid frames that they state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Videos are found by name; a lost disk is told from a lost file."""
+"""Source videos are found by name, and a lost mount is distinguished from a lost file."""
 
 from __future__ import annotations
 
