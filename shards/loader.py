@@ -127,12 +127,8 @@ class Loader:
         self._counts: Counter[str] = Counter()
         self._waited = 0.0
 
-    @property
-    def batches_per_epoch(self) -> int:
-        """Global batches per epoch, the same on every rank."""
-        return self.order.batches
-
     def __len__(self) -> int:
+        """Return the number of global batches per epoch, the same on every rank."""
         return self.order.batches
 
     def state_dict(self) -> dict[str, int]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self, TypeVar
+from typing import IO, Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,9 +18,7 @@ from shards.dataset import row_schema
 from shards.keys import is_key
 from shards.stats import FailedItem, ShardError, ShardStats, check_failed, is_done, shard_paths
 
-__all__ = ["FailedItem", "ShardStats", "ShardWriter", "filled_first"]
-
-T = TypeVar("T")
+__all__ = ["FailedItem", "ShardStats", "ShardWriter"]
 
 
 class ShardWriter:
@@ -194,16 +192,3 @@ class ShardWriter:
         )
         data: bytes = sink.getvalue().to_pybytes()
         return data
-
-
-def filled_first(items: Sequence[T], record: Callable[[T], Any]) -> list[T]:
-    """Return `items` with the first one whose record has no empty list moved to the front.
-
-    `record` returns an item's record, as a record class or as JSON. `ShardWriter` reorders samples anyway; a plan in
-    this order saves it from spooling.
-    """
-    for index, item in enumerate(items):
-        value = record(item)
-        if schema.list_depths_filled(schema.to_json(value) if isinstance(value, schema.MediaRecord) else value):
-            return [item, *items[:index], *items[index + 1 :]]
-    return list(items)
