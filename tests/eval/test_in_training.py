@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from configs.loading import load
-from eval import egomcq, shufflemcq, summarymcq
+from eval import charades_ego, egomcq, epic_mir, shufflemcq, summarymcq
 from eval.command import main
 from eval.embed import EmbedSettings
-from eval.in_training import PeriodicMcq, periodic_mcq
+from eval.in_training import PeriodicMcq, periodic_benchmark, periodic_mcq
 from eval.results import Result
 from hiervl_train.checkpoint.open import open_checkpoint
 from hiervl_train.config import EvaluationConfig, PretrainConfig
@@ -21,10 +21,12 @@ from hiervl_train.data import DataError
 from hiervl_train.distributed import DistributedContext, distributed_context
 from hiervl_train.launch import launch
 from hiervl_train.monitor.metrics import read_metrics
+from hiervl_train.tasks.config import FinetuneConfig
 from hiervl_train.tasks.pretraining import pretraining_task
 from shards.companions import read_questions, write_companion
 from shards.dataset import open_dataset
 from shards.index import finish_split, write_dataset
+from shards.stats import ShardError
 from tests.eval.ranks import run_ranks
 from tests.eval.small import save_small_checkpoint
 from tests.hiervl_train.runs import DROPOUT, TINY
@@ -106,6 +108,43 @@ def test_a_dataset_without_validation_splits_is_refused(tmp_path: Path) -> None:
     write_dataset(tmp_path, config={"chunk": {"fps": 30}}, toolchain=TOOLCHAIN, provenance=about)
     with pytest.raises(DataError, match="none of egomcq/test, clips/val, summarymcq/test, summaries/val"):
         PeriodicMcq(tmp_path, CONFIG, SETTINGS)
+
+
+def finetune_config(task: str, root: Path, *overrides: str) -> FinetuneConfig:
+    values = [f"task.name={task}", f"data.root={root}", "data.workers=0", "sample.frames=2"]
+    return load(FinetuneConfig, None, [*values, "speed={bf16: false, compile: false}", *overrides])
+
+
+@pytest.mark.parametrize("task", ["charades_ego", "epic_mir"])
+def test_a_fine_tuning_run_logs_the_scores_of_its_benchmark(
+    task: str, small_checkpoint: Path, embedded: Path, tmp_path: Path
+) -> None:
+    evaluate = periodic_benchmark(finetune_config(task, embedded, "evaluation.at_end=true"))
+    assert evaluate is not None
+    opened = open_checkpoint(small_checkpoint)
+    inside = evaluate(opened.model, opened.tokenizer, DistributedContext())
+    benchmark = {"charades_ego": charades_ego, "epic_mir": epic_mir}[task].BENCHMARK
+    words = [
+        f"--checkpoint={small_checkpoint}",
+        f"--shards={embedded}",
+        f"out={tmp_path}",
+        "cache=null",
+        "report=false",
+    ]
+    assert main(benchmark, [*argv, "sample.frames=2", "data.workers=0", "resamples=10"]) == 0
+    outside = {score.name: score for score in Result.load(tmp_path).scores}
+    names = {"charades_ego": ["mAP"], "epic_mir": ["mAP", "nDCG"]}[task]
+    assert {name for name in inside if not name.startswith("chance/")} == {f"{task}/{name}" for name in names}
+    for name in names:
+        assert inside[f"{task}/{name}"] == pytest.approx(outside[name].value)
+        assert inside[f"chance/{task}/{name}"] == pytest.approx(outside[name].chance)
+
+
+def test_a_fine_tuning_run_without_a_benchmark_is_not_evaluated(embedded: Path, without_benchmarks: Path) -> None:
+    assert periodic_benchmark(finetune_config("charades_ego", embedded)) is None
+    assert periodic_benchmark(finetune_config("howto100m", embedded, "evaluation.at_end=true")) is None
+    with pytest.raises(ShardError, match="charades_ego/test"):
+        periodic_benchmark(finetune_config("charades_ego", without_benchmarks, "evaluation.at_end=true"))
 
 
 @pytest.mark.medium
