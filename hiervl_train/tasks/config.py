@@ -90,4 +90,4 @@ class FinetuneConfig(RunSettings):
         if self.task.name != "howto100m" and self.schedule.batch < 2:
             raise ValueError(f"schedule.batch = {self.schedule.batch}: {self.task.name} compares pairs of a batch")
         if self.optim.apply_zero_grads:
-            raise ValueError("optim.apply_zero_grads = true concerns pretraining's child and parent steps: leave it out")
+            raise ValueError("optim.apply_zero_grads = true is about pretraining alone: leave it out")
