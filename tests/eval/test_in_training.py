@@ -124,7 +124,7 @@ def test_a_fine_tuning_run_logs_the_scores_of_its_benchmark(
     opened = open_checkpoint(small_checkpoint)
     inside = evaluate(opened.model, opened.tokenizer, DistributedContext())
     benchmark = {"charades_ego": charades_ego, "epic_mir": epic_mir}[task].BENCHMARK
-    words = [
+    argv = [
         f"--checkpoint={small_checkpoint}",
         f"--shards={embedded}",
         f"out={tmp_path}",
