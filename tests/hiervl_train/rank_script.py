@@ -25,64 +25,66 @@ from hiervl_train.distributed import (
 from hiervl_train.preemption import PreemptionConfig, StopRequest
 
 
-def say(line: str) -> None:
+def write(line: str) -> None:
     """Write a line in one go: `print` writes text and line end apart, and another rank's text comes between."""
     os.write(1, f"{line}\n".encode())
 
 
-def agree(mine: DistributedContext) -> None:
-    """Print what the ranks agree on, one step late, and what happens where each begins other flags."""
-    control = FlagConsensus(mine)
+def agree(context: DistributedContext) -> None:
+    """Print what the ranks agree on, one step late, and the error of different flags."""
+    control = FlagConsensus(context)
     assert control.agreed() == {}
     seen = []
     for step in range(4):
-        control.begin({"save": mine.rank == 1 and step == 2, "stop": mine.is_main and step == 3})
-        time.sleep(0.02 * mine.rank)
+        control.begin({"save": context.rank == 1 and step == 2, "stop": context.is_main and step == 3})
+        time.sleep(0.02 * context.rank)
         seen.append(control.agreed())
-    name = broadcast_json("Schritt ü" if mine.is_main else None, mine.control)
-    nothing = broadcast_json(None, mine.control)
+    name = broadcast_json("Schritt ü" if context.is_main else None, context.control)
+    nothing = broadcast_json(None, context.control)
     threads = torch.get_num_threads()
-    say(f"{mine.rank}/{mine.world} {mine.device} threads {threads} {seen} {name} {nothing}")
-    control.begin({f"flag {mine.rank}": True})
+    write(f"{context.rank}/{context.world} {context.device} threads {threads} {seen} {name} {nothing}")
+    control.begin({f"flag {context.rank}": True})
     try:
         control.agreed()
     except DistributedError as error:
-        say(f"{mine.rank}: {error}")
-    assert all_true(True, mine.control)
-    assert not all_true(mine.is_main, mine.control)
+        write(f"{context.rank}: {error}")
+    assert all_true(True, context.control)
+    assert not all_true(context.is_main, context.control)
 
 
-def work(mine: DistributedContext) -> None:
-    """Say one's process id and reduce without end; the launcher's SIGTERM is a request only, as in a run."""
+def work(context: DistributedContext) -> None:
+    """Print the process id and reduce forever; as in a run, SIGTERM is only a request to stop."""
     gradient = torch.ones(1000)
     with StopRequest(PreemptionConfig(), Path("stop"), checks_file=False):
-        say(f"pid {mine.rank} {os.getpid()}")
+        write(f"pid {context.rank} {os.getpid()}")
         while True:
             dist.all_reduce(gradient)
-            gradient /= mine.world
+            gradient /= context.world
 
 
-def fail(mine: DistributedContext) -> None:
+def fail(context: DistributedContext) -> None:
     """Fail on rank 1 while rank 0 reduces."""
-    if mine.rank == 1:
+    if context.rank == 1:
         raise ValueError("a bad batch")
-    work(mine)
+    work(context)
 
 
-def hang(mine: DistributedContext) -> None:
-    """Stand still on rank 1 while rank 0 waits for it."""
-    if mine.rank == 1:
+def hang(context: DistributedContext) -> None:
+    """Hang on rank 1 while rank 0 waits for it."""
+    if context.rank == 1:
         time.sleep(300)
-    work(mine)
+    work(context)
 
 
-def leave(mine: DistributedContext) -> None:
-    """Leave with a code, from inside."""
+def exit_early(context: DistributedContext) -> None:
+    """Exit with a code inside the context."""
     dist.barrier()
     sys.exit(85)
 
 
-SCENARIOS: dict[str, Callable[[DistributedContext], None]] = {f.__name__: f for f in (agree, work, fail, hang, leave)}
+SCENARIOS: dict[str, Callable[[DistributedContext], None]] = {
+    f.__name__: f for f in (agree, work, fail, hang, exit_early)
+}
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What one rank of the global-batch test does: real processes, gloo, float64; run by `test_global_batch`.
+"""What one rank computes for the tests of collectives and objectives, with gloo in float64; see `rank_results`.
 
     python -m tests.hiervl_train.ranks RANK WORLD FOLDER
 
-Each rank takes its slice of every scenario's batch, and the ranks of the first half do so again as a smaller world.
+Each rank takes its slice of every scenario's batch; then the first half of the ranks does so again as a smaller world.
 """
 
 from __future__ import annotations
@@ -15,13 +15,22 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hiervl_train.collectives import all_gather, average_gradients, world_size
+from hiervl_train.collectives import (
+    all_gather,
+    average_gradients,
+    broadcast_json,
+    gather_json,
+    sum_over_ranks,
+    world_size,
+)
+from hiervl_train.distributed import DistributedContext
 from hiervl_train.grad_cache import cached_backward
 from hiervl_train.models import HierVL
 from hiervl_train.objectives import ObjectiveConfig, Tags, child_loss, parent_loss
 from hiervl_train.tasks.epic_mir import margin_loss
 from tests.hiervl_train.tiny import random_tags, random_text, random_video, tiny_config, tiny_model
 
+WORLD = 4
 CLIPS = 8  # of the global batch
 SUMMARIES = 4
 OBJECTIVE = ObjectiveConfig()
@@ -29,7 +38,7 @@ Result = tuple[Tensor, dict[str, Tensor]]
 
 
 def scenarios() -> dict[str, Callable[[HierVL, int, int], Tensor]]:
-    """Return by name what computes a loss and its gradients on one rank of a world; see the functions below."""
+    """Return, by name, the functions that compute a loss and its gradients on one rank of a world."""
     return {
         "child": child,
         "parent": parent,
@@ -127,13 +136,28 @@ def cached_parent(model: HierVL, rank: int, world: int) -> Tensor:
 
 
 def gather_whose_loss_differs_by_rank(rank: int) -> Tensor:
-    """Return this rank's gradient where each rank weighs the gathered rows by another vector."""
+    """Return this rank's gradient if each rank weights the gathered rows differently."""
     x = torch.arange(6, dtype=torch.float64).view(2, 3).add(rank).requires_grad_()
     gathered = all_gather(x)
     weights = torch.arange(gathered.numel(), dtype=torch.float64).view_as(gathered) * (rank + 1)
     (gathered * weights).sum().backward()
     assert x.grad is not None
     return x.grad
+
+
+def exchange(rank: int, world: int) -> dict[str, object]:
+    """Return what this rank receives of small values."""
+    context = DistributedContext(rank=rank, world=world)
+    try:
+        gather_json("x" * 9000, context)
+    except ValueError as error:
+        too_long = str(error)
+    return {
+        "gathered": gather_json({"rank": rank, "text": "é" * rank}, context),
+        "summed": sum_over_ranks({"all": 1.0, f"only {rank}": 1.5}, context),
+        "broadcast": [broadcast_json(f"from {rank}", None), broadcast_json(None if rank == 0 else "other", None)],
+        "too long": too_long,
+    }
 
 
 def worlds(whole: int) -> Iterator[int]:
@@ -149,7 +173,11 @@ def main(rank: int, whole: int, folder: Path) -> None:
         store = f"file://{folder}/store-{world}"
         dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
         assert world_size() == world
-        results = {"gather": gather_whose_loss_differs_by_rank(rank), **run(rank, world)}
+        results = {
+            "gather": gather_whose_loss_differs_by_rank(rank),
+            "values": exchange(rank, world),
+            **run(rank, world),
+        }
         torch.save(results, folder / f"{world}-{rank}.pt")
         dist.destroy_process_group()
 

@@ -1,4 +1,4 @@
-"""Real training runs for tests: a tiny model on the embedded dataset, one process a rank, forked from a warm server."""
+"""Real training runs for tests: a tiny model on the embedded dataset, one process per rank, from a fork server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from hiervl_train.monitor.metrics import read_metrics
 from tests.paths import REPOSITORY
 
-# Everything that decides numbers, whatever the default configuration is; no dropout, so that they do not hang on the
+# Every setting that affects the losses, whatever the defaults are; without dropout, so that they do not depend on the
 # number of ranks.
 TINY = (
     "model.img_size=32",
@@ -51,13 +51,13 @@ _forks.set_forkserver_preload(["hiervl_train.pretrain", "hiervl_train.finetune",
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A started run: its processes in the order of ranks, and where each one writes what it says."""
+    """A started run: its folder, and its processes in the order of ranks."""
 
     folder: Path
     processes: Sequence[ForkServerProcess]
 
-    def wait(self, seconds: float = 120) -> list[int | None]:
-        """Return the exit codes of all ranks; end what is still there after `seconds`."""
+    def wait(self, seconds: float = 300) -> list[int | None]:
+        """Return the exit codes of all ranks; kill those that still run after `seconds`."""
         end = time.monotonic() + seconds
         for process in self.processes:
             process.join(max(0.1, end - time.monotonic()))
@@ -66,7 +66,7 @@ class Run:
         return codes
 
     def kill(self) -> None:
-        """Kill all ranks, without a last word."""
+        """Kill all ranks."""
         for process in self.processes:
             if process.is_alive():
                 process.kill()
@@ -90,8 +90,8 @@ class Run:
             time.sleep(0.02)
         return False
 
-    def said(self) -> str:
-        """Return what all ranks said so far."""
+    def output(self) -> str:
+        """Return what all ranks have printed so far."""
         return "".join(path.read_text() for path in sorted(self.folder.parent.glob(f"{self.folder.name}.rank*.txt")))
 
 
@@ -104,7 +104,7 @@ def start(
     entry: str = "pretrain",
     settings: Sequence[str] = TINY,
 ) -> Run:
-    """Start a run of an entry of `hiervl_train`: pretraining with the tiny model, unless told otherwise."""
+    """Start a run of an entry of `hiervl_train`, by default pretraining with the tiny model."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     argv = [*settings, f"data.root={root}", f"run.folder={folder}", *overrides]
     port = str(free_port())
@@ -131,7 +131,7 @@ def finished(
     """Run to the end; return the losses by step. Fails where an exit code is not among `codes`."""
     run = start(root, folder, *overrides, ranks=ranks, entry=entry, settings=settings)
     found = run.wait()
-    assert set(found) <= set(codes), f"{found}\n{run.said()}"
+    assert set(found) <= set(codes), f"{found}\n{run.output()}"
     return losses(folder)
 
 

@@ -152,8 +152,8 @@ def test_a_rank_that_hangs_ends_the_job_after_the_timeout() -> None:
     assert re.search(r"\[rank 0\] .*[Tt]imed? ?out", output)
 
 
-def test_ranks_that_leave_with_a_code_part_in_order() -> None:
-    code, output = finished(torchrun("leave"))
+def test_ranks_that_exit_with_a_code_shut_down_in_order() -> None:
+    code, output = finished(torchrun("exit_early"))
     assert code == 1, "torchrun turns every code into 1"
     assert "exitcode  : 85" in output
     assert "the launcher ends" not in output

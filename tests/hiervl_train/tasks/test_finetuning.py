@@ -1,11 +1,10 @@
-"""Fine-tuning: whole runs of every task, what they leave alone, how sentences are chosen, faults that are named."""
+"""Fine-tuning: whole runs of every task, what they change, what they start from, and errors."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import signal
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,7 +16,6 @@ import torch
 from safetensors.torch import save_file
 from torch.nn.functional import cosine_similarity
 
-from configs.loading import ConfigError, load
 from eval import charades_ego, epic_mir
 from eval.command import main as evaluate
 from eval.results import Result
@@ -26,20 +24,15 @@ from hiervl_train.checkpoint.files import EMA
 from hiervl_train.checkpoint.open import find_checkpoint, open_checkpoint
 from hiervl_train.distributed import DistributedContext
 from hiervl_train.models import HierVL
-from hiervl_train.models.finetuned import FineTuned
 from hiervl_train.models.pixels import normalise
 from hiervl_train.models.storage import WEIGHTS, read_safetensors, save
 from hiervl_train.monitor.metrics import read_metrics
-from hiervl_train.optim import learning_rate
 from hiervl_train.task import Task
-from hiervl_train.tasks.config import FinetuneConfig
 from hiervl_train.tasks.epic_mir import RelevantSentences
 from hiervl_train.tasks.finetuning import build_model, finetuning_task, open_start
 from hiervl_train.tokenizer import Tokenizer
 from shards.companions import (
     EpicLabels,
-    EpicSentence,
-    EpicVideo,
     HowToLabels,
     read_companion,
     write_companion,
@@ -49,10 +42,9 @@ from shards.dataset import hash_json, open_dataset
 from shards.loader import Batch, Loader
 from tests.eval.small import save_small_checkpoint
 from tests.hiervl_train.runs import ended, finished, losses, start
-from tests.hiervl_train.tiny import GOLDEN, needs_golden, random_text, random_video, tiny_config
+from tests.hiervl_train.tasks.configs import FOLDER, TASKS, config_of
+from tests.hiervl_train.tiny import GOLDEN, needs_golden
 
-FOLDER = Path(__file__).resolve().parents[3] / "configs" / "finetune"
-TASKS = ("charades_ego", "epic_mir", "howto100m_probe", "howto100m_full")
 STEPS = 8
 BATCH = {"charades_ego": 8, "epic_mir": 8, "howto100m_probe": 4, "howto100m_full": 4}
 # What makes a published configuration small enough for a test.
@@ -77,10 +69,6 @@ def settings(task: str, checkpoint: Path) -> list[str]:
 def tuned(task: str, checkpoint: Path, root: Path, folder: Path, *overrides: str, ranks: int = 1) -> list[float]:
     """Run a task to its end; return its losses."""
     return finished(root, folder, *overrides, ranks=ranks, entry="finetune", settings=settings(task, checkpoint))
-
-
-def config_of(task: str, *overrides: str) -> FinetuneConfig:
-    return load(FinetuneConfig, FOLDER / f"{task}.yaml", overrides)
 
 
 @pytest.fixture(scope="module")
@@ -118,9 +106,6 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return read_safetensors(path / WEIGHTS)
 
 
-# Runs
-
-
 def test_two_ranks_and_micro_batches_give_the_losses_of_one_rank(
     run: Path, checkpoint: Path, embedded: Path, tmp_path: Path
 ) -> None:
@@ -131,7 +116,7 @@ def test_two_ranks_and_micro_batches_give_the_losses_of_one_rank(
     np.testing.assert_allclose(two, losses(run), rtol=2e-3)
 
 
-def test_only_what_the_task_trains_is_moved(run: Path, checkpoint: Path) -> None:
+def test_only_trained_parts_change(run: Path, checkpoint: Path) -> None:
     before, after = weights(checkpoint), weights(last(run))
     moved = {name.split(".")[0] for name, value in before.items() if not torch.equal(value, after[name])}
     towers = {"video", "video_projection"}
@@ -156,20 +141,20 @@ def batch_of(task: str, checkpoint: Path, root: Path, *overrides: str) -> Iterat
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_batch_is_learnt_by_heart(task: str, checkpoint: Path, embedded: Path) -> None:
+def test_a_single_batch_can_be_overfitted(task: str, checkpoint: Path, embedded: Path) -> None:
     """Towers alone, or a head alone, get far beyond chance on one batch that is shown again and again."""
     with batch_of(task, checkpoint, embedded) as (made, name, batch):
         optimizer = torch.optim.Adam([p for p in made.model.parameters() if p.requires_grad], lr=0.003)
         found = []
         for _ in range(60):
             optimizer.zero_grad()
-            found.append(float(made.backward[name](batch).loss))
+            found.append(float(made.steps[name](batch).loss))
             optimizer.step()
     assert found[-1] < found[0] / 3
 
 
 @pytest.mark.parametrize("task", ["charades_ego", "epic_mir"])
-def test_the_loss_of_a_step_is_its_formula_pair_by_pair(task: str, checkpoint: Path, embedded: Path) -> None:
+def test_the_loss_of_a_step_equals_its_formula(task: str, checkpoint: Path, embedded: Path) -> None:
     with batch_of(task, checkpoint, embedded, "run.seed=3") as (made, name, batch):
         with torch.no_grad():
             video = made.model.encode_video(normalise(batch.video))
@@ -177,7 +162,7 @@ def test_the_loss_of_a_step_is_its_formula_pair_by_pair(task: str, checkpoint: P
             chosen = [sentences.choose(key, batch.epoch) for key in batch.keys] if task == "epic_mir" else []
             texts = [one.text for one in chosen] or batch.texts
             sim = cosine_similarity(made.model.encode_text(*made.tokenizer(texts))[:, None], video[None], dim=2)
-        loss = float(made.backward[name](batch).loss)
+        loss = float(made.steps[name](batch).loss)
     n = len(sim)
     if task == "charades_ego":
         assert len(set(batch.texts)) < n  # segments of one text are each other's negatives all the same
@@ -196,7 +181,7 @@ def test_the_loss_of_a_step_is_its_formula_pair_by_pair(task: str, checkpoint: P
     assert loss == pytest.approx(sum(hinges) / len(hinges), rel=1e-4)
 
 
-def test_a_checkpoint_of_it_is_a_model_with_a_tokenizer(run: Path) -> None:
+def test_a_checkpoint_loads_as_a_model_with_a_tokenizer(run: Path) -> None:
     model = HierVL.from_checkpoint(last(run))
     tokenizer = Tokenizer.from_pretrained(last(run), max_length=model.text.max_length)
     assert model.encode_text(*tokenizer(["opens the drawer"])).shape == (1, 8)
@@ -232,107 +217,33 @@ def accuracy_by_hand(checkpoint: Path, root: Path) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("run", ["epic_mir"], indirect=True)
-def test_killed_it_goes_on_to_the_same_losses(run: Path, checkpoint: Path, embedded: Path, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_to_the_same_losses(run: Path, checkpoint: Path, embedded: Path, tmp_path: Path) -> None:
     folder, command = tmp_path / "killed", settings("epic_mir", checkpoint)
     with ended(start(embedded, folder, entry="finetune", settings=command)) as killed:
-        assert killed.reached(5), killed.said()
+        assert killed.reached(5), killed.output()
         killed.signal(signal.SIGKILL)
         assert killed.wait(40) != [0]
     assert tuned("epic_mir", checkpoint, embedded, folder) == losses(run)
 
 
 @pytest.mark.parametrize("run", ["howto100m_probe"], indirect=True)
-def test_the_head_of_a_probe_goes_on_where_the_whole_is_trained(run: Path, tmp_path: Path) -> None:
-    begun = open_start(config_of("howto100m_full", f"init_from={run}", "sample.frames=2"))
+def test_full_fine_tuning_continues_from_the_head_of_a_probe(run: Path, tmp_path: Path) -> None:
+    opened = open_start(config_of("howto100m_full", f"init_from={run}", "sample.frames=2"))
     head = weights(last(run))["head.weight"]
-    same = build_model(begun, trained=["video"], classes=len(head))
+    same = build_model(opened, trained=["video"], classes=len(head))
     torch.testing.assert_close(same.state_dict()["head.weight"], head, rtol=0, atol=0)
-    other = build_model(begun, trained=["video"], classes=len(head) + 1)
+    other = build_model(opened, trained=["video"], classes=len(head) + 1)
     assert len(other.state_dict()["head.weight"]) == len(head) + 1
 
 
-# Sentences
-
-
-def epic_labels(videos: list[tuple[int, tuple[int, ...]]], sentences: list[tuple[int, tuple[int, ...]]]) -> EpicLabels:
-    """Return labels of these verb and noun classes; clips are k0, k1, …; texts name their row."""
-    return EpicLabels(
-        videos=tuple(
-            EpicVideo(key=f"k{i}", narration_id=f"v{i}", text=f"own {i}", verb_class=verb, noun_classes=nouns)
-            for i, (verb, nouns) in enumerate(videos)
-        ),
-        sentences=tuple(
-            EpicSentence(narration_id=f"s{i}", text=f"sentence {i}", verb_class=verb, noun_classes=nouns)
-            for i, (verb, nouns) in enumerate(sentences)
-        ),
-    )
-
-
-def random_classes(count: int, seed: int) -> list[tuple[int, tuple[int, ...]]]:
-    rng = np.random.default_rng(seed)
-    return [(int(rng.integers(97)), tuple(rng.integers(40, size=rng.integers(1, 5)).tolist())) for _ in range(count)]
-
-
-def test_a_clips_sentences_are_those_of_relevancy_above_a_tenth_each_as_often_as_the_others() -> None:
-    # Relevancies to verb 3 and noun 7: both 1, the noun among ten 0.05, the noun among two 0.25, the verb 0.5, none 0.
-    sentences = [(3, (7,)), (4, (7, *range(10, 19))), (4, (7, 8)), (3, (9,)), (4, (9,))]
-    ours = RelevantSentences(epic_labels([(3, (7,))], sentences), above=0.1, seed=0)
-    chosen = [ours.choose("k0", epoch) for epoch in range(600)]
-    assert {(one.text, one.relevancy) for one in chosen} == {
-        ("sentence 0", 1.0),
-        ("sentence 2", 0.25),
-        ("sentence 3", 0.5),
-    }
-    assert all(160 < count < 240 for count in Counter(one.text for one in chosen).values())
-
-
-def test_a_clip_without_a_relevant_sentence_is_shown_with_its_own_narration() -> None:
-    ours = RelevantSentences(epic_labels([(3, (7,)), (5, (9,))], [(5, (9,))]), above=0.1, seed=0)
-    assert {(one.text, one.relevancy) for one in (ours.choose("k0", epoch) for epoch in range(5))} == {("own 0", 1.0)}
-
-
-def test_the_choice_follows_from_seed_epoch_and_key_alone() -> None:
-    labels = epic_labels(random_classes(30, 2), random_classes(400, 3))
-    keys = [video.key for video in labels.videos]
-    one, again = (RelevantSentences(labels, above=0.1, seed=4) for _ in range(2))
-    first = {(key, epoch): one.choose(key, epoch) for epoch in range(3) for key in keys}
-    assert {(key, epoch): again.choose(key, epoch) for epoch in (2, 0, 1) for key in keys[::-1]} == first
-    assert sum(first[key, 0] != first[key, 1] for key in keys) > 20
-    other = RelevantSentences(labels, above=0.1, seed=5)
-    assert sum(other.choose(key, 0) != first[key, 0] for key in keys) > 20
-
-
-def test_of_two_narrations_of_one_stretch_each_is_asked_about() -> None:
-    labels = epic_labels([(3, (7,)), (5, (9,))], [(3, (7,)), (5, (9,))])
-    both = tuple(replace(video, key="k0") for video in labels.videos)
-    ours = RelevantSentences(replace(labels, videos=both), above=0.1, seed=0)
-    assert {ours.choose("k0", epoch).text for epoch in range(40)} == {"sentence 0", "sentence 1"}
-
-
-# The model and what it starts from
-
-
-def test_what_is_at_rest_has_no_gradient_and_no_dropout() -> None:
-    text = replace(tiny_config().text, dropout=0.5, attention_dropout=0.5)
-    model = FineTuned(tiny_config(text=text), trained=["video_projection"], classes=3).train()
-    ids, mask = random_text(4, 6)
-    assert torch.equal(model.encode_text(ids, mask), model.encode_text(ids, mask))
-    assert not model.encode_text(ids, mask).requires_grad
-    model.classify(model.encode_video(random_video(2, 2, 3, 16, 16, dtype=torch.float32))).sum().backward()
-    with_gradient = {name.split(".")[0] for name, parameter in model.named_parameters() if parameter.grad is not None}
-    assert with_gradient == {"video_projection", "head"}
-    learning = FineTuned(tiny_config(text=text), trained=["text"]).train()
-    assert not torch.equal(learning.encode_text(ids, mask), learning.encode_text(ids, mask))
-
-
-def test_more_frames_than_the_checkpoint_has_slots_get_zero_ones(checkpoint: Path) -> None:
+def test_more_frames_than_slots_extend_the_checkpoint_with_zeros(checkpoint: Path) -> None:
     towers = open_start(config_of("charades_ego", f"init_from={checkpoint}", "sample.frames=6")).model
     slots = towers.video.temporal_embed[0]
     assert len(slots) == towers.config.num_frames == 6
     assert torch.equal(slots[:4], weights(checkpoint)["video.temporal_embed"][0]) and not slots[4:].any()
 
 
-def test_a_run_that_kept_an_average_is_started_from_by_it(checkpoint: Path, tmp_path: Path) -> None:
+def test_fine_tuning_starts_from_the_average_if_there_is_one(checkpoint: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
     moved = {name: value + 1 for name, value in weights(copy).items()}
     save_file(moved, copy / EMA)
@@ -342,20 +253,20 @@ def test_a_run_that_kept_an_average_is_started_from_by_it(checkpoint: Path, tmp_
 
 
 @needs_golden
-def test_a_released_checkpoint_is_a_start(checkpoint: Path, tmp_path: Path) -> None:
+def test_fine_tuning_starts_from_a_released_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
     model = json.dumps(json.loads((GOLDEN / "config.json").read_bytes()))
     released = [f"init_from={GOLDEN / 'checkpoint.pth'}", f"model={model}", f"tokenizer.source={tmp_path}"]
     Tokenizer.build(["opens the drawer"], vocab_size=30, max_length=16).save(tmp_path)
     config = config_of("charades_ego", *released, "sample.frames=2")
-    begun = open_start(config)
-    expected = HierVL.from_checkpoint(GOLDEN / "checkpoint.pth", begun.model.config)
-    for name, value in build_model(begun, trained=["video"], classes=None).state_dict().items():
+    opened = open_start(config)
+    expected = HierVL.from_checkpoint(GOLDEN / "checkpoint.pth", opened.model.config)
+    for name, value in build_model(opened, trained=["video"], classes=None).state_dict().items():
         assert torch.equal(value, expected.state_dict()[name])
-    assert begun.tokenizer.size == 7
+    assert opened.tokenizer.size == 7
 
 
 @pytest.mark.parametrize("run", ["charades_ego"], indirect=True)
-def test_a_run_stands_for_its_best_checkpoint_or_its_newest(run: Path, tmp_path: Path) -> None:
+def test_a_run_stands_for_its_best_or_newest_checkpoint(run: Path, tmp_path: Path) -> None:
     assert find_checkpoint(run) == last(run)  # the only one with a score
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     best = json.loads((copy / "checkpoints" / "best.json").read_bytes()) | {"folder": "step-00000006"}
@@ -364,62 +275,21 @@ def test_a_run_stands_for_its_best_checkpoint_or_its_newest(run: Path, tmp_path:
     assert find_checkpoint(copy, "newest").name == f"step-{STEPS:08d}"
 
 
-# Configurations
-
-
-@pytest.mark.parametrize(
-    ("name", "task", "epochs", "frames", "lr"),
-    [
-        ("charades_ego", "charades_ego", 20, 16, 3e-5),
-        ("epic_mir", "epic_mir", 100, 16, 1e-6),
-        ("howto100m_probe", "howto100m", 100, 4, 1e-3),
-        ("howto100m_full", "howto100m", 100, 4, 3e-5),
-    ],
-)
-def test_a_file_says_what_was_published(name: str, task: str, epochs: int, frames: int, lr: float) -> None:
-    config = config_of(name)
-    assert (config.task.name, config.schedule.epochs, config.sample.frames) == (task, epochs, frames)
-    rates = [learning_rate(config.optim, 0, total=1, epoch=epoch) for epoch in range(20)]
-    assert rates == pytest.approx([lr] * 10 + [lr / 10] * 10 if name == "charades_ego" else [lr] * 20)
-    assert config.task.classes == (100 if task == "howto100m" else None)
-    assert {path.stem for path in FOLDER.glob("*.yaml")} == set(TASKS)
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (["task.margin=0.4"], "margin = 0.4 means nothing to charades_ego"),
-        (["task.name=egomcq"], "task.name = 'egomcq'"),
-        (["freeze=[head]"], "freeze.0 = 'head'"),
-        (["schedule.batch=1"], "charades_ego compares pairs"),
-        (["task.temprature=1"], "did you mean task.temperature?"),
-        (["task.temperature=0"], "task.temperature = 0: Input should be greater than 0"),
-    ],
-)
-def test_a_configuration_that_means_nothing_is_an_error(overrides: list[str], message: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        config_of("charades_ego", *overrides)
-    assert message in str(caught.value)
-
-
-# Faults
-
-
 @pytest.fixture
 def own(embedded: Path, tmp_path: Path) -> Path:
     """A copy of the dataset that a test may damage."""
     return Path(shutil.copytree(embedded, tmp_path / "shards"))
 
 
-def refused(
+def error_of(
     task: str, checkpoint: Path, root: Path, folder: Path, capsys: pytest.CaptureFixture[str], *overrides: str
 ) -> str:
-    """Run a task that cannot be carried out; return what it says."""
+    """Run a task that cannot be carried out; return the message."""
     command = [*settings(task, checkpoint), f"data.root={root}", f"run.folder={folder}", *overrides]
     assert finetune.main(command) == 2
-    said = capsys.readouterr().err
-    assert "Traceback" not in said
-    return said
+    message = capsys.readouterr().err
+    assert "Traceback" not in message
+    return message
 
 
 @pytest.mark.parametrize(
@@ -430,15 +300,14 @@ def refused(
         ("charades_ego", ["data.split=test"], "charades_ego/test has whole videos"),
         ("charades_ego", ["freeze=[video, video_projection, text, text_projection]"], "nothing left to train"),
         ("charades_ego", ["schedule.batch=64"], "fewer samples than one global batch of 64; lower schedule.batch"),
-        ("charades_ego", ["init_from=absent"], "absent: there is no such checkpoint"),
-        ("charades_ego", ["init_from=absent"], "absent: there is no such checkpoint"),
+        ("charades_ego", ["init_from=absent"], "absent: no such checkpoint"),
         ("charades_ego", ["init_from=null"], "init_from is not set"),
-        ("charades_ego", ["model={depth: 3}"], "brings its own sizes"),
+        ("charades_ego", ["model={depth: 3}"], "has its own sizes"),
         ("howto100m_probe", ["task.classes=2"], "raise task.classes"),
         ("howto100m_probe", ["task.pooling=aggregator", "sample.windows=7"], "6 slots of the checkpoint's aggregator"),
     ],
 )
-def test_what_cannot_be_done_is_named_with_exit_code_2(
+def test_impossible_requests_are_named_with_exit_code_2(
     checkpoint: Path,
     embedded: Path,
     tmp_path: Path,
@@ -452,21 +321,21 @@ def test_what_cannot_be_done_is_named_with_exit_code_2(
         assert finetune.main([*command, f"data.root={embedded}", f"run.folder={tmp_path / 'run'}", *overrides]) == 2
         assert message in capsys.readouterr().err
     else:
-        assert message in refused(task, checkpoint, embedded, tmp_path / "run", capsys, *overrides)
+        assert message in error_of(task, checkpoint, embedded, tmp_path / "run", capsys, *overrides)
 
 
-def test_a_dataset_without_the_set_is_refused_by_name(
+def test_a_missing_split_is_named(
     checkpoint: Path, embedded: Path, own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for set_name, split in (("epic_mir", "train"), ("charades_ego", "test")):
         remove_split(own, set_name, split)
-    said = refused("epic_mir", checkpoint, own, tmp_path / "run", capsys)
-    assert "there is no epic_mir/train" in said and "charades_ego/train" in said
-    said = refused("charades_ego", checkpoint, own, tmp_path / "run", capsys, "evaluation.at_end=true")
-    assert "there is no charades_ego/test" in said
+    message = error_of("epic_mir", checkpoint, own, tmp_path / "run", capsys)
+    assert "there is no epic_mir/train" in message and "charades_ego/train" in message
+    message = error_of("charades_ego", checkpoint, own, tmp_path / "run", capsys, "evaluation.at_end=true")
+    assert "there is no charades_ego/test" in message
 
 
-def test_a_sample_without_a_label_is_named(
+def test_samples_without_a_label_are_named(
     checkpoint: Path, own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     epic, howto = (
@@ -476,16 +345,16 @@ def test_a_sample_without_a_label_is_named(
     write_companion(own / "epic_mir" / "train" / "labels.json", replace(epic, videos=epic.videos[1:]))
     write_companion(own / "howto100m" / "train" / "labels.json", replace(howto, videos=howto.videos[1:]))
     for task, key in (("epic_mir", epic.videos[0].key), ("howto100m_full", howto.videos[0].key)):
-        said = refused(task, checkpoint, own, tmp_path / task, capsys)
-        assert f"no label for {key}" in said
+        message = error_of(task, checkpoint, own, tmp_path / task, capsys)
+        assert f"no label for {key}" in message
 
 
-def test_a_damaged_checkpoint_is_refused_before_anything_is_trained(
+def test_a_damaged_checkpoint_is_an_error_before_training(
     checkpoint: Path, embedded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
     (copy / WEIGHTS).write_bytes((copy / WEIGHTS).read_bytes()[:-5])
-    assert "not a whole safetensors file" in refused("epic_mir", copy, embedded, tmp_path / "run", capsys)
+    assert "damaged or incomplete safetensors file" in error_of("epic_mir", copy, embedded, tmp_path / "run", capsys)
 
 
 def remove_split(root: Path, set_name: str, split: str) -> None:
