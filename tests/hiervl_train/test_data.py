@@ -1,4 +1,4 @@
-"""Batches come to the device one step ahead, in the loader's order, with a cursor for what the caller has had."""
+"""Batches are copied to the device one step ahead, in order; the cursor counts those that the caller was given."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def assert_equal(a: Batch, b: Batch) -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_batches_are_those_of_the_loader_on_the_device(root: Path, device: str) -> None:
+def test_batches_equal_those_of_the_loader(root: Path, device: str) -> None:
     with loader(root) as plain:
         expected = [*plain, *plain]
     ours = DeviceLoader(loader(root), device)
@@ -49,7 +49,7 @@ def test_batches_are_those_of_the_loader_on_the_device(root: Path, device: str) 
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_the_cursor_does_not_count_the_batch_on_its_way(root: Path, device: str) -> None:
+def test_the_cursor_does_not_count_the_batch_being_copied(root: Path, device: str) -> None:
     with loader(root) as plain:
         expected = [*plain, *plain]
     for taken in range(1, len(expected) // 2 + 1):
@@ -74,7 +74,7 @@ def test_time_spent_waiting_is_a_metric(root: Path) -> None:
     assert ours.metrics()["wait_seconds"] == 0
 
 
-def test_what_a_worker_raises_reaches_the_caller(tmp_path: Path) -> None:
+def test_an_error_in_a_worker_reaches_the_caller(tmp_path: Path) -> None:
     dataset = coded_dataset(tmp_path, (5,))
     for row in range(5):
         overwrite_member(dataset, 0, row, bytes(2000))

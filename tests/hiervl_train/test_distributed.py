@@ -1,4 +1,4 @@
-"""Ranks find each other under any launcher, agree without waiting, and end together when one of them does."""
+"""Ranks connect under any launcher, agree on flags without waiting, and end together when one fails."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ AGREED = (
 )
 
 
-def test_ranks_under_torchrun_agree_on_flags_of_any_of_them_and_not_on_different_ones() -> None:
+def test_ranks_under_torchrun_agree_on_flags() -> None:
     code, output = finished(torchrun("agree"))
     assert code == 0, output
     for rank in (0, 1):
@@ -85,7 +85,7 @@ def test_ranks_under_torchrun_agree_on_flags_of_any_of_them_and_not_on_different
         assert f"{rank}: the ranks began different flags; this rank's are flag {rank}" in output
 
 
-def test_tasks_of_srun_find_each_other_by_slurms_variables() -> None:
+def test_tasks_of_srun_connect_by_slurms_variables() -> None:
     port = free_port()
     tasks = [
         subprocess.Popen(
@@ -201,7 +201,7 @@ NODES = {"SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "gpu[07-08]"}
         ),
     ],
 )
-def test_the_launcher_is_known_by_its_variables(variables: Mapping[str, str], place: LaunchInfo) -> None:
+def test_the_launcher_is_detected_by_its_variables(variables: Mapping[str, str], place: LaunchInfo) -> None:
     assert find_launch_info(variables) == place
 
 
@@ -214,7 +214,7 @@ def test_the_launcher_is_known_by_its_variables(variables: Mapping[str, str], pl
         (STEP | NODES | {"SLURM_JOB_NODELIST": ""}, "names no host; set MASTER_ADDR"),
     ],
 )
-def test_variables_that_make_no_sense_are_errors_by_name(variables: Mapping[str, str], message: str) -> None:
+def test_invalid_variables_are_named(variables: Mapping[str, str], message: str) -> None:
     with pytest.raises(DistributedError, match=message):
         find_launch_info(variables)
 
@@ -234,7 +234,7 @@ def test_the_first_host_of_a_node_list(nodes: str, host: str) -> None:
     assert first_host(nodes) == host
 
 
-def test_gloo_computes_on_the_cpu_and_nccl_without_a_gpu_says_so() -> None:
+def test_gloo_uses_the_cpu_and_nccl_without_a_gpu_is_an_error() -> None:
     assert choose_device("gloo", LaunchInfo()) == torch.device("cpu")
     if not torch.cuda.is_available():
         assert choose_device("auto", LaunchInfo()) == torch.device("cpu")

@@ -37,7 +37,7 @@ def assert_same_gradients(ours: dict[str, torch.Tensor], theirs: dict[str, torch
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
-def test_without_dropout_micro_batches_are_the_big_batch(size):
+def test_without_dropout_micro_batches_equal_the_whole_batch(size):
     tags = tags_of(8)
     big = model_with(0.0)
     (video, ids, mask) = clips(8, 8)[0]
@@ -50,7 +50,7 @@ def test_without_dropout_micro_batches_are_the_big_batch(size):
     assert_same_gradients(gradients(small), gradients(big))
 
 
-def test_with_dropout_micro_batches_are_one_graph_over_all_of_them():
+def test_with_dropout_micro_batches_equal_one_graph_over_them():
     tags = tags_of(6)
     whole = model_with(0.3)
     torch.manual_seed(5)
@@ -105,14 +105,14 @@ def test_parents_aggregate_in_the_loss_with_drop_path(objective):
         lambda part: encode_summaries(parts, part),
         lambda *embeddings: parent_loss(*embeddings, tags, parts.aggregate, config),
     )
-    assert torch.equal(torch.rand(1), follows), "what the loss drew is not drawn again by the next step"
+    assert torch.equal(torch.rand(1), follows), "the next step does not repeat the loss's random numbers"
     torch.testing.assert_close(loss, expected.detach(), rtol=1e-12, atol=0)
     theirs = gradients(whole)
     assert any(name.startswith("aggregator.") for name in theirs)
     assert_same_gradients({name: gradients(parts)[name] for name in theirs}, theirs)
 
 
-def test_inside_one_autocast_the_weights_still_get_gradients():
+def test_inside_an_autocast_the_weights_get_gradients():
     """Autocast keeps a weight's bfloat16 copy, and the first encoding makes it without a graph."""
     tags = tags_of(4)
     model = model_with(0.0).float()
@@ -125,7 +125,7 @@ def test_inside_one_autocast_the_weights_still_get_gradients():
     assert float(named["video.blocks.0.mlp.fc1.weight"].grad.abs().sum()) > 0
 
 
-def test_compiled_encodings_without_and_with_a_graph_drop_the_same():
+def test_both_compiled_encodings_have_the_same_dropout():
     tags = tags_of(4)
     model = tiny_model(tiny_config(depth=1, aggregator=None, text=tiny_text(0.3)), dtype=torch.float32).train()
     for block in model.text.blocks:
@@ -145,12 +145,12 @@ def test_compiled_encodings_without_and_with_a_graph_drop_the_same():
     assert not torch.allclose(first[0], model.eval()(*parts[0])[1], atol=1e-3), "dropout was on"
 
 
-def test_nothing_to_encode_is_an_error():
+def test_no_micro_batch_is_an_error():
     with pytest.raises(ValueError, match="no micro-batch"):
         cached_backward([], lambda part: (part,), lambda x: x.sum())
 
 
-def test_compile_blocks_is_what_the_speed_configuration_calls():
+def test_compile_blocks_keeps_parameter_names():
     model = tiny_model(tiny_config(depth=1), dtype=torch.float32)
     compile_blocks(model, backend="eager")
     assert all(block._compiled_call_impl is not None for block in model.video.blocks)

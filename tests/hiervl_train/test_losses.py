@@ -1,4 +1,4 @@
-"""The objectives equal their formulas in values and gradients, and hold where a softmax would underflow."""
+"""The losses equal their formulas in values and gradients, also where a softmax would underflow."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_egonce_is_the_log_of_the_softmax_mass_on_shared_verbs_and_nouns(count):
     same(ours, reference.egonce(reference.cosine(text, video), expected, T), text, video)
 
 
-def test_tags_need_a_verb_and_a_noun_in_common_and_none_match_only_themselves():
+def test_positives_share_a_verb_and_a_noun():
     verbs = torch.tensor([[1, 0], [1, 1], [1, 0], [0, 0]])
     nouns = torch.tensor([[1, 0], [1, 0], [0, 1], [0, 0]])
     assert losses.tag_positives(verbs, nouns).tolist() == [
@@ -71,7 +71,7 @@ def test_egonce_is_finite_where_the_softmax_underflows():
     assert torch.isinf(reference.egonce(sim.detach(), torch.eye(4, dtype=torch.bool), 0.001))
 
 
-def test_egonce_of_bfloat16_embeddings_is_that_of_their_values_in_float32():
+def test_egonce_computes_bfloat16_embeddings_in_float32():
     text, video = randn(64, 32).bfloat16().requires_grad_(), randn(64, 32, seed=1).bfloat16().requires_grad_()
     verbs, nouns = random_tags(64)
     positives = losses.tag_positives(verbs, nouns)
@@ -83,7 +83,7 @@ def test_egonce_of_bfloat16_embeddings_is_that_of_their_values_in_float32():
     assert torch.isfinite(text.grad).all() and torch.isfinite(video.grad).all()
 
 
-def test_rows_without_another_positive_lose_as_info_nce_does():
+def test_without_other_positives_egonce_equals_info_nce():
     sim = randn(5, 5)
     alone = losses.egonce(sim, torch.zeros(5, 5, dtype=torch.bool), temperature=T)
     assert torch.equal(alone, losses.info_nce(sim, temperature=T))
@@ -96,7 +96,7 @@ def test_zero_embeddings_have_no_nan():
 
 
 @pytest.mark.parametrize("objective", ["both", "video_to_summary", "video_to_narrations"])
-def test_parent_objectives_compare_what_their_names_say(objective):
+def test_parent_objectives_equal_their_formulas(objective):
     video, narrations, summary = (randn(6, 5, seed=seed).requires_grad_() for seed in range(3))
     verbs, nouns = random_tags(6)
     mask = reference.tag_mask(verbs, nouns)
@@ -111,7 +111,7 @@ def test_parent_objectives_compare_what_their_names_say(objective):
     same(ours, expected, *used)
 
 
-def test_parent_objectives_take_none_for_what_they_do_not_use_only():
+def test_parent_objectives_need_only_the_embeddings_they_use():
     video, other, mask = randn(3, 5), randn(3, 5, seed=1), torch.eye(3, dtype=torch.bool)
     losses.parent_loss(video, None, other, mask, objective="video_to_summary", temperature=T)
     losses.parent_loss(video, other, None, mask, objective="video_to_narrations", temperature=T)
@@ -119,7 +119,7 @@ def test_parent_objectives_take_none_for_what_they_do_not_use_only():
         losses.parent_loss(video, None, other, mask, objective="both", temperature=T)
 
 
-def test_one_summary_in_all_is_an_error():
+def test_a_global_batch_of_one_summary_is_an_error():
     one = randn(1, 5)
     with pytest.raises(ValueError, match="fewer than 2"):
         losses.parent_loss(one, one, one, torch.ones(1, 1).bool(), objective="both", temperature=T)

@@ -1,4 +1,4 @@
-"""A request to stop is noticed whatever it comes by, once, and nothing else of the process is changed by it."""
+"""Requests to stop are detected by signal, file and time limit, and change nothing else in the process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def no_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGUSR2", "SIGINT"])
-def test_a_signal_is_a_request_and_the_handlers_before_come_back(tmp_path: Path, name: str) -> None:
+def test_a_signal_is_a_request_and_handlers_are_restored(tmp_path: Path, name: str) -> None:
     number = signal.Signals[name]
     before = signal.getsignal(number)
     with StopRequest(NEVER, tmp_path / "stop") as stop:
@@ -42,7 +42,7 @@ def test_the_first_reason_stays(tmp_path: Path) -> None:
         assert stop.reason == "signal SIGUSR2"
 
 
-def test_a_second_interrupt_ends_the_process_inside_whatever_hangs(tmp_path: Path) -> None:
+def test_a_second_interrupt_ends_a_hanging_process(tmp_path: Path) -> None:
     code = (
         "import sys, time, threading\n"
         "from pathlib import Path\n"
@@ -66,7 +66,7 @@ def test_a_second_interrupt_ends_the_process_inside_whatever_hangs(tmp_path: Pat
     assert ExitCode.INTERRUPTED == 128 + signal.SIGINT
 
 
-def test_a_forked_worker_is_ended_by_sigterm_and_by_no_signal_of_the_scheduler(tmp_path: Path) -> None:
+def test_a_forked_worker_dies_of_sigterm_but_not_of_the_schedulers_signals(tmp_path: Path) -> None:
     with StopRequest(NEVER, tmp_path / "stop") as stop:
         worker = os.fork()
         if not worker:
@@ -81,7 +81,7 @@ def test_a_forked_worker_is_ended_by_sigterm_and_by_no_signal_of_the_scheduler(t
         assert stop.reason is None  # what a worker is sent is no request to the run
 
 
-def test_the_stop_file_is_seen_within_two_seconds_and_only_where_it_is_looked_for(tmp_path: Path) -> None:
+def test_the_stop_file_is_detected_within_two_seconds(tmp_path: Path) -> None:
     file = tmp_path / "stop"
     with StopRequest(NEVER, file) as stop, StopRequest(NEVER, file, checks_file=False) as other:
         assert stop.reason is None
@@ -102,7 +102,7 @@ def test_a_stale_stop_file_is_cleared_when_a_run_starts(tmp_path: Path) -> None:
         assert stop.reason is None
 
 
-def test_a_run_whose_folder_is_away_goes_on_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_folder_is_a_warning_and_no_request(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with StopRequest(NEVER, tmp_path / "gone" / "stop") as stop:
         assert stop.reason is None
     assert "gone" in caplog.text
@@ -125,7 +125,7 @@ def test_the_end_of_a_slurm_job_is_a_time_limit(
         assert stop.reason == reason
 
 
-def test_a_limit_within_its_margin_is_refused_by_name() -> None:
+def test_a_limit_within_its_margin_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"time_limit_minutes = 5\.0 is not more than margin_minutes = 5\.0"):
         PreemptionConfig(time_limit_minutes=5.0)
     with pytest.raises(ConfigError, match="margin_minutes"):

@@ -1,4 +1,4 @@
-"""Relevancy equals the official definition pair by pair, without the matrix ever being whole."""
+"""Relevancy equals the official definition, computed pair by pair."""
 
 from __future__ import annotations
 
@@ -39,22 +39,22 @@ def test_every_pair_has_the_official_relevancy(first: list[list[int]], second: l
         assert (relevancy.rows(row, row + 1)[0] == direct[row]).all()
 
 
-def test_an_item_without_nouns_is_half_relevant_to_its_own_verb_at_most() -> None:
+def test_items_without_nouns_have_relevancy_one_half_at_most() -> None:
     empty = Classes.of([3, 4], [[], []])
     assert Relevancy(empty, empty).rows(0, 2).tolist() == [[0.5, 0.0], [0.0, 0.5]]
 
 
-def test_a_noun_named_twice_counts_once_and_class_numbers_may_be_any() -> None:
+def test_repeated_nouns_count_once_and_class_numbers_are_arbitrary() -> None:
     rows, columns = Classes.of([1], [[10**9, 10**9, -7]]), Classes.of([1], [[-7, 10**9]])
     assert Relevancy(rows, columns).rows(0, 5).tolist() == [[1.0]]
 
 
-def test_columns_of_unlike_lengths_are_refused() -> None:
+def test_columns_of_different_lengths_are_an_error() -> None:
     with pytest.raises(ValueError, match="2 verb classes, but 1 lists"):
         Classes.of([1, 2], [[1]])
 
 
-def test_the_real_training_sentences_have_their_own_class_columns_relevancy() -> None:
+def test_the_published_training_sentences_have_the_official_relevancy() -> None:
     with (shared("epic100") / "EPIC_100_retrieval_train_sentence.csv").open(encoding="utf-8") as file:
         table = list(csv.DictReader(file))
     nouns = [ast.literal_eval(row["noun_classes"]) for row in table]

@@ -1,4 +1,4 @@
-"""The tokenizer: buckets, a vocabulary made of texts, its file, and one that transformers made."""
+"""The tokenizer: buckets, a vocabulary built from texts, its file, and compatibility with transformers."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def test_any_text_becomes_ids_of_a_bucket_length_with_a_mask_over_exactly_its_to
         assert count >= 2 and set(ids_L[count:].tolist()) <= {0}
 
 
-def test_the_vocabulary_does_not_hang_on_the_order_of_the_texts() -> None:
+def test_the_vocabulary_does_not_depend_on_the_order_of_the_texts() -> None:
     shuffled = TEXTS * 3
     random.Random(0).shuffle(shuffled)
     again = Tokenizer.build(shuffled, vocab_size=100, max_length=40, buckets=(8, 16))
     assert again.to_bytes() == built().to_bytes()
 
 
-def test_words_beyond_the_vocabulary_are_unknown_and_long_texts_are_cut() -> None:
+def test_other_words_are_unknown_and_long_texts_are_truncated() -> None:
     small = built(vocab_size=6)
     ids_BL, _ = small(["C opens the drawer"])
     assert small.size == 6 and 1 in ids_BL.tolist()[0]
@@ -54,7 +54,7 @@ def test_a_saved_tokenizer_gives_the_same_ids(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(tokenizer(TEXTS), again(TEXTS), strict=True))
 
 
-def test_a_tokenizer_of_transformers_gives_the_ids_that_transformers_gives(tmp_path: Path) -> None:
+def test_a_transformers_tokenizer_gives_the_same_ids(tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_text(
         "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "#", "c", "opens", "the"])
     )
@@ -66,7 +66,7 @@ def test_a_tokenizer_of_transformers_gives_the_ids_that_transformers_gives(tmp_p
     assert torch.equal(ids_BL, wanted["input_ids"]) and torch.equal(mask_BL, wanted["attention_mask"])
 
 
-def test_what_is_no_tokenizer_is_named(tmp_path: Path) -> None:
+def test_an_invalid_tokenizer_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text('{"model": 3}')
     with pytest.raises(TokenizerError, match=r"tokenizer\.json"):
         Tokenizer.from_pretrained(tmp_path, max_length=16)

@@ -27,7 +27,7 @@ def checkpoint(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.mark.parametrize(("average", "weights"), [(True, "average"), (False, "weights")])
-def test_a_run_of_the_first_version_has_the_outputs_that_it_had(average: bool, weights: str) -> None:
+def test_a_checkpoint_of_the_first_version_keeps_its_outputs(average: bool, weights: str) -> None:
     opened = open_checkpoint(FIRST_VERSION, OpenConfig(average=average))
     assert (opened.path, opened.run) == (FIRST_VERSION / "checkpoints" / "step-00000004", FIRST_VERSION)
     assert (opened.sample["frames"], opened.sample["windows"]) == (2, 2)
@@ -55,11 +55,11 @@ def seal(folder: Path, step: int) -> None:
     files.seal(folder, step=step, world=1, save=f"made up {step}", names=["model.safetensors", "config.yaml"])
 
 
-def test_a_run_stands_for_its_best_checkpoint_or_its_newest(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_run_stands_for_its_best_or_newest_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
     for step in (5, 10):
         folder = shutil.copytree(checkpoint, tmp_path / "run" / "checkpoints" / f"step-{step:08d}")
         seal(folder, step)
-    shutil.copytree(checkpoint, tmp_path / "run" / "checkpoints" / "step-00000015")  # not sealed: not whole
+    shutil.copytree(checkpoint, tmp_path / "run" / "checkpoints" / "step-00000015")  # not sealed, so incomplete
     opened = open_checkpoint(tmp_path / "run")
     assert (opened.path.name, opened.run) == ("step-00000010", tmp_path / "run")
     (tmp_path / "run" / "checkpoints" / "best.json").write_text('{"folder": "step-00000005", "step": 5, "score": 1.0}')
@@ -67,7 +67,7 @@ def test_a_run_stands_for_its_best_checkpoint_or_its_newest(checkpoint: Path, tm
     assert open_checkpoint(tmp_path / "run", OpenConfig(which="newest")).path.name == "step-00000010"
 
 
-def test_the_average_of_the_weights_is_taken_where_there_is_one(checkpoint: Path, tmp_path: Path) -> None:
+def test_the_average_of_the_weights_is_used_if_there_is_one(checkpoint: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(checkpoint, tmp_path / "copy")
     plain = open_checkpoint(folder)
     names = {name for name, _ in plain.model.named_parameters()}
@@ -79,7 +79,7 @@ def test_the_average_of_the_weights_is_taken_where_there_is_one(checkpoint: Path
     assert open_checkpoint(folder, OpenConfig(average=False)).digest == plain.digest
 
 
-def test_damaged_weights_are_noticed(checkpoint: Path, tmp_path: Path) -> None:
+def test_damaged_weights_are_an_error(checkpoint: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(checkpoint, tmp_path / "step-00000005")
     seal(folder, 5)
     data = bytearray((folder / "model.safetensors").read_bytes())
@@ -89,13 +89,13 @@ def test_damaged_weights_are_noticed(checkpoint: Path, tmp_path: Path) -> None:
         open_checkpoint(folder)
 
 
-def test_more_frames_than_slots_get_slots_of_zeros(checkpoint: Path) -> None:
+def test_more_frames_than_slots_extend_them_with_zeros(checkpoint: Path) -> None:
     model = open_checkpoint(checkpoint, OpenConfig(frames=5)).model
     assert model.config.num_frames == 5
     assert not model.video.temporal_embed[:, 2:].any()
 
 
-def test_a_tokenizer_that_the_model_was_not_trained_with_is_refused(embedded: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_with_more_tokens_than_the_model_is_an_error(embedded: Path, tmp_path: Path) -> None:
     small = TextConfig(vocab_size=9, max_position_embeddings=64, n_layers=1, n_heads=2, dim=16, hidden_dim=32)
     with pytest.raises(TokenizerError, match="embeddings for 9"):
         open_checkpoint(tiny_checkpoint(tmp_path, embedded, text=small))

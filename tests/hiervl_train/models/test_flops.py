@@ -1,4 +1,4 @@
-"""The computed operations are those that torch counts, and for the published sizes those that the field quotes."""
+"""The computed operations equal torch's counts, and for the published sizes the usual figures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def counted(config: ModelConfig, frames: int, tokens: int, *, backward: bool = F
         ({"depth": 1, "embed_dim": 32, "num_heads": 4}, 2, 16),
     ],
 )
-def test_executed_operations_are_those_that_torch_counts(changes, frames, tokens):
+def test_executed_operations_equal_torchs_count(changes, frames, tokens):
     config = tiny_config(**changes)
     ours = flops.clip(config, frames=frames, text_tokens=tokens, executed=True)
     assert ours.forward == counted(config, frames, tokens)
@@ -45,7 +45,7 @@ def test_executed_operations_of_the_published_size():
     assert ours.train == pytest.approx(counted(ModelConfig(), 4, 32, backward=True), rel=0.01)
 
 
-def test_a_clip_and_a_summary_cost_what_the_field_quotes():
+def test_operations_of_a_clip_and_a_summary_of_the_published_size():
     clip = flops.clip(ModelConfig(), frames=4, text_tokens=32)
     assert clip.forward / 1e9 == pytest.approx(187, abs=0.5)
     assert clip.train / 1e9 == pytest.approx(562, abs=0.5)
@@ -54,7 +54,7 @@ def test_a_clip_and_a_summary_cost_what_the_field_quotes():
 
 
 @pytest.mark.parametrize("tokens", [1, 6])
-def test_aggregation_is_what_torch_counts(tokens):
+def test_operations_of_the_aggregator_equal_torchs_count(tokens):
     config = tiny_config()
     with torch.device("meta"):
         model = HierVL(config).eval()
@@ -65,7 +65,7 @@ def test_aggregation_is_what_torch_counts(tokens):
     assert flops.aggregator(tiny_config(aggregator=AggregatorConfig(kind="average")), tokens=tokens) == 0
 
 
-def test_an_encoder_of_unknown_arithmetic_is_an_error():
+def test_an_unknown_text_encoder_is_an_error():
     settings = {"model_type": "bert"}
     with pytest.raises(ValueError, match="DistilBERT text encoders only"):
         flops.clip(tiny_config(text=TextConfig(settings=settings)))

@@ -1,4 +1,4 @@
-"""New models start from timm ViTs, text encoders of any kind and other checkpoints; what is missing is named."""
+"""New models start from timm ViTs, any text encoder and other checkpoints; missing weights are named."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ def offline(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
 
 
-def test_importing_timm_works_beside_a_torch_without_compiled_torchvision():
+def test_timm_imports_without_torchvisions_compiled_operators():
     code = "import hiervl_train.models.torchvision_ops, timm, torchvision.transforms; print(timm.__name__)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.stdout.strip() == "timm", run.stderr
 
 
-def test_sizes_of_a_vit_are_read_off_its_name():
+def test_a_vits_name_gives_its_sizes():
     sizes = vit_sizes("vit_small_patch32_224")
     assert sizes == {"patch_size": 32, "embed_dim": 384, "depth": 12, "num_heads": 6}
     assert vit_sizes("vit_base_patch16_224.orig_in21k_ft_in1k")["embed_dim"] == 768
 
 
 @pytest.mark.parametrize(("name", "match"), [("resnet18", "not a plain ViT"), ("vit_of_nobody", "vit_of_nobody")])
-def test_names_of_other_models_are_errors(name, match):
+def test_names_of_other_architectures_are_errors(name, match):
     with pytest.raises(ValueError, match=match):
         vit_sizes(name)
 
@@ -86,7 +86,7 @@ def test_text_weights_of_another_size_are_an_error_by_name(tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "config"), [(BertModel, BertConfig), (RobertaModel, RobertaConfig)])
-def test_any_other_encoder_is_named_by_its_folder_and_saved_with_the_model(tmp_path, kind, config):
+def test_other_text_encoders_are_saved_with_the_model(tmp_path, kind, config):
     settings = config(vocab_size=40, hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
     kind(settings).save_pretrained(tmp_path / "encoder")
     source = str(tmp_path / "encoder")
@@ -108,7 +108,7 @@ def test_any_other_encoder_is_named_by_its_folder_and_saved_with_the_model(tmp_p
     assert torch.equal(HierVL.from_checkpoint(tmp_path / "run").encode_text(ids, mask), embedding)
 
 
-def test_init_from_takes_the_place_of_image_and_text_weights(tmp_path, offline):
+def test_init_from_replaces_image_and_text_weights(tmp_path, offline):
     source = tiny_model(tiny_config(aggregator=None), seed=7, dtype=torch.float32)
     save(source, tmp_path / "run")
     model = tiny_model(dtype=torch.float32)
@@ -117,7 +117,7 @@ def test_init_from_takes_the_place_of_image_and_text_weights(tmp_path, offline):
     assert torch.equal(model.video.pos_embed, source.video.pos_embed)
 
 
-def test_a_gain_enlarges_the_matrices_of_fresh_parts_and_nothing_else() -> None:
+def test_gain_multiplies_only_new_matrices() -> None:
     def fresh(gain: float) -> dict[str, torch.Tensor]:
         torch.manual_seed(0)
         model = HierVL(tiny_config())

@@ -1,4 +1,4 @@
-"""Decoded frames become normalised floats once, in RGB unless the released fault is asked for."""
+"""Frames are normalised once, in RGB unless the released fault is switched on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_frames_are_normalised_by_imagenets_statistics():
     assert normalise(FRAMES, dtype=torch.bfloat16).dtype == torch.bfloat16
 
 
-def test_bgr_feeds_swapped_colours_to_rgb_statistics():
+def test_bgr_swaps_colours_before_normalisation():
     torch.testing.assert_close(normalise(FRAMES, order="bgr"), normalise(FRAMES.flip(2)))
     assert not torch.equal(normalise(FRAMES, order="bgr"), normalise(FRAMES))
 

@@ -1,4 +1,4 @@
-"""Compiled blocks: no graph breaks, no recompiles after warm-up, the same numbers; layouts change nothing."""
+"""Compiled blocks have no graph breaks, no recompiles after warm-up, and the same outputs; layouts, too."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_the_generated_code_of_the_whole_model_has_the_eager_values():
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_channels_last_and_checkpointing_change_no_number():
+def test_channels_last_and_checkpointing_keep_the_outputs():
     plain, fast = tiny_model(), tiny_model()
     prepare(fast, SpeedConfig(compile=False, channels_last=True, checkpoint_activations=True))
     assert fast.video.checkpoint_activations
@@ -119,7 +119,7 @@ def test_channels_last_and_checkpointing_change_no_number():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_on_a_gpu_values_are_those_of_the_cpu():
+def test_a_gpu_has_the_values_of_the_cpu():
     model = tiny_model(dtype=torch.float32).eval()
     video, (ids, mask) = random_video(3, 4, 3, 16, 16, dtype=torch.float32), random_text(3, 8)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Released checkpoints give the released numbers, run nothing, and every part of one is accounted for by name."""
+"""Released checkpoints give the released outputs, execute nothing, and every tensor is accounted for by name."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_golden_outputs_with_more_slots_than_frames(golden):
 
 
 @needs_golden
-def test_ours_and_back_are_the_same_weights_and_numbers(golden, tmp_path, capsys):
+def test_conversion_to_ours_and_back_keeps_weights_and_outputs(golden, tmp_path, capsys):
     ours, back = tmp_path / "ours", tmp_path / "back.pth"
     arguments = [str(GOLDEN / "checkpoint.pth"), str(ours), "--config", str(GOLDEN / "config.json")]
     assert convert.main(arguments) == 0
@@ -85,7 +85,7 @@ def test_ours_and_back_are_the_same_weights_and_numbers(golden, tmp_path, capsys
 
 
 @needs_golden
-def test_convert_runs_as_a_module_and_fails_by_name(tmp_path):
+def test_convert_runs_as_a_module_and_names_what_is_missing(tmp_path):
     command = [sys.executable, "-m", "hiervl_train.models.convert", str(GOLDEN / "checkpoint.pth"), str(tmp_path / "o")]
     run = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).resolve().parents[3])
     assert run.returncode == 2
@@ -94,7 +94,7 @@ def test_convert_runs_as_a_module_and_fails_by_name(tmp_path):
 
 
 @needs_golden
-def test_unused_parts_are_listed_and_logged_by_name(caplog):
+def test_unused_tensors_are_listed_and_logged_by_name(caplog):
     HierVL.from_checkpoint(GOLDEN / "checkpoint.pth", golden_config())
     _, report = HierVL.load(GOLDEN / "checkpoint.pth", golden_config())
     assert set(report.ignored) == {name for name, _ in released.unused_parts(golden_config())}
@@ -132,7 +132,7 @@ def small() -> HierVL:
     return tiny_model(dtype=torch.float32)
 
 
-def test_missing_and_misshapen_parts_are_errors_by_their_own_names(tmp_path):
+def test_missing_tensors_and_wrong_shapes_are_errors_by_their_released_names(tmp_path):
     state = convert.to_released(small())["state_dict"]
     del state["module.vid_proj.0.bias"]
     state["module.video_model.cls_token"] = torch.zeros(1, 1, 5)
@@ -146,14 +146,14 @@ def test_missing_and_misshapen_parts_are_errors_by_their_own_names(tmp_path):
     assert all(problem in str(error.value) for problem in error.value.problems)
 
 
-def test_a_long_list_of_problems_is_cut_in_the_message_only(tmp_path):
+def test_a_long_list_of_problems_is_truncated_in_the_message_only(tmp_path):
     path = write(tmp_path / "small.pth", small())
     with pytest.raises(CheckpointError, match=r"config.*and \d+ more") as error:
         HierVL.from_checkpoint(path)
     assert len(error.value.problems) > 100 and len(str(error.value)) < 2000
 
 
-def test_a_checkpoint_without_an_aggregator_starts_a_new_one_only_where_asked(tmp_path):
+def test_a_missing_aggregator_is_allowed_only_if_requested(tmp_path):
     path = write(tmp_path / "egovlp.pth", tiny_model(tiny_config(aggregator=None), dtype=torch.float32))
     with pytest.raises(CheckpointError, match=r"missing aggregation\.cls_token"):
         HierVL.from_checkpoint(path, tiny_config())
@@ -165,7 +165,7 @@ def test_a_checkpoint_without_an_aggregator_starts_a_new_one_only_where_asked(tm
     assert not torch.equal(model.video.cls_token, before["video.cls_token"])
 
 
-def test_half_an_aggregator_is_an_error(tmp_path):
+def test_an_incomplete_aggregator_is_an_error(tmp_path):
     state = convert.to_released(small())["state_dict"]
     del state["module.aggregation.norm.bias"]
     path = write(tmp_path / "half.pth", small(), state_dict=state)
@@ -173,7 +173,7 @@ def test_half_an_aggregator_is_an_error(tmp_path):
         small().load_weights(read_weights(path), may_be_fresh="aggregator.")
 
 
-def test_average_and_bare_models_go_to_the_released_layout_and_back(tmp_path):
+def test_models_without_aggregator_weights_convert_and_back(tmp_path):
     for aggregator in (AggregatorConfig(kind="average"), None):
         model = tiny_model(tiny_config(aggregator=aggregator), dtype=torch.float32).eval()
         again = HierVL.from_checkpoint(write(tmp_path / "a.pth", model), model.config)
@@ -181,7 +181,7 @@ def test_average_and_bare_models_go_to_the_released_layout_and_back(tmp_path):
         assert torch.equal(again.encode_video(video), model.encode_video(video))
 
 
-def test_ours_brings_its_configuration_and_is_written_whole(tmp_path):
+def test_ours_has_its_configuration_and_is_written_atomically(tmp_path):
     model = small().eval()
     save(model, tmp_path / "run")
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.yaml", "model.safetensors"]
@@ -195,7 +195,7 @@ def test_ours_brings_its_configuration_and_is_written_whole(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["absent.pth", "absent.safetensors", "absent"])
-def test_what_is_not_there_is_an_error(tmp_path, name):
+def test_a_missing_checkpoint_is_an_error(tmp_path, name):
     with pytest.raises((CheckpointError, loading.ConfigError), match="absent"):
         HierVL.from_checkpoint(tmp_path / name)
 
@@ -227,7 +227,7 @@ class Attack:
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["archive", "before torch 1.6"])
-def test_foreign_classes_are_replaced_by_what_does_nothing(tmp_path, zipped):
+def test_unknown_classes_are_replaced_by_stand_ins(tmp_path, zipped):
     model = small()
     ConfigParser.__module__ = "parse_config_that_nobody_has"
     module = type(sys)("parse_config_that_nobody_has")
@@ -248,7 +248,7 @@ def test_foreign_classes_are_replaced_by_what_does_nothing(tmp_path, zipped):
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["archive", "before torch 1.6"])
 @pytest.mark.parametrize("function", [os.system, subprocess.getoutput, eval, exec], ids=lambda f: f.__name__)
-def test_a_malicious_pickle_runs_nothing(tmp_path, monkeypatch, zipped, function):
+def test_a_malicious_pickle_executes_nothing(tmp_path, monkeypatch, zipped, function):
     """`weights_only` refuses os.system by name; any other callable is a stand-in, and calling it does nothing."""
     proof = tmp_path / "ran"
     code = f"touch {proof}" if function in (os.system, subprocess.getoutput) else f"open({str(proof)!r}, 'w').close()"
@@ -263,7 +263,7 @@ def test_a_malicious_pickle_runs_nothing(tmp_path, monkeypatch, zipped, function
     assert proof.exists(), "the attack would have worked, so the test above says something"
 
 
-def test_stand_ins_are_forgotten_after_the_load(tmp_path):
+def test_stand_ins_are_removed_after_the_load(tmp_path):
     content = convert.to_released(small()) | {"config": Attack(subprocess.getoutput, "true")}
     torch.save(content, tmp_path / "evil.pth")
     released.read(tmp_path / "evil.pth")

@@ -1,4 +1,4 @@
-"""The profiler: a trace and a table of the steps that were asked for, and nothing else."""
+"""The profiler writes a trace and a table of the configured steps only."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def recorded(folder: Path, rank: int = 0) -> list[int]:
     return sorted(int(name.rpartition(" ")[2]) for name in names if name.startswith("work of step "))
 
 
-def test_the_trace_holds_the_steps_of_the_window_and_their_operations(tmp_path: Path) -> None:
+def test_the_trace_has_the_configured_steps_and_their_operations(tmp_path: Path) -> None:
     run(tmp_path, ProfileConfig(start=3, steps=2), range(10))
     assert recorded(tmp_path) == [3, 4]
     assert "aten::mm" in {event.get("name") for event in events(tmp_path)}
@@ -47,12 +47,12 @@ def test_the_table_is_sorted_by_time_and_names_operations(tmp_path: Path) -> Non
     assert len(shares) > 2 and shares == sorted(shares, reverse=True)
 
 
-def test_a_window_behind_the_end_of_the_run_gives_what_there_is(tmp_path: Path) -> None:
+def test_a_run_that_ends_early_writes_the_recorded_steps(tmp_path: Path) -> None:
     run(tmp_path, ProfileConfig(start=8, steps=100), range(10))
     assert recorded(tmp_path) == [8, 9]
 
 
-def test_a_run_that_breaks_off_leaves_its_trace(tmp_path: Path) -> None:
+def test_a_failed_run_writes_its_trace(tmp_path: Path) -> None:
     with pytest.raises(KeyError), Profiler(tmp_path, ProfileConfig(start=0)) as profiler:
         profiler.step(0)
         torch.ones(8, 8) @ torch.ones(8, 8)
@@ -61,17 +61,17 @@ def test_a_run_that_breaks_off_leaves_its_trace(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("steps", [range(10, 20), range(0, 3)], ids=["resumed behind it", "ended before it"])
-def test_a_run_without_a_step_of_the_window_records_nothing(tmp_path: Path, steps: range) -> None:
+def test_a_run_without_the_configured_steps_records_nothing(tmp_path: Path, steps: range) -> None:
     run(tmp_path, ProfileConfig(start=5, steps=5), steps)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_that_resumes_inside_the_window_records_its_rest(tmp_path: Path) -> None:
+def test_a_run_that_resumes_within_the_configured_steps_records_the_rest(tmp_path: Path) -> None:
     run(tmp_path, ProfileConfig(start=5, steps=5), range(8, 20))
     assert recorded(tmp_path) == [8, 9]
 
 
-def test_no_profiler_runs_outside_of_the_window(tmp_path: Path) -> None:
+def test_no_profiler_runs_outside_the_configured_steps(tmp_path: Path) -> None:
     with Profiler(tmp_path, ProfileConfig(start=2, steps=2)) as profiler:
         running = []
         for step in range(6):

@@ -1,4 +1,4 @@
-"""Progress: a bar on a terminal, a line now and then elsewhere, and the time left that a reader can trust."""
+"""Progress: a bar on a terminal, regular lines elsewhere, and a reliable remaining time."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_log_gets_a_line_every_thirty_seconds_and_the_last() -> None:
     )
 
 
-def test_values_that_come_with_some_steps_only_are_shown_with_all() -> None:
+def test_the_last_values_are_shown_with_every_step() -> None:
     clock, console = Clock(), Console(file=io.StringIO(), width=200)
     with Progress(console, 10, done=0, log_every_seconds=0, clock=clock) as progress:
         progress.step(1, {"loss/child": 3.0})
@@ -51,7 +51,7 @@ def test_values_that_come_with_some_steps_only_are_shown_with_all() -> None:
     assert "child loss 3.0000" in said[1] and "child loss 3.0000, parent loss not finite" in said[2]
 
 
-def test_time_left_counts_from_where_the_run_resumed_and_follows_the_speed() -> None:
+def test_remaining_time_counts_from_the_resumed_step_and_follows_the_speed() -> None:
     clock, console = Clock(), Console(file=io.StringIO(), width=200)
     with Progress(console, 3000, done=1000, log_every_seconds=0, clock=clock) as progress:
         clock.now += 2.0
@@ -80,7 +80,7 @@ def test_a_terminal_gets_a_bar_and_no_lines() -> None:
     assert "a line [bold]above[/bold]" in text and "step 2 of 4" not in text
 
 
-def test_what_is_said_is_printed_as_it_is_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_printed_lines_are_not_interpreted_as_markup_and_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     console = Console(file=io.StringIO(), width=20)
     text = "/data/[red]x[/red]/[/] " + "long " * 20
     with caplog.at_level(logging.INFO, logger="hiervl_train"), Progress(console, 4, done=0) as progress:
@@ -89,7 +89,7 @@ def test_what_is_said_is_printed_as_it_is_and_logged(caplog: pytest.LogCaptureFi
     assert caplog.messages == [text]
 
 
-def test_the_log_gets_the_lines_of_a_terminal_too(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_gets_the_lines_on_a_terminal_too(caplog: pytest.LogCaptureFixture) -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=160)
     with (
         caplog.at_level(logging.INFO, logger="hiervl_train"),

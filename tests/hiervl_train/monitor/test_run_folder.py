@@ -1,4 +1,4 @@
-"""A run's folder: it explains itself, keeps what was before, and belongs to one run at a time."""
+"""A run's folder describes itself, keeps earlier configurations, and is locked by one run at a time."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from hiervl_train.monitor.metrics import MetricsConfig
 from hiervl_train.monitor.run_folder import RunFolder, RunFolderError
 
 
-def test_the_configuration_on_disk_is_the_one_that_ran(tmp_path: Path) -> None:
+def test_the_stored_configuration_equals_the_used_one(tmp_path: Path) -> None:
     folder, config = RunFolder(tmp_path / "a" / "run"), MetricsConfig(every_steps=7, peak_tflops=1.5)
     folder.create(config, is_resumed=False)
     assert loading.load(MetricsConfig, folder.config) == config
     assert folder.config.read_text().splitlines()[0] == f"# {code_revision()}"
 
 
-def test_every_configuration_that_differed_is_kept(tmp_path: Path) -> None:
+def test_every_changed_configuration_is_kept(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     for every_steps in (1, 1, 2, 2, 1):
         folder.create(MetricsConfig(every_steps=every_steps), is_resumed=True)
@@ -42,7 +42,7 @@ def test_every_configuration_that_differed_is_kept(tmp_path: Path) -> None:
     assert [start["config"] for start in starts] == [f"config-{number:05d}.yaml" for number in (1, 1, 2, 2, 3)]
 
 
-def test_the_environment_says_what_ran_where_and_how_often(tmp_path: Path) -> None:
+def test_the_environment_records_every_start(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.create(MetricsConfig(), is_resumed=False, seed=11, hostnames=["n1", "n2"], facts={"total_steps": 50})
     folder.create(MetricsConfig(), is_resumed=True, seed=11)
@@ -56,7 +56,7 @@ def test_the_environment_says_what_ran_where_and_how_often(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"starts": 3}'])
-def test_a_damaged_environment_does_not_stop_a_start(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_environment_does_not_prevent_a_start(tmp_path: Path, damage: str) -> None:
     folder = RunFolder(tmp_path)
     folder.environment.write_text(damage)
     folder.create(MetricsConfig(), is_resumed=True)
@@ -85,7 +85,7 @@ def test_the_readme_names_everything_in_the_folder(tmp_path: Path) -> None:
         assert path == folder.readme or f"`{path.name}" in readme, path
 
 
-def test_the_first_rank_logs_what_we_say_and_others_their_warnings(tmp_path: Path) -> None:
+def test_the_first_rank_logs_everything_and_others_warnings(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     ours, theirs = logging.getLogger("hiervl_train.some"), logging.getLogger("some.library")
     for rank in (0, 1, 2):
@@ -101,7 +101,7 @@ def test_the_first_rank_logs_what_we_say_and_others_their_warnings(tmp_path: Pat
     assert not folder.rank_log(2).exists()
 
 
-def test_a_log_goes_on_where_the_run_before_ended_and_ends_with_the_block(tmp_path: Path) -> None:
+def test_logs_are_appended_and_end_with_the_block(tmp_path: Path) -> None:
     folder, logger = RunFolder(tmp_path), logging.getLogger("hiervl_train")
     for text in ("one", "two"):
         with folder.logged():
@@ -110,7 +110,7 @@ def test_a_log_goes_on_where_the_run_before_ended_and_ends_with_the_block(tmp_pa
     assert [line.rpartition(" ")[2] for line in folder.log.read_text().splitlines()] == ["one", "two"]
 
 
-def test_warnings_still_come_on_the_terminal(tmp_path: Path) -> None:
+def test_warnings_are_also_printed_on_the_terminal(tmp_path: Path) -> None:
     code = (
         "import logging, sys\nfrom hiervl_train.monitor.run_folder import RunFolder\n"
         "with RunFolder(sys.argv[1]).logged():\n"
@@ -135,7 +135,7 @@ os.kill(child, signal.SIGKILL)
 
 @contextmanager
 def holder(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds a folder, until its input ends."""
+    """Another process that has the folder's lock, until its input ends."""
     process = subprocess.Popen(
         [sys.executable, "-c", _HOLDER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -163,7 +163,7 @@ def test_two_runs_cannot_write_into_one_folder(tmp_path: Path) -> None:
         pass
 
 
-def test_the_lock_of_a_killed_run_does_not_block_even_while_its_workers_live(tmp_path: Path) -> None:
+def test_a_killed_run_releases_the_lock_even_if_its_workers_live(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     with holder(folder.path) as process:
         process.send_signal(signal.SIGKILL)
@@ -176,7 +176,7 @@ def test_a_folder_is_a_path(tmp_path: Path) -> None:
     assert Path(RunFolder(tmp_path)) == tmp_path and RunFolder(RunFolder(tmp_path)).path == tmp_path
 
 
-def test_a_start_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_files_of_a_start_are_written_atomically(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         RunFolder(tmp_path).create(MetricsConfig(), is_resumed=False)
