@@ -22,7 +22,7 @@ from eval.benchmark import Benchmark, BenchmarkOutput, Context
 from eval.config import EvalConfig
 from eval.embed import is_order_sensitive
 from eval.report.write import write_report
-from eval.results import Result
+from eval.results import Result, Score
 from hiervl_train.checkpoint.open import OpenedCheckpoint, open_checkpoint
 from hiervl_train.distributed import DistributedContext
 from shards.sources import open_source
@@ -82,26 +82,40 @@ def run_benchmark(
 
 
 def scores_table(results: Sequence[Result]) -> Table:
-    """Return the scores of results as a table for the terminal, with the published ones of HierVL-SA."""
+    """Return the scores of results as a table that fits a terminal of 80 columns, a section for each benchmark.
+
+    The columns `tied` and `HierVL-SA` (published) are left out where they would be empty.
+    """
+    rows = [(result, [_cells(score) for score in result.scores]) for result in results]
+    columns = ["score", "%", "95 %", "chance", "scored", "tied", "HierVL-SA"]
+    shown = [
+        index
+        for index, name in enumerate(columns)
+        if name not in ("tied", "HierVL-SA") or any(cells[index] for _, scores in rows for cells in scores)
+    ]
     table = Table(box=SIMPLE)
-    for column in ("benchmark", "score", "%", "95 %", "chance", "scored", "tied", "HierVL-SA"):
-        is_text = column in ("benchmark", "score")
-        table.add_column(column, justify="left" if is_text else "right", no_wrap=not is_text)
-    for result in results:
-        for index, score in enumerate(result.scores):
-            interval = "" if score.low is None or score.high is None else f"{score.low:.1f}–{score.high:.1f}"
-            published = score.published.get("HierVL-SA")
-            table.add_row(
-                escape(result.benchmark) if index == 0 else "",
-                escape(score.name),
-                f"{score.value:.1f}",
-                interval,
-                "" if score.chance is None else f"{score.chance:.1f}",
-                f"{score.items:,}/{score.of:,}",
-                f"{score.tied:,}" if score.tied else "",
-                "" if published is None else f"{published:.1f}",
-            )
+    for index in shown:
+        table.add_column(columns[index], justify="right" if index else "left", no_wrap=index > 0)
+    for result, scores in rows:
+        table.add_section()
+        table.add_row(f"[bold]{escape(result.benchmark)}[/]")
+        for cells in scores:
+            table.add_row(*(cells[index] for index in shown))
     return table
+
+
+def _cells(score: Score) -> list[str]:
+    """Return a score's row: name, value, interval, chance, items, ties and HierVL-SA's published value, as text."""
+    published = score.published.get("HierVL-SA")
+    return [
+        escape(score.name),
+        f"{score.value:.1f}",
+        "" if score.low is None or score.high is None else f"{score.low:.1f}–{score.high:.1f}",
+        "" if score.chance is None else f"{score.chance:.1f}",
+        f"{score.items:,}/{score.of:,}",
+        f"{score.tied:,}" if score.tied else "",
+        "" if published is None else f"{published:.1f}",
+    ]
 
 
 def _result(name: str, context: Context, output: BenchmarkOutput, *, seconds: float) -> Result:

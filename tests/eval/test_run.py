@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from eval import summarymcq
 from eval.config import BENCHMARKS
-from eval.results import Result
+from eval.results import Result, Score
+from eval.run import scores_table
 from tests.eval.checkpoints import tokenizer_of
 from tests.eval.conftest import Run
 from tests.eval.ranks import WORLDS
@@ -55,3 +57,35 @@ def test_every_item_is_scored_or_listed_as_missing(by_world: dict[int, Path], na
             (own,) = {s.of for s in result.scores if s.name.startswith(group)} or of
             count = sum(item.group == group for item in result.items)
             assert count <= own <= count + missing
+
+
+def result(benchmark: str, *scores: Score) -> Result:
+    """Return a result with these scores."""
+    return Result(
+        benchmark=benchmark, set_name="s", split="test", root="", checkpoint="", checkpoint_digest="", fingerprint="",
+        settings={}, scores=list(scores), items=[],
+    )  # fmt: skip
+
+
+def printed(*results: Result) -> str:
+    """Return the table of scores as a terminal of 80 columns shows it."""
+    console = Console(width=80, record=True)
+    with console.capture():
+        console.print(scores_table(results))
+    return console.export_text()
+
+
+def test_the_table_fits_80_columns_with_whole_names_and_only_columns_that_say_something() -> None:
+    long = Score(name="mAP of plain precision", value=15.55, low=12.0, high=19.8, chance=10.1, items=9668, of=9668)
+    lines = printed(result("epic_mir", long), result("charades_ego", Score(name="mAP", value=26.0, items=4, of=5)))
+    assert "epic_mir" in lines and "charades_ego" in lines
+    assert ["mAP", "of", "plain", "precision", "15.6", "12.0–19.8", "10.1", "9,668/9,668"] in [
+        line.split() for line in lines.splitlines()
+    ]
+    assert "tied" not in lines and "HierVL-SA" not in lines
+
+
+def test_the_table_shows_ties_and_published_scores_where_there_are_any() -> None:
+    tied = Score(name="accuracy", value=50.0, items=4, of=4, tied=2, published={"HierVL-SA": 90.5})
+    rows = [line.split() for line in printed(result("egomcq", tied)).splitlines()]
+    assert ["accuracy", "50.0", "4/4", "2", "90.5"] in rows
