@@ -11,6 +11,8 @@ from hiervl_train.collectives import _buckets, all_gather, all_true, average_gra
 from hiervl_train.distributed import DistributedContext
 from tests.hiervl_train.ranks import WORLD
 
+pytestmark = pytest.mark.medium
+
 
 @pytest.mark.parametrize("world", [WORLD, WORLD // 2])
 def test_a_gathered_row_gets_the_gradients_of_every_ranks_loss(rank_results: Path, world: int) -> None:

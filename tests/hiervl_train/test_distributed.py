@@ -29,6 +29,8 @@ from hiervl_train.distributed import (
 )
 from tests.paths import REPOSITORY
 
+pytestmark = pytest.mark.medium
+
 SCRIPT = "tests.hiervl_train.rank_script"
 LAUNCHERS = re.compile(r"(SLURM|TORCHELASTIC)_.*|RANK|WORLD_SIZE|LOCAL_RANK|MASTER_(ADDR|PORT)|OMP_NUM_THREADS")
 BOUND_SECONDS = 60.0  # within which a dead rank ends the job; about 3 are seen

@@ -125,6 +125,7 @@ def test_inside_an_autocast_the_weights_get_gradients():
     assert float(named["video.blocks.0.mlp.fc1.weight"].grad.abs().sum()) > 0
 
 
+@pytest.mark.medium
 def test_both_compiled_encodings_have_the_same_dropout():
     tags = tags_of(4)
     model = tiny_model(tiny_config(depth=1, aggregator=None, text=tiny_text(0.3)), dtype=torch.float32).train()

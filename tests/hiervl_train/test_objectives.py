@@ -9,6 +9,8 @@ import torch
 
 from tests.hiervl_train import ranks
 
+pytestmark = pytest.mark.medium
+
 
 @pytest.fixture(scope="module")
 def single() -> dict[str, ranks.Result]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from hiervl_train.models import HierVL
 from hiervl_train.monitor.metrics import read_metrics
 from hiervl_train.tokenizer import Tokenizer
 from tests.hiervl_train.runs import DROPOUT, ended, finished, losses, start
+
+pytestmark = pytest.mark.medium
 
 GOLDEN = Path(__file__).parent / "golden_curve.json"
 STEPS = 50
@@ -165,15 +168,15 @@ def test_all_ranks_save_on_a_request_to_stop_and_the_same_command_resumes(
     np.testing.assert_allclose(found[:STEPS], losses(one_rank)[: len(found[:STEPS])], rtol=5e-3)
 
 
-def test_a_damaged_checkpoint_is_skipped_for_the_previous_one(embedded: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    finished(embedded, folder, "run.max_steps=12")
-    newest = folder / "checkpoints" / "step-00000012" / "optimizer.safetensors"
+def test_a_damaged_checkpoint_is_skipped_for_the_previous_one(embedded: Path, tmp_path: Path, one_rank: Path) -> None:
+    folder = Path(shutil.copytree(one_rank, tmp_path / "run"))
+    newest = folder / "checkpoints" / f"step-{STEPS:08d}" / "optimizer.safetensors"
     newest.write_bytes(newest.read_bytes()[:-1] + b"?")
-    run = start(embedded, folder, "run.max_steps=14")
+    run = start(embedded, folder, f"run.max_steps={STEPS + 2}")
     assert run.wait() == [0]
-    assert "step-00000012 is skipped" in run.output()
-    assert len(losses(folder)) == 14
+    assert f"step-{STEPS:08d} is skipped" in run.output()
+    assert losses(folder)[:STEPS] == losses(one_rank)
+    assert len(losses(folder)) == STEPS + 2
 
 
 def test_non_finite_losses_are_skipped_and_too_many_end_the_run_with_the_keys(embedded: Path, tmp_path: Path) -> None:
@@ -210,10 +213,9 @@ def test_impossible_requests_are_named_with_exit_code_2(
     assert "Traceback" not in run.output()
 
 
-def test_a_run_of_other_data_or_another_model_does_not_resume(embedded: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    finished(embedded, folder, "run.max_steps=2")
+def test_a_run_of_other_data_or_another_model_does_not_resume(embedded: Path, tmp_path: Path, one_rank: Path) -> None:
+    folder = Path(shutil.copytree(one_rank, tmp_path / "run"))
     for change in ("run.seed=1", "model.depth=3"):
-        run = start(embedded, folder, "run.max_steps=4", change)
+        run = start(embedded, folder, f"run.max_steps={STEPS + 1}", change)
         assert run.wait() == [2], run.output()
         assert "does not fit this configuration" in run.output()

@@ -139,6 +139,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.0005)
 
 
+@pytest.mark.medium
 def test_killing_the_writer_at_any_time_leaves_complete_checkpoints(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     rng = random.Random(5)
@@ -183,6 +184,7 @@ def resume_and_save_forever(rank: int, folder: Path, store: Path, done: Synchron
         done.value = max(done.value, step)
 
 
+@pytest.mark.medium
 def test_two_ranks_resume_after_one_is_killed(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     rng = random.Random(6)
@@ -252,6 +254,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]
     return folder, outputs
 
 
+@pytest.mark.medium
 def test_each_rank_has_its_own_random_states(two_ranks: tuple[Path, list[str]]) -> None:
     folder, outputs = two_ranks
     drawn = [output.partition(" drew ")[2].split()[0] for output in outputs]
@@ -259,6 +262,7 @@ def test_each_rank_has_its_own_random_states(two_ranks: tuple[Path, list[str]]) 
     assert {"random-00000.safetensors", "random-00001.safetensors"} <= set(names(folder / "run" / "step-00000020"))
 
 
+@pytest.mark.medium
 def test_ranks_agree_if_one_ranks_file_is_missing(two_ranks: tuple[Path, list[str]]) -> None:
     folder, outputs = two_ranks
     for rank in (0, 1):
@@ -266,6 +270,7 @@ def test_ranks_agree_if_one_ranks_file_is_missing(two_ranks: tuple[Path, list[st
     assert f"{folder}/file missing/step-00000020/random-00001.safetensors: cannot be read" in outputs[0]
 
 
+@pytest.mark.medium
 def test_ranks_agree_if_one_node_reads_damaged_data(two_ranks: tuple[Path, list[str]]) -> None:
     _, outputs = two_ranks
     for rank in (0, 1):
@@ -273,6 +278,7 @@ def test_ranks_agree_if_one_node_reads_damaged_data(two_ranks: tuple[Path, list[
     assert "rank 1 WARNING checkpoint step-00000020 is skipped" in outputs[1]
 
 
+@pytest.mark.medium
 def test_another_number_of_ranks_keeps_all_but_the_random_states(
     two_ranks: tuple[Path, list[str]], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -287,6 +293,7 @@ def test_another_number_of_ranks_keeps_all_but_the_random_states(
     assert not torch.equal(state.random.cpu, RandomStates.seeded(3, 20, 1).cpu)
 
 
+@pytest.mark.medium
 def test_a_rank_that_never_writes_its_file_is_an_error_not_a_hang(two_ranks: tuple[Path, list[str]]) -> None:
     assert (
         "writing the checkpoint of step 1 failed: timed out after 0.5 s waiting for 2 ranks' files" in two_ranks[1][0]

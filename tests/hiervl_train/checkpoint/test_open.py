@@ -55,6 +55,7 @@ def seal(folder: Path, step: int) -> None:
     files.seal(folder, step=step, world=1, save=f"made up {step}", names=["model.safetensors", "config.yaml"])
 
 
+@pytest.mark.medium
 def test_a_run_stands_for_its_best_or_newest_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
     for step in (5, 10):
         folder = shutil.copytree(checkpoint, tmp_path / "run" / "checkpoints" / f"step-{step:08d}")
@@ -67,6 +68,7 @@ def test_a_run_stands_for_its_best_or_newest_checkpoint(checkpoint: Path, tmp_pa
     assert open_checkpoint(tmp_path / "run", OpenConfig(which="newest")).path.name == "step-00000010"
 
 
+@pytest.mark.medium
 def test_the_average_of_the_weights_is_used_if_there_is_one(checkpoint: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(checkpoint, tmp_path / "copy")
     plain = open_checkpoint(folder)
@@ -79,6 +81,7 @@ def test_the_average_of_the_weights_is_used_if_there_is_one(checkpoint: Path, tm
     assert open_checkpoint(folder, OpenConfig(average=False)).digest == plain.digest
 
 
+@pytest.mark.medium
 def test_damaged_weights_are_an_error(checkpoint: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(checkpoint, tmp_path / "step-00000005")
     seal(folder, 5)
@@ -89,12 +92,14 @@ def test_damaged_weights_are_an_error(checkpoint: Path, tmp_path: Path) -> None:
         open_checkpoint(folder)
 
 
+@pytest.mark.medium
 def test_more_frames_than_slots_extend_them_with_zeros(checkpoint: Path) -> None:
     model = open_checkpoint(checkpoint, OpenConfig(frames=5)).model
     assert model.config.num_frames == 5
     assert not model.video.temporal_embed[:, 2:].any()
 
 
+@pytest.mark.medium
 def test_a_tokenizer_with_more_tokens_than_the_model_is_an_error(embedded: Path, tmp_path: Path) -> None:
     small = TextConfig(vocab_size=9, max_position_embeddings=64, n_layers=1, n_heads=2, dim=16, hidden_dim=32)
     with pytest.raises(TokenizerError, match="embeddings for 9"):

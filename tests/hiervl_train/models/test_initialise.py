@@ -26,6 +26,7 @@ def offline(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
 
 
+@pytest.mark.medium
 def test_timm_imports_without_torchvisions_compiled_operators():
     code = "import hiervl_train.models.torchvision_ops, timm, torchvision.transforms; print(timm.__name__)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -12,6 +12,8 @@ from hiervl_train.models import AggregatorConfig, HierVL
 from hiervl_train.models.speed import SpeedConfig, autocast, compile_blocks, prepare, transformer_blocks
 from tests.hiervl_train.tiny import random_text, random_video, tiny_config, tiny_model, tiny_text
 
+pytestmark = pytest.mark.medium
+
 LENGTHS = (8, 12)  # the buckets that text is padded to
 
 

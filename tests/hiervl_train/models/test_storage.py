@@ -84,6 +84,7 @@ def test_conversion_to_ours_and_back_keeps_weights_and_outputs(golden, tmp_path,
     assert_golden(HierVL.from_checkpoint(back, golden_config()), golden)
 
 
+@pytest.mark.medium
 @needs_golden
 def test_convert_runs_as_a_module_and_names_what_is_missing(tmp_path):
     command = [sys.executable, "-m", "hiervl_train.models.convert", str(GOLDEN / "checkpoint.pth"), str(tmp_path / "o")]

@@ -45,6 +45,8 @@ from tests.hiervl_train.runs import ended, finished, losses, start
 from tests.hiervl_train.tasks.configs import FOLDER, TASKS, config_of
 from tests.hiervl_train.tiny import GOLDEN, needs_golden
 
+pytestmark = pytest.mark.medium
+
 STEPS = 8
 BATCH = {"charades_ego": 8, "epic_mir": 8, "howto100m_probe": 4, "howto100m_full": 4}
 # What makes a published configuration small enough for a test.
