@@ -69,10 +69,10 @@ def result(benchmark: str, *scores: Score) -> Result:
 
 def printed(*results: Result) -> str:
     """Return the table of scores as a terminal of 80 columns shows it."""
-    console = Console(width=80, record=True)
-    with console.capture():
+    console = Console(width=80)
+    with console.capture() as capture:
         console.print(scores_table(results))
-    return console.export_text()
+    return capture.get()
 
 
 def test_the_table_fits_80_columns_with_whole_names_and_only_columns_that_say_something() -> None:
