@@ -44,7 +44,7 @@ def frozen_intervals(
     damage = []
     distinct = sorted(set(times))
     if distinct[0] - start > limit:  # the first frame that decodes fills the time before it
-        damage.append(Damage(start=start, end=distinct[0], reason="no frames"))
+        damage.append(Damage(start=start, end=distinct[0], reason="no decodable frame"))
     ends = [*distinct[1:], start + len(times) / fps]
     for shown, following in zip(distinct, ends, strict=True):
         if following - shown > limit:
