@@ -152,16 +152,18 @@ def test_all_ranks_save_on_a_request_to_stop_and_the_same_command_resumes(
     folder = tmp_path / "run"
     limit = ["preemption={time_limit_minutes: 0.16, margin_minutes: 0.0}"] if how == "time limit" else []
     with ended(start(embedded, folder, "run.max_steps=1000", *limit, ranks=2)) as run:
-        assert run.reached(7), run.output()
+        assert how == "time limit" or run.reached(7), run.output()
         if how == "SIGTERM":
             run.signal(signal.SIGTERM, rank=1)
         elif how == "stop file":
             (folder / "stop").touch()
         assert run.wait(60) == [85, 85], run.output()
     status = json.loads((folder / "status.json").read_bytes())
-    assert status["state"] == "stopped" and 7 <= status["step"] < 1000
+    assert status["state"] == "stopped" and (1 if how == "time limit" else 7) <= status["step"] < 1000
     assert (folder / "checkpoints" / f"step-{status['step']:08d}").is_dir()
-    assert status["reason"] == {"SIGTERM": "another rank was asked to stop"}.get(how, how)
+    other_rank = "another rank was asked to stop"  # first, if that rank's clock started earlier
+    reasons = {"SIGTERM": [other_rank], "stop file": [how], "time limit": [how, other_rank]}
+    assert status["reason"] in reasons[how]
     total = status["step"] + 3
     found = finished(embedded, folder, f"run.max_steps={total}", ranks=2)
     assert len(found) == total
@@ -198,7 +200,7 @@ def test_non_finite_losses_are_skipped_and_too_many_end_the_run_with_the_keys(em
         (["data.root=nowhere"], "nowhere"),
         (["schedule.clips=4096"], "fewer samples than one global batch of 4096"),
         (["schedule.clipz=8"], "did you mean schedule.clips?"),
-        (["data.split=test"], "there is no clips/test"),
+        (["data.split=test"], "no split clips/test"),
         (["init_from=absent"], "absent"),
         (["tokenizer.source=absent"], "absent"),
         (["data.lanes=3"], "lanes"),

@@ -190,17 +190,20 @@ def test_a_checkpoint_loads_as_a_model_with_a_tokenizer(run: Path) -> None:
     assert open_checkpoint(run).sample == {"frames": 2, "windows": 3, "window_seconds": 8.0}
 
 
-def test_its_own_scores_are_those_of_the_checkpoint(run: Path, embedded: Path, tmp_path: Path) -> None:
-    found = {name: value for row in read_metrics(run) for name, value in row.items() if name.startswith("eval/")}
+def test_scores_during_the_run_equal_those_of_the_checkpoint(run: Path, embedded: Path, tmp_path: Path) -> None:
+    logged = {name: value for row in read_metrics(run) for name, value in row.items() if name.startswith("eval/")}
+    chance = {name: logged.pop(name) for name in list(logged) if name.startswith("eval/chance/")}
     if run.name.startswith("howto100m"):
-        assert found == pytest.approx(accuracy_by_hand(last(run), embedded))
+        assert logged == pytest.approx(accuracy_by_hand(last(run), embedded))
         return
     benchmark = {"charades_ego": charades_ego, "epic_mir": epic_mir}[run.name].BENCHMARK
     reading = ["data.workers=0", "resamples=10", "report=false", "cache=null"]
     assert evaluate(benchmark, [f"--checkpoint={run}", f"--shards={embedded}", f"out={tmp_path}", *reading]) == 0
-    scores = {score.name: score.value for score in Result.load(tmp_path).scores}
+    scores = {score.name: score for score in Result.load(tmp_path).scores}
     names = {"charades_ego": ["mAP"], "epic_mir": ["mAP", "nDCG"]}[run.name]
-    assert found == pytest.approx({f"eval/{run.name}/{name}": scores[name] for name in names})
+    assert logged == pytest.approx({f"eval/{run.name}/{name}": scores[name].value for name in names})
+    levels = {f"eval/chance/{run.name}/{name}": level for name in names if (level := scores[name].chance) is not None}
+    assert chance == pytest.approx(levels)
 
 
 def accuracy_by_hand(checkpoint: Path, root: Path) -> dict[str, float]:
@@ -298,7 +301,7 @@ def error_of(
     ("task", "overrides", "message"),
     [
         ("charades_ego", ["data.root=nowhere"], "nowhere"),
-        ("charades_ego", ["data.split=val"], "there is no charades_ego/val"),
+        ("charades_ego", ["data.split=val"], "no split charades_ego/val"),
         ("charades_ego", ["data.split=test"], "charades_ego/test has whole videos"),
         ("charades_ego", ["freeze=[video, video_projection, text, text_projection]"], "nothing left to train"),
         ("charades_ego", ["schedule.batch=64"], "fewer samples than one global batch of 64; lower schedule.batch"),
@@ -332,9 +335,9 @@ def test_a_missing_split_is_named(
     for set_name, split in (("epic_mir", "train"), ("charades_ego", "test")):
         remove_split(own, set_name, split)
     message = error_of("epic_mir", checkpoint, own, tmp_path / "run", capsys)
-    assert "there is no epic_mir/train" in message and "charades_ego/train" in message
+    assert "no split epic_mir/train" in message and "charades_ego/train" in message
     message = error_of("charades_ego", checkpoint, own, tmp_path / "run", capsys, "evaluation.at_end=true")
-    assert "there is no charades_ego/test" in message
+    assert "no split charades_ego/test" in message
 
 
 def test_samples_without_a_label_are_named(
