@@ -45,6 +45,7 @@ DROPOUT = "model.text.dropout=0.1"
 # The checkpoint of a tiny run, written by the first version of this code with its configuration keys, and its outputs.
 FIRST_VERSION = REPOSITORY / "tests" / "hiervl_train" / "data" / "run_of_first_version"
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # of the fork server, and so of all runs: a missing name is not looked up
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(["hiervl_train.pretrain", "hiervl_train.finetune", "torch._dynamo"])
 
