@@ -99,8 +99,8 @@ def evaluate_all(
         try:
             own = read(entry.name)
             model = _open(own, ranks, opened)
-            overview = own.out if own.out is not None else own.overview(model)
-            own = dataclasses.replace(own, out=overview / entry.benchmark.name)
+            overview = own.output if own.output is not None else own.overview(model)
+            own = dataclasses.replace(own, output=overview / entry.benchmark.name)
             done = run_benchmark(entry.benchmark, own, model, ranks, console)
             codes.append(done.code)
             if done.result is not None:

@@ -72,7 +72,7 @@ class EvalConfig:
     sample: EvalSampleConfig = field(default_factory=EvalSampleConfig)
     speed: SpeedConfig = field(default_factory=lambda: SpeedConfig(bf16=False, compile=False))
     compat: CompatConfig = field(default_factory=CompatConfig)
-    batch: PositiveInt = 32  # clips per forward pass of a rank
+    micro_batch: PositiveInt = 32  # clips per forward pass of a rank
     questions: Path | None = None  # file of questions instead of the benchmark's own; see eval/build_mcq.py
     options: Annotated[int, Field(ge=2)] = 5  # answers per ShuffleMCQ question
     probe: ProbeConfig = field(default_factory=ProbeConfig)
@@ -81,7 +81,7 @@ class EvalConfig:
     resamples: PositiveInt = 2000  # bootstrap resamples of each confidence interval
     max_missing_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01  # unscored items above which the exit code is 3
     # Results. null: RUN/evaluation/<benchmark>, or runs/eval/<checkpoint>/<benchmark> for a checkpoint without a run.
-    out: Path | None = None
+    output: Path | None = None
     cache: Path | None = Path("runs/embeddings")  # where embeddings are kept; null: nowhere
     report: bool = True  # write a page with clips next to the scores
     # Ranks wait for the slowest one to embed its share; a dead one they notice at once.
@@ -122,14 +122,14 @@ class EvalConfig:
             frames=frames,
             windows=windows,
             window_seconds=sample.window_seconds or trained.get("window_seconds") or WINDOW_SECONDS,
-            batch=self.batch,
+            micro_batch=self.micro_batch,
             channel_order=self.compat.channel_order,
             speed=self.speed,
         )
 
     def folder(self, opened: OpenedCheckpoint, name: str) -> Path:
         """Return where the result of a benchmark is written."""
-        return (self.out if self.out is not None else self.overview(opened) / name).absolute()
+        return (self.output if self.output is not None else self.overview(opened) / name).absolute()
 
     def overview(self, opened: OpenedCheckpoint) -> Path:
         """Return the folder of all results of a checkpoint."""

@@ -64,7 +64,7 @@ def periodic_mcq(config: PretrainConfig) -> PeriodicMcq | None:
         windows=config.sample.windows,
         window_seconds=config.sample.window_seconds,
         channel_order=config.compat.channel_order,
-        batch=config.schedule.clip_micro_batch or _CLIPS_PER_PASS,
+        micro_batch=config.schedule.clip_micro_batch or _CLIPS_PER_PASS,
         speed=config.speed,
     )
     return PeriodicMcq(config.data.root, config.evaluation, settings)
@@ -86,7 +86,7 @@ def periodic_benchmark(config: FinetuneConfig) -> Evaluate | None:
         **data.reading(),
         frames=config.sample.frames,
         channel_order=config.compat.channel_order,
-        batch=config.schedule.micro_batch or config.schedule.batch,
+        micro_batch=config.schedule.micro_batch or config.schedule.batch,
         speed=config.speed,
     )
     eval_config = EvalConfig(

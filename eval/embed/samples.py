@@ -176,7 +176,7 @@ class _Encoder:
             clips_BTCHW = video.flatten(0, 1) if self._is_long else video
             vectors = [
                 self._model.encode_video(normalise(part_BTCHW, order=self._settings.channel_order))
-                for part_BTCHW in torch.split(clips_BTCHW, max(self._settings.batch, 1))
+                for part_BTCHW in torch.split(clips_BTCHW, max(self._settings.micro_batch, 1))
             ]
             self.encoded += len(clips_BTCHW)
             vectors_BD = torch.cat(vectors)
@@ -214,7 +214,7 @@ def _identity(
         "keys": hashlib.sha256("\n".join(keys).encode()).hexdigest(),
         "frames": settings.frames,
         "channel_order": settings.channel_order,
-        "batch": settings.batch,
+        "micro_batch": settings.micro_batch,
         "speed": to_dict(settings.speed),
         "decoder": settings.decoder,
         "device": ranks.device.type,

@@ -24,22 +24,22 @@ class EmbedError(RuntimeError):
 class EmbedSettings(ReadConfig):
     """How samples become embeddings.
 
-    `frames`, `windows`, `window_seconds`, `channel_order`, `batch`, `speed` and `decoder` affect the embeddings and so
-    are part of the cache key.
+    `frames`, `windows`, `window_seconds`, `channel_order`, `micro_batch`, `speed` and `decoder` affect the embeddings
+    and so are part of the cache key.
     """
 
     frames: PositiveInt = 4  # per clip and per window
     windows: PositiveInt = 16  # per long sample
     window_seconds: PositiveFloat = 8.0  # greatest length of a window, s
     channel_order: ChannelOrder = "rgb"
-    batch: PositiveInt = 32  # clips per forward pass
+    micro_batch: PositiveInt = 32  # clips per forward pass
     speed: SpeedConfig = field(default_factory=lambda: SpeedConfig(bf16=False, compile=False))
     workers: NonNegativeInt = 0  # decoding processes per rank; 0: in the calling process
     part_samples: PositiveInt = 4096  # samples per part of the cache, written while embedding goes on
 
     def samples_per_batch(self, *, is_long: bool) -> int:
         """Return the samples of one batch; a long sample counts as many clips as it has windows."""
-        return max(1, self.batch // self.windows) if is_long else self.batch
+        return max(1, self.micro_batch // self.windows) if is_long else self.micro_batch
 
     def loader_config(self, *, is_long: bool, size: int) -> LoaderConfig:
         """Return the loader's configuration for frames of `size` × `size` pixels."""

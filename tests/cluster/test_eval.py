@@ -37,10 +37,10 @@ def test_every_benchmark_is_scored_on_two_nodes_as_in_one_process(slurm: Slurm, 
     size = ("--nodes=2", "--gpus-per-node=0", "--cpus-per-task=1", "--mem=3G", "--time=10")
     log = tmp_path / "log"
     job = slurm.wait(
-        slurm.submit(*size, f"--output={log}", "cluster/eval.sbatch", *arguments, f"out={tmp_path}/cluster"),
+        slurm.submit(*size, f"--output={log}", "cluster/eval.sbatch", *arguments, f"output={tmp_path}/cluster"),
         seconds=200,
     )
     assert job["JobState"] == "COMPLETED", log.read_text()
     entry = [sys.executable, str(REPOSITORY / "eval" / "all.py")]
-    subprocess.run([*entry, *arguments, f"out={tmp_path}/local"], check=True, cwd=REPOSITORY, capture_output=True)
+    subprocess.run([*entry, *arguments, f"output={tmp_path}/local"], check=True, cwd=REPOSITORY, capture_output=True)
     assert scores(tmp_path / "cluster") == scores(tmp_path / "local")

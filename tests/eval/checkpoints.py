@@ -24,7 +24,7 @@ SIZES: dict[str, Any] = {
     "projection_dim": 8,
     "aggregator": AggregatorConfig(depth=1, num_heads=2, tokens=3, position_std=0.5),
 }
-READING = ("sample.frames=2", "sample.windows=3", "data.workers=0", "batch=8", "resamples=100", "seed=3")
+READING = ("sample.frames=2", "sample.windows=3", "data.workers=0", "micro_batch=8", "resamples=100", "seed=3")
 
 
 def tiny_checkpoint(folder: Path, root: Path, *, seed: int = 0, **changes: object) -> Path:

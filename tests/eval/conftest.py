@@ -85,7 +85,8 @@ def evaluated(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("evaluated") / "out"
-    words = [f"--checkpoint={checkpoint}", f"--shards={embedded}", *READING, f"out={out}", f"cache={embedding_cache}"]
+    words = [f"--checkpoint={checkpoint}", f"--shards={embedded}", *READING]
+    words += [f"output={out}", f"cache={embedding_cache}"]
     code = every_benchmark.main([*words, "max_missing_fraction=0.5"])
     torch.set_num_threads(threads)
     return Evaluation(code=code, out=out)
@@ -101,7 +102,7 @@ def run(embedded: Path, checkpoint: Path, embedding_cache: Path, tmp_path: Path)
         out = tmp_path / "out"
         cache = embedding_cache if shards is None and check is None else "null"
         arguments = [f"--checkpoint={check or checkpoint}", f"--shards={shards or embedded}", *READING]
-        arguments += [f"out={out}", f"cache={cache}", "report=false", *words]
+        arguments += [f"output={out}", f"cache={cache}", "report=false", *words]
         code = every_benchmark.main(arguments) if benchmark is None else main(benchmark, arguments)
         return Evaluation(code=code, out=out)
 
@@ -115,8 +116,8 @@ def by_world(embedded: Path, small_checkpoint: Path, tmp_path_factory: pytest.Te
     found = {}
     for world in WORLDS:
         folder = found[world] = base / f"world-{world}"
-        words = [f"--checkpoint={small_checkpoint}", f"--shards={embedded}", f"out={folder}/out"]
-        words += [f"cache={folder}/cache", "sample.frames=2", "sample.windows=3", "batch=4", "data.workers=0"]
+        words = [f"--checkpoint={small_checkpoint}", f"--shards={embedded}", f"output={folder}/out"]
+        words += [f"cache={folder}/cache", "sample.frames=2", "sample.windows=3", "micro_batch=4", "data.workers=0"]
         words += ["resamples=50", "report=false", "max_missing_fraction=1"]
         codes = run_ranks(every_benchmark.main, words, folder, world)
         assert codes == [0] * world, "".join(path.read_text() for path in folder.glob("rank*.txt"))

@@ -15,7 +15,7 @@ from shards.dataset import Dataset, open_dataset
 from tests.hiervl_train.tiny import tiny_config, tiny_model, tiny_text
 from tests.shards.coded import coded_dataset, coded_summary
 
-SETTINGS = EmbedSettings(frames=2, windows=3, batch=4, part_samples=8)
+SETTINGS = EmbedSettings(frames=2, windows=3, micro_batch=4, part_samples=8)
 
 
 def small_model(seed: int = 0) -> HierVL:

@@ -51,7 +51,7 @@ def test_a_wrong_request_is_reported_and_nothing_is_written(
 @pytest.mark.medium
 def test_an_interrupted_evaluation_has_its_own_exit_code(embedded: Path, checkpoint: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-u", "eval/egomcq.py", "--checkpoint", str(checkpoint), "--shards", str(embedded)]
-    options = [*READING, f"out={tmp_path / 'out'}", "cache=null", "resamples=2000000"]
+    options = [*READING, f"output={tmp_path / 'out'}", "cache=null", "resamples=2000000"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([*command, *options], cwd=REPOSITORY, stdout=subprocess.PIPE, env=environment, text=True)
     assert process.stdout is not None

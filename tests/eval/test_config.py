@@ -47,4 +47,4 @@ def test_results_of_a_run_are_in_its_folder(run: Path | None, folder: str) -> No
         path=Path("checkpoints/released.pth"),
     )  # fmt: skip
     assert load(EvalConfig).folder(opened, "egomcq") == Path(folder).absolute()
-    assert load(EvalConfig, None, ["out=elsewhere"]).folder(opened, "egomcq") == Path("elsewhere").absolute()
+    assert load(EvalConfig, None, ["output=elsewhere"]).folder(opened, "egomcq") == Path("elsewhere").absolute()

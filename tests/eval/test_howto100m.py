@@ -23,7 +23,7 @@ def test_long_videos_are_classified_by_class_name_and_by_a_probe_of_the_training
     labels = read_companion(embedded, "howto100m", "val", HowToLabels)
     train_labels = read_companion(embedded, "howto100m", "train", HowToLabels)
     opened = open_checkpoint(checkpoint)
-    settings = EmbedSettings(frames=2, windows=3, batch=8)
+    settings = EmbedSettings(frames=2, windows=3, micro_batch=8)
     val, train = (embed_split(opened.model, embedded, "howto100m", split, settings) for split in ("val", "train"))
     assert val is not None and train is not None
     truth = np.array([video.label for video in labels.videos])

@@ -64,7 +64,8 @@ def test_scores_are_those_of_the_benchmarks_entries(seed: int, embedded: Path, t
     for entry in (egomcq, summarymcq, shufflemcq):
         out = tmp_path / entry.__name__
         sample = ["sample.frames=2", "sample.windows=3", "data.workers=0", "resamples=10", "report=false", "cache=null"]
-        argv = [f"--checkpoint={checkpoint}", f"--shards={embedded}", f"out={out}", "max_missing_fraction=1", *sample]
+        argv = [f"--checkpoint={checkpoint}", f"--shards={embedded}", *sample]
+        argv += [f"output={out}", "max_missing_fraction=1"]
         argv += [f"--questions={tmp_path}/whole.json"] if entry is shufflemcq else []
         assert main(entry.BENCHMARK, argv) == 0
         outside |= {f"{out.name} {score.name}": score.value for score in Result.load(out).scores}
@@ -127,7 +128,7 @@ def test_a_fine_tuning_run_logs_the_scores_of_its_benchmark(
     argv = [
         f"--checkpoint={small_checkpoint}",
         f"--shards={embedded}",
-        f"out={tmp_path}",
+        f"output={tmp_path}",
         "cache=null",
         "report=false",
     ]

@@ -47,7 +47,7 @@ def test_if_one_rank_fails_all_stop_and_the_others_parts_are_cached(tmp_path: Pa
     hidden.rename(tar)
     found = embed_split(small_model(), root, "clips", "train", SETTINGS, cache=cache, digest="a")
     assert found is not None and len(found.keys) == 18
-    assert found.encoded == 18 - 2 * SETTINGS.batch, "the first rank's two of five batches were cached"
+    assert found.encoded == 18 - 2 * SETTINGS.micro_batch, "the first rank's two of five batches were cached"
 
 
 class Killed(HierVL):

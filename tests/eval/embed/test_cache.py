@@ -31,7 +31,7 @@ def test_cached_embeddings_are_not_computed_again(root: Path, model: HierVL, tmp
     [
         {"frames": 3},
         {"channel_order": "bgr"},
-        {"batch": 5},
+        {"micro_batch": 5},
         {"speed": SpeedConfig(bf16=True, compile=False)},
         {"windows": 2},
         {"window_seconds": 4.0},

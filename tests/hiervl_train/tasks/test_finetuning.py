@@ -198,7 +198,7 @@ def test_scores_during_the_run_equal_those_of_the_checkpoint(run: Path, embedded
         return
     benchmark = {"charades_ego": charades_ego, "epic_mir": epic_mir}[run.name].BENCHMARK
     reading = ["data.workers=0", "resamples=10", "report=false", "cache=null"]
-    assert evaluate(benchmark, [f"--checkpoint={run}", f"--shards={embedded}", f"out={tmp_path}", *reading]) == 0
+    assert evaluate(benchmark, [f"--checkpoint={run}", f"--shards={embedded}", f"output={tmp_path}", *reading]) == 0
     scores = {score.name: score for score in Result.load(tmp_path).scores}
     names = {"charades_ego": ["mAP"], "epic_mir": ["mAP", "nDCG"]}[run.name]
     assert logged == pytest.approx({f"eval/{run.name}/{name}": scores[name].value for name in names})
