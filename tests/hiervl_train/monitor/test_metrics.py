@@ -196,7 +196,9 @@ def test_wandb_gets_the_same_values_offline(tmp_path: Path, monkeypatch: pytest.
     with MetricsWriter(tmp_path, config, first_step=1) as writer:
         for step in (1, 2):
             writer.write(step, {"loss/child": 4.0 / step, "grad_norm": math.inf if step == 1 else 1.0})
-    history = wandb_history(tmp_path)
+    end = time.monotonic() + 20
+    while len(history := wandb_history(tmp_path)) < 2 and time.monotonic() < end:
+        time.sleep(0.05)  # W&B's service writes the file a moment after `finish`
     assert [(row["_step"], row["loss/child"], row.get("grad_norm")) for row in history] == [
         (1, 4.0, None),
         (2, 2.0, 1.0),
