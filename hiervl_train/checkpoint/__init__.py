@@ -1,1 +1,1 @@
-"""Checkpoints of a run: what is saved, how it is written and verified, and how a run or a command opens one."""
+"""Checkpoints of a run: their state and files, how they are written and verified, how runs resume and open them."""
