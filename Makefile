@@ -30,13 +30,13 @@ demo: env  ## build verified shards of the embedded dataset, train a small HierV
 	@echo "              $(DEMO)/run/evaluation/index.html (the scores)"
 
 test: env  ## the whole test suite
-	$(PY) -m pytest -n 2 -m 'not slow'
+	$(PY) -m pytest -n 2 --dist worksteal -m 'not slow'
 
 test-fast: env  ## the tests for the inner loop: no builds, no training runs (under 2 minutes)
-	$(PY) -m pytest -n 2 -m 'not slow and not medium'
+	$(PY) -m pytest -n 2 --dist worksteal -m 'not slow and not medium'
 
 test-slow: env  ## the tests that take minutes
-	$(PY) -m pytest -n 2 -m slow
+	$(PY) -m pytest -n 2 --dist worksteal -m slow
 
 lint: env  ## ruff and mypy
 	$(PY) -m ruff check .

@@ -15,6 +15,7 @@ terminal.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import enum
 import json
 import logging
@@ -24,7 +25,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -198,7 +199,8 @@ class Command(Generic[C]):
         arguments = self._parser.parse_intermixed_args(words)
         log = _log_to_stderr(is_debug=arguments.debug)
         try:
-            return int(work(self._request(arguments)) or ExitCode.OK)
+            with _debug_logging(arguments.debug):
+                return int(work(self._request(arguments)) or ExitCode.OK)
         except KeyboardInterrupt:
             _stderr().print(f"\nInterrupted. {self._resume}".rstrip())
             return ExitCode.INTERRUPTED
@@ -330,15 +332,26 @@ def _stderr() -> Console:
 
 
 def _log_to_stderr(*, is_debug: bool) -> logging.Handler:
-    """Send warnings (with `--debug`, everything of ours) to stderr while the command runs; return the handler."""
+    """Send warnings (with `--debug`, messages of any level) to stderr; return the handler."""
     handler = logging.StreamHandler()
     handler.setLevel(logging.DEBUG if is_debug else logging.WARNING)
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
-    if is_debug:
-        for name in _OURS:
-            logging.getLogger(name).setLevel(logging.DEBUG)
     return handler
+
+
+@contextlib.contextmanager
+def _debug_logging(is_debug: bool) -> Iterator[None]:
+    """Log all messages of our packages while the command runs, if `is_debug`."""
+    loggers = [logging.getLogger(name) for name in _OURS] if is_debug else []
+    before = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        for each, level in zip(loggers, before, strict=True):
+            each.setLevel(level)
 
 
 def _log_traceback(error: BaseException, *, is_debug: bool) -> str:

@@ -13,6 +13,8 @@ from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
 _Parser = Callable[[Any], Any]
+_REPR = reprlib.Repr()  # of values in messages: a few hundred characters at most, whatever a hostile file holds
+_REPR.maxlevel = 2
 
 
 class TypedJsonError(ValueError):
@@ -81,10 +83,10 @@ def _object_parser(cls: type) -> _Parser:
 
     def parse_object(value: Any) -> Any:
         if not isinstance(value, dict):
-            raise TypedJsonError(f"an object is expected, not {reprlib.repr(value)}")
+            raise TypedJsonError(f"an object is expected, not {_REPR.repr(value)}")
         missing, unknown = required - value.keys(), value.keys() - fields.keys()
         if missing or unknown:
-            raise TypedJsonError(f"missing fields {sorted(missing)}, unknown fields {reprlib.repr(sorted(unknown))}")
+            raise TypedJsonError(f"missing fields {sorted(missing)}, unknown fields {_REPR.repr(sorted(unknown))}")
         return cls(**{name: _at(*fields[name], item) for name, item in value.items()})
 
     return parse_object
@@ -93,8 +95,8 @@ def _object_parser(cls: type) -> _Parser:
 def _dict_parser(parser: _Parser) -> _Parser:
     def parse_dict(value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
-            raise TypedJsonError(f"an object is expected, not {reprlib.repr(value)}")
-        return {name: _at(f".{reprlib.repr(name)}", parser, item) for name, item in value.items()}
+            raise TypedJsonError(f"an object is expected, not {_REPR.repr(value)}")
+        return {name: _at(f".{_REPR.repr(name)}", parser, item) for name, item in value.items()}
 
     return parse_dict
 
@@ -102,7 +104,7 @@ def _dict_parser(parser: _Parser) -> _Parser:
 def _sequence_parser(kind: Callable[[Any], Any], parser: _Parser) -> _Parser:
     def parse_sequence(value: Any) -> Any:
         if not isinstance(value, list):
-            raise TypedJsonError(f"a list is expected, not {reprlib.repr(value)}")
+            raise TypedJsonError(f"a list is expected, not {_REPR.repr(value)}")
         try:
             return kind(map(parser, value))
         except TypedJsonError:
@@ -122,21 +124,21 @@ def _at(place: str, parser: _Parser, value: Any) -> Any:
 
 def _parse_literal(choices: tuple[str, ...], value: Any) -> Any:
     if value not in choices:
-        raise TypedJsonError(f"one of {', '.join(choices)} is expected, not {reprlib.repr(value)}")
+        raise TypedJsonError(f"one of {', '.join(choices)} is expected, not {_REPR.repr(value)}")
     return value
 
 
 def _parse_scalar(kind: Any, value: Any) -> Any:
     if type(value) is not kind:
-        raise TypedJsonError(f"{kind.__name__} is expected, not {reprlib.repr(value)} ({type(value).__name__})")
+        raise TypedJsonError(f"{kind.__name__} is expected, not {_REPR.repr(value)} ({type(value).__name__})")
     if kind is float and not math.isfinite(value):
         raise TypedJsonError(f"a finite number is expected, not {value!r}")
     if kind is int and not -(2**63) <= value < 2**63:
-        raise TypedJsonError(f"{reprlib.repr(value)} does not fit in 64 bits")
+        raise TypedJsonError(f"{_REPR.repr(value)} does not fit in 64 bits")
     if kind is str and not value.isascii():
         try:
             value.encode()
         except UnicodeEncodeError:
-            problem = f"{reprlib.repr(value)} holds a lone surrogate, which UTF-8 cannot represent"
+            problem = f"{_REPR.repr(value)} holds a lone surrogate, which UTF-8 cannot represent"
             raise TypedJsonError(problem) from None
     return value

@@ -19,6 +19,17 @@ from tests.paths import REPOSITORY
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# Fixtures that build a dataset or start a browser or a cluster: a test that uses one is not for the inner loop.
+MEDIUM_FIXTURES = {"browser", "embedded", "slurm"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as `medium` what uses such a fixture."""
+    for item in items:
+        if MEDIUM_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.medium)
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 64 KiB."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from eval.report.media import Clip
@@ -84,12 +84,19 @@ def rows_of(page: str) -> list[list[str]]:
     return [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in rows]
 
 
+@pytest.fixture(scope="module")
+def plain() -> Reader:
+    """The page of a result whose texts are harmless."""
+    return Reader(page_of(result([item(0, 1, "a b", "c d"), item(0, 0, "e", "f")])))
+
+
 @given(st.text(max_size=60))
-@settings(max_examples=60, deadline=None)
-def test_no_text_opens_a_tag_or_leaves_one_open(caption: str) -> None:
+@example("</script><script>alert(1)</script>")
+@example('"><img src=x onerror=alert(1)>')
+@example("<!--<h1>&lt;")
+@settings(max_examples=12, deadline=None)  # each draws a dozen charts
+def test_no_text_opens_a_tag_or_leaves_one_open(plain: Reader, caption: str) -> None:
     items = [item(0, 1, caption, caption + "x"), item(0, 0, caption, "y")]
-    harmless = [item(0, 1, "a b", "c d"), item(0, 0, "e", "f")]
-    plain = Reader(page_of(result(harmless)))
     confusion = Confusion(labels=[caption, "b"], counts=[[1, 2], [3, 4]])
     for case in (None, confusion):
         page = Reader(page_of(result(items, caption, case), notes=[caption]))

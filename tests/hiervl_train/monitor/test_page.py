@@ -223,7 +223,7 @@ NAMES = st.sampled_from(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.dictionaries(NAMES, NUMBERS), max_size=12), st.integers(0, 2**52))
 def test_whatever_the_numbers_are_the_page_is_drawn(
     tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, float]], first: int
