@@ -149,7 +149,7 @@ def chunk_case(media: Media, level: str) -> Iterator[int]:
     import decord
 
     from shards import sampling
-    from shards.video.decode import _Scaler
+    from shards.decode import _Scaler
 
     scaler, place, count = _Scaler(), np.random.default_rng(0), itertools.count()
     for video, start, end in spans(media, level):
@@ -173,7 +173,7 @@ def jpeg_case(media: Media, *, with_crop: bool) -> Iterator[int]:
     import simplejpeg
 
     from shards import sampling
-    from shards.video.decode import _Scaler
+    from shards.decode import _Scaler
 
     scaler, count = _Scaler(), itertools.count()
     for record, jpegs in itertools.cycle(jpeg_clips(media)):
@@ -249,9 +249,9 @@ def profile(media: Media) -> dict[str, dict[str, float]]:
     import av
 
     from shards import sampling
+    from shards.decode import PyAVDecoder, _Scaler
+    from shards.mp4 import read_packets
     from shards.sampling import Crop
-    from shards.video.decode import PyAVDecoder, _Scaler
-    from shards.video.mp4 import read_packets
 
     clips = stored(media, "child")[:120]
     scaler, decoder, blind = _Scaler(), PyAVDecoder(), PyAVDecoder()

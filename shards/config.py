@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import pydantic
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from shards.video.decode import DecoderName
+from shards.decode import DecoderName
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 

@@ -19,13 +19,13 @@ from shards import sampling, schema
 from shards.cache import ShardCache
 from shards.config import LoaderConfig
 from shards.dataset import Split, read_rows
+from shards.decode import DecodeError, Decoder, open_decoder
 from shards.keys import is_key
 from shards.sampling import Crop, KeyedRng
 from shards.schema import ClipRecord, MediaRecord, Narration, SchemaError, SummaryRecord
 from shards.sources import Source
 from shards.stats import ShardError
 from shards.tar import BLOCK
-from shards.video.decode import DecodeError, Decoder, open_decoder
 
 _MAX_INDEXES = 1024  # shards whose sample offsets are kept in memory, at 40 bytes per sample
 _COLUMNS = ("json_offset", "json_size", "mp4_offset", "mp4_size")

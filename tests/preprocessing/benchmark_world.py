@@ -12,8 +12,8 @@ from typing import Any
 import simplejpeg
 
 from preprocessing.build_shards import main
-from tests.media import coded_frame, steady, write_video
 from tests.paths import REPOSITORY
+from tests.preprocessing.coded_video import coded_frame, steady, write_video
 from tests.preprocessing.world import overwrite
 
 CHUNK_SECONDS = 4

@@ -9,7 +9,7 @@ from preprocessing.config import ChunkConfig
 from preprocessing.video.chunks import Chunk, chunk_path
 from preprocessing.video.probe import ProbedVideo, probe
 from preprocessing.video.transcode import ChunkTask, make_chunk
-from tests.media import numbers
+from tests.preprocessing.coded_video import numbers
 
 FFMPEG = toolchain.find_ffmpeg(None)
 CONFIG = ChunkConfig(seconds=4, short_side=96)

@@ -17,7 +17,7 @@ import pytest
 from preprocessing.build_shards import main
 from shards.dataset import open_dataset, read_member
 from shards.verify.__main__ import main as verify
-from tests.media import numbers, steady, write_video
+from tests.preprocessing.coded_video import numbers, steady, write_video
 from tests.preprocessing.world import World, files_of, ledger_of
 
 pytestmark = pytest.mark.medium

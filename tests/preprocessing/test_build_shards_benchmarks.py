@@ -19,7 +19,6 @@ from shards.config import LoaderConfig
 from shards.dataset import open_dataset, read_member
 from shards.loader import Loader
 from shards.verify.__main__ import main as verify
-from tests.media import numbers, steady, write_video
 from tests.preprocessing.benchmark_world import (
     LATE,
     SECONDS,
@@ -32,6 +31,7 @@ from tests.preprocessing.benchmark_world import (
     write_epic,
     write_frames,
 )
+from tests.preprocessing.coded_video import numbers, steady, write_video
 from tests.preprocessing.world import World, files_of, ledger_of
 
 FRAMES_FPS = 60

@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from shards.keys import make_key
-from tests.media import steady, write_video
 from tests.paths import REPOSITORY
+from tests.preprocessing.coded_video import steady, write_video
 
 COLUMNS = ["video_uid", "video_dur", "narration_source", "narration_ind", "narration_time", "clip_start", "clip_end",
            "clip_text", "tag_verb", "tag_noun"]  # fmt: skip

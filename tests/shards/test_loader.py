@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from shards.config import LoaderConfig
 from shards.dataset import open_dataset
 from shards.loader import Batch, Loader, LoaderError
-from tests.media import read_number
+from tests.preprocessing.coded_video import read_number
 from tests.shards.coded import FRAMES_A_CLIP, coded_dataset, overwrite_member
 
 SMALL = {"size": 32, "frames": 3, "workers": 0, "windows": 5, "narrations": 6}

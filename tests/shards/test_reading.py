@@ -11,7 +11,7 @@ from shards.config import LoaderConfig, SourceConfig
 from shards.dataset import open_dataset
 from shards.reading import SampleFailedError, SampleReader
 from shards.sources import open_source
-from tests.media import read_number
+from tests.preprocessing.coded_video import read_number
 from tests.shards.coded import FRAMES_A_CLIP, coded_dataset, overwrite_member
 
 

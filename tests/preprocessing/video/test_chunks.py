@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from preprocessing.video.chunks import read_sidecar
-from tests.media import steady, write_video
 from tests.preprocessing.chunking import make_chunks
+from tests.preprocessing.coded_video import steady, write_video
 
 
 def test_the_sidecar_records_source_and_size(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from PIL import Image
 from preprocessing.config import ChunkConfig
 from preprocessing.video.chunks import chunk_path
 from preprocessing.video.clips import CutError, Cutter, PacketSpan, read_packet_span
-from tests.media import numbers, read_number, steady, write_video
 from tests.preprocessing.chunking import CONFIG, FFMPEG, make_chunks
+from tests.preprocessing.coded_video import numbers, read_number, steady, write_video
 
 FPS, PER_CHUNK, FRAMES = CONFIG.fps, CONFIG.seconds * CONFIG.fps, 330
 

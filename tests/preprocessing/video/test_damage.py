@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.media import steady, write_video
 from tests.preprocessing.chunking import FFMPEG, make_chunks, shown
+from tests.preprocessing.coded_video import steady, write_video
 from tests.preprocessing.world import overwrite
 
 

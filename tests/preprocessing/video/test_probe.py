@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from preprocessing.video.probe import UnreadableError, probe
-from tests.media import steady, write_video
 from tests.preprocessing.chunking import FFMPEG
+from tests.preprocessing.coded_video import steady, write_video
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from preprocessing.errors import TransientError
 from preprocessing.video.chunks import chunk_path
 from preprocessing.video.probe import probe
 from preprocessing.video.transcode import command, make_chunk
-from tests.media import steady, write_video
 from tests.paths import shared
 from tests.preprocessing.chunking import CONFIG, make_chunks, shown, task
+from tests.preprocessing.coded_video import steady, write_video
 
 VP9 = {"codec": "libvpx-vp9", "options": {"cpu-used": "8", "deadline": "realtime"}}
 

@@ -20,8 +20,8 @@ import numpy as np
 from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from shards.mp4 import Mp4Error, read_packets
 from shards.sampling import Crop
-from shards.video.mp4 import Mp4Error, read_packets
 
 DecoderName = Literal["pyav", "decord", "torchcodec"]
 MAX_PIXELS = 1 << 26  # per frame; larger frames are not decoded

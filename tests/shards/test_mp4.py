@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from shards.video.mp4 import Mp4Error, read_packets
+from shards.mp4 import Mp4Error, read_packets
 from tests.media import coded_mp4
 
 

@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preprocessing.video.clips import Cutter, read_packet_span
+from shards.decode import DecodeError, PyAVDecoder, open_decoder
+from shards.mp4 import read_packets
 from shards.sampling import Crop, centre_crop
-from shards.video.decode import DecodeError, PyAVDecoder, open_decoder
-from shards.video.mp4 import read_packets
-from tests.media import BUILD_OPTIONS, coded_mp4, read_number, steady, write_video
+from tests.media import BUILD_OPTIONS, coded_mp4
 from tests.paths import shared
+from tests.preprocessing.coded_video import read_number, steady, write_video
 from tests.shards.coded import SIDE
 
 WHOLE = Crop(top=0, left=0, height=SIDE, width=SIDE)

@@ -1,1 +1,0 @@
-"""Decodes stored clips: the packets of an mp4, and frames at training size."""
