@@ -175,12 +175,18 @@ def _reject_unknown(cls: type, tree: Mapping[str, Any], *, prefix: str, root: ty
             while isinstance(value, Mapping) and value:  # an unknown section: name one of the keys that were given
                 first = next(iter(value))
                 name, value = f"{name}.{first}", value[first]
-            near = " or ".join(_nearest(name, list(known_keys(root))))
+            near = _other_name(root, name) or " or ".join(_nearest(name, list(known_keys(root))))
             hint = f"; did you mean {near}?" if near else f"; known here: {', '.join(sorted(names))}"
             raise ConfigError(f"unknown key {name} = {value!r}{hint}")
         section = section_of(hints[key])
         if section is not None and isinstance(value, Mapping):
             _reject_unknown(section, value, prefix=f"{prefix}{key}.", root=root)
+
+
+def _other_name(cls: type, key: str) -> str:
+    """Return what `cls.OTHER_NAMES`, if there is one, says of a name that other commands give to one of its keys."""
+    names: Mapping[str, str] = getattr(cls, "OTHER_NAMES", {})
+    return names.get(key.partition(".")[0], "")
 
 
 def _nearest(key: str, known: Sequence[str]) -> list[str]:

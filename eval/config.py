@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -62,6 +62,8 @@ class ProbeConfig:
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
     """One evaluation, of any benchmark."""
+
+    OTHER_NAMES: ClassVar[Mapping[str, str]] = {"shards": "data.root", "init_from": "checkpoint"}
 
     checkpoint: Path | None = None  # weights to evaluate: a run, one of its checkpoints, or a released .pth
     which: Literal["best", "newest"] = "best"  # checkpoint of a run; the newest where none is known as the best

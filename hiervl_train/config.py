@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -75,6 +76,11 @@ class RunConfig:
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
     """The sections that pretraining and fine-tuning share."""
+
+    OTHER_NAMES: ClassVar[Mapping[str, str]] = {
+        "checkpoint": "init_from (the weights to start from) or save (when checkpoints are written)",
+        "shards": "data.root",
+    }
 
     run: RunConfig = field(default_factory=RunConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import pytest
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -30,6 +31,8 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
+    OTHER_NAMES: ClassVar[Mapping[str, str]] = {"weights": "run.folder (of a run)"}
+
     pattern: str = "*"
     image: int | tuple[int, int] = 224
     order: Literal["rgb", "bgr"] = "rgb"
@@ -82,6 +85,7 @@ def test_text_that_looks_like_something_else_survives_being_written(text: str, t
         ("optim.lrr=1", "unknown key optim.lrr = 1; did you mean optim.lr?"),
         ("seed=1", "unknown key seed = 1; did you mean run.seed or other.seed?"),
         ("stepz=1", "unknown key stepz = 1; did you mean optim.steps?"),
+        ("weights=1", "unknown key weights = 1; did you mean run.folder (of a run)?"),
         ("zzz=1", "unknown key zzz = 1; known here: image, optim, order, other, pattern, run"),
         ("optim.lr=0", "optim.lr = 0: Input should be greater than 0"),
         ("optim.steps=0", "optim.steps = 0: Input should be greater than 0"),
