@@ -186,7 +186,7 @@ def _reject_unknown(cls: type, tree: Mapping[str, Any], *, prefix: str, root: ty
 def _other_name(cls: type, key: str) -> str:
     """Return what `cls.OTHER_NAMES`, if there is one, says of a name that other commands give to one of its keys."""
     names: Mapping[str, str] = getattr(cls, "OTHER_NAMES", {})
-    return names.get(key.partition(".")[0], "")
+    return names.get(key, "")
 
 
 def _nearest(key: str, known: Sequence[str]) -> list[str]:
