@@ -26,6 +26,7 @@ class AggregatorBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x_BKD: Tensor) -> Tensor:
+        """Return (B, K, D)."""
         x_BKD = x_BKD + self.drop_path(self.attn(self.norm1(x_BKD)))
         out_BKD: Tensor = x_BKD + self.drop_path(self.mlp(self.norm2(x_BKD)))
         return out_BKD
@@ -63,6 +64,7 @@ class AverageAggregator(nn.Module):
     """HierVL-Avg: the mean of any number of unnormalised projections."""
 
     def forward(self, x_BKD: Tensor) -> Tensor:
+        """Return the mean over K, (B, D)."""
         return x_BKD.mean(dim=1)
 
 

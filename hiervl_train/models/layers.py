@@ -26,6 +26,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x_BSD: Tensor) -> Tensor:
+        """Return (B, S, D)."""
         out_BSD: Tensor = self.fc2(F.gelu(self.fc1(x_BSD)))
         return out_BSD
 
@@ -40,6 +41,7 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x_BSD: Tensor) -> Tensor:
+        """Return (B, S, D)."""
         q_BSHE, k_BSHE, v_BSHE = self.qkv(x_BSD).unflatten(-1, (3, self.heads, -1)).unbind(2)
         out_BSD: Tensor = self.proj(attend(q_BSHE, k_BSHE, v_BSHE).flatten(2))
         return out_BSD
@@ -59,12 +61,14 @@ class DropPath(nn.Module):
         self.register_buffer("keep", torch.tensor(1.0 - rate), persistent=False)
 
     def forward(self, x_BSD: Tensor) -> Tensor:
+        """Return (B, S, D), in training with some samples zeroed and the others scaled by 1 / (1 − rate)."""
         if not self.training:
             return x_BSD
         kept = torch.rand((x_BSD.shape[0], 1, 1), device=x_BSD.device) < self.keep
         return x_BSD * (kept / self.keep).to(x_BSD.dtype)
 
     def extra_repr(self) -> str:
+        """Return what `repr` shows of the rate."""
         return f"rate={self.rate:.3f}"
 
 
@@ -121,6 +125,7 @@ class DividedAttention(nn.Module):
         raise NotImplementedError
 
     def forward(self, x_BSD: Tensor, frames: int, mask_LK: Tensor | None = None) -> Tensor:
+        """Return (B, S, D); `mask_LK` says which keys (CLS first) queries of a group may attend to, None for all."""
         batch = x_BSD.shape[0]
         q_BSHE, k_BSHE, v_BSHE = self.qkv(x_BSD).unflatten(-1, (3, self.heads, -1)).unbind(2)
         cls_B1HE = attend(q_BSHE[:, :1], k_BSHE, v_BSHE)
@@ -155,10 +160,12 @@ class SpaceAttention(DividedAttention):
     """A group is a frame."""
 
     def group(self, x_BPHE: Tensor, frames: int) -> Tensor:
+        """Return the patches of each frame, (B·T, N, H, E)."""
         x_BTNHE: Tensor = x_BPHE.unflatten(1, (frames, -1))
         return x_BTNHE.flatten(0, 1)
 
     def ungroup(self, x_GLHE: Tensor, batch: int, frames: int) -> Tensor:
+        """Undo `group`: return (B, P, H, E)."""
         x_BTNHE: Tensor = x_GLHE.unflatten(0, (batch, frames))
         return x_BTNHE.flatten(1, 2)
 
@@ -167,11 +174,13 @@ class TimeAttention(DividedAttention):
     """A group is a patch position in all frames, or several positions that `packing_mask` keeps apart."""
 
     def group(self, x_BPHE: Tensor, frames: int) -> Tensor:
+        """Return groups of `packing` positions with all their frames, (B·N / packed, T·packed, H, E)."""
         packed = packing(frames, x_BPHE.shape[1] // frames)
         by_frame: Tensor = x_BPHE.unflatten(1, (frames, -1, packed))
         return by_frame.transpose(1, 2).flatten(2, 3).flatten(0, 1)
 
     def ungroup(self, x_GLHE: Tensor, batch: int, frames: int) -> Tensor:
+        """Undo `group`: return (B, P, H, E)."""
         packed = x_GLHE.shape[1] // frames
         by_group: Tensor = x_GLHE.unflatten(0, (batch, -1)).unflatten(2, (frames, packed))
         return by_group.transpose(1, 2).flatten(1, 3)

@@ -47,6 +47,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, width, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, video_BTCHW: Tensor) -> Tensor:
+        """Return the patch embeddings of all frames, (B, T·N, D), frame by frame."""
         batch, frames = video_BTCHW.shape[:2]
         grid: Tensor = self.proj(video_BTCHW.flatten(0, 1))
         patches_BTND: Tensor = grid.flatten(2).transpose(1, 2).unflatten(0, (batch, frames))
