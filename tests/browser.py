@@ -96,6 +96,18 @@ _PLAY = """(async (seconds, limit) => {
   return played;
 })(%f, %d)"""
 
+# JavaScript whose value is the texts of all tooltips of charts, after they had time to appear.
+TOOLTIPS = """(async () => {
+  await new Promise((done) => setTimeout(done, 300));
+  const found = [];
+  const walk = (root) => { for (const e of root.querySelectorAll("*")) {
+    if (e.matches(".bk-tooltip-content")) found.push(e.innerText);
+    if (e.shadowRoot) walk(e.shadowRoot);
+  } };
+  walk(document);
+  return found;
+})()"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Image:

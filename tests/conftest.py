@@ -13,6 +13,7 @@ from pathlib import Path
 import imageio_ffmpeg
 import pytest
 
+from tests.browser import Browser
 from tests.paths import REPOSITORY
 
 # A test run that a script started in its background has SIGINT ignored, and so would have all that it starts.
@@ -28,6 +29,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if MEDIUM_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.medium)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Headless Chromium, started once per module; skips the tests where it is not installed."""
+    with Browser() as browser:
+        yield browser
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,12 +34,6 @@ KEYS = [coded_clip(number, video=f"video-{number // 4:03d}").key for number in r
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return coded_dataset(tmp_path_factory.mktemp("report") / "shards", (7, 5), per_video=4)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with Browser() as browser:
-        yield browser
 
 
 def question(number: int, *, predicted: int, margin: float = 0.5, asked: str = "", texts: str = "") -> Item:

@@ -18,7 +18,7 @@ from hiervl_train.monitor.metrics import METRICS, MetricsConfig, MetricsWriter, 
 from hiervl_train.monitor.page import write_page
 from hiervl_train.monitor.run_folder import RunFolder
 from shards import files
-from tests.browser import Browser, outside
+from tests.browser import TOOLTIPS, Browser, outside
 
 # What the pointer shows in the middle of the loss, at step 30 of 60.
 LOSS = """(() => {
@@ -27,16 +27,6 @@ LOSS = """(() => {
   plot.scrollIntoView({ block: "center" });
   const box = plot.getBoundingClientRect();
   return [box.left + box.width / 2, box.top + box.height / 2];
-})()"""
-TOOLTIP = """(async () => {
-  await new Promise((done) => setTimeout(done, 300));
-  const found = [];
-  const walk = (root) => { for (const e of root.querySelectorAll("*")) {
-    if (e.matches(".bk-tooltip-content")) found.push(e.innerText);
-    if (e.shadowRoot) walk(e.shadowRoot);
-  } };
-  walk(document);
-  return found;
 })()"""
 
 
@@ -104,7 +94,7 @@ def test_a_browser_shows_state_and_curves_without_an_error_or_a_request_elsewher
             pointer=LOSS,
             ask={
                 "curves": curves,
-                "tooltip": TOOLTIP,
+                "tooltip": TOOLTIPS,
                 "folded": "[...document.querySelectorAll('details')].every(d => !d.open)",
                 "config": "document.querySelector('details pre').textContent",
             },

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from shards.html import charts, page
 from shards.html.charts import Interval, Series
 from shards.html.elements import facts, folded, heading, notice, table, tag, tile, tiles
-from tests.browser import Browser, outside, serve
+from tests.browser import TOOLTIPS, Browser, outside, serve
 
 HOSTILE = "</script><script>document.title='owned'</script>$$x^2$$ \\(y\\) @tip"
 HEAD = ["score", "percent", "95 %", "chance", "scored", "published by an author of a long name"]
@@ -45,22 +44,6 @@ FIRST_CHART = """(() => {
   const box = plot.getBoundingClientRect();
   return [box.left + box.width / 2, box.top + box.height / 2];
 })()"""
-TOOLTIPS = """(async () => {
-  await new Promise((done) => setTimeout(done, 300));
-  const found = [];
-  const walk = (root) => { for (const e of root.querySelectorAll("*")) {
-    if (e.matches(".bk-tooltip-content")) found.push(e.innerText);
-    if (e.shadowRoot) walk(e.shadowRoot);
-  } };
-  walk(document);
-  return found;
-})()"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with Browser() as browser:
-        yield browser
 
 
 def sample_page(path: Path) -> Path:
