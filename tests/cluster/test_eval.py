@@ -16,8 +16,9 @@ from tests.paths import REPOSITORY
 
 def scores(folder: Path) -> dict[str, object]:
     """Return the scores of each benchmark that was run."""
-    found = {path.parent.name: json.loads(path.read_bytes())["scores"] for path in folder.rglob("scores.json")}
-    assert found
+    found = {path.parent.name: json.loads(path.read_bytes())["scores"] for path in folder.glob("*/scores.json")}
+    overview = {result["benchmark"]: result["scores"] for result in json.loads((folder / "scores.json").read_bytes())}
+    assert found and found == overview
     return found
 
 

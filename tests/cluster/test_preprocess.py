@@ -54,7 +54,7 @@ def test_signalled_it_takes_its_workers_back_requeues_itself_and_goes_on(
     job = slurm.wait(number, seconds=180)
     log = Path(f"{tmp_path}/built.log").read_text()
     assert (job["JobState"], job["Restarts"], job["ExitCode"]) == ("COMPLETED", "1", "0:0"), log
-    assert "Stopped. Run the same command again to go on." in log
+    assert "Interrupted. Run the same command again to resume." in log
     assert files_of(tmp_path / "built" / "shards") == files_of(embedded)
     slurm.wait_for_nothing()
 
