@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import time
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -220,7 +222,7 @@ class Loader:
                 "prefetch_factor": config.prefetch,
                 "timeout": config.worker_timeout_seconds,
                 "multiprocessing_context": "fork",
-                "worker_init_fn": outlive_sigterm,
+                "worker_init_fn": partial(outlive_sigterm, parent=os.getpid()),
             }
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="This DataLoader will create")  # the user chose their number

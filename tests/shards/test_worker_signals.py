@@ -1,4 +1,4 @@
-"""Loader workers survive a scheduler's SIGTERM for as long as training needs to save, but not their parent's."""
+"""Loader workers survive a scheduler's SIGTERM for as long as training needs to save, but not their parent."""
 
 from __future__ import annotations
 
@@ -59,3 +59,28 @@ def test_its_parents_sigterm_ends_a_worker_at_once(coded_root: Path) -> None:
         while worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE:
             assert time.monotonic() - began < 5
             time.sleep(0.02)
+
+
+STARTED_TOO_LATE = """
+import os, time
+from shards.worker_signals import outlive_sigterm
+parent = os.getpid()
+worker = os.fork()
+if worker:
+    print(worker, flush=True)
+    os._exit(9)  # before the worker has looked at who its parent is
+while os.getppid() == parent:
+    time.sleep(0.01)
+outlive_sigterm(0, parent=parent)
+time.sleep(60)
+"""
+
+
+def test_a_worker_whose_parent_died_while_starting_it_ends() -> None:
+    """It would hold the parent's sockets open, and the other ranks would wait for it."""
+    started = subprocess.run([sys.executable, "-c", STARTED_TOO_LATE], capture_output=True, text=True, timeout=30)
+    worker = int(started.stdout)
+    end = time.monotonic() + 20
+    while psutil.pid_exists(worker) and psutil.Process(worker).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < end
+        time.sleep(0.05)
