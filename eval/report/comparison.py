@@ -70,7 +70,12 @@ class Comparison:
 
 
 def load_results(folder: Path) -> list[Result]:
-    """Return the results in the subfolders of a folder, or else its own; raise `ResultError` or `CompareError`."""
+    """Return the results of a training run, or those in the subfolders of a folder, or else the folder's own.
+
+    Raises `ResultError` for a damaged result and `CompareError` where there is none.
+    """
+    if (folder / "evaluation").is_dir():  # of a run: `EvalConfig.overview`
+        folder = folder / "evaluation"
     # A folder over several results has a scores.json too: a list of theirs.
     found = [Result.load(path.parent) for path in sorted(folder.glob(f"*/{SCORES}"))]
     if not found and (folder / SCORES).is_file():

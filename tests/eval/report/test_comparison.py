@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from eval.metrics.paired import compare_paired
-from eval.report.comparison import CompareError, compare
+from eval.report.comparison import CompareError, compare, load_results
 from tests.eval.example_results import example_result
 
 
@@ -74,3 +76,14 @@ def test_different_questions_of_the_same_id_are_refused() -> None:
         compare(a, b)
     with pytest.raises(CompareError, match="A has 2 items twice"):
         compare(dataclasses.replace(a, items=[*a.items, *a.items]), b)
+
+
+def test_results_are_found_in_a_run_in_its_evaluation_and_in_one_benchmark(tmp_path: Path) -> None:
+    result = example_result({"inter": [100.0, 0.0]})
+    overview = tmp_path / "run" / "evaluation"
+    saved = result.save(overview / result.benchmark)
+    (overview / "scores.json").write_text(json.dumps([result.tree()]))  # over all benchmarks, as eval/all.py writes it
+    for folder in (tmp_path / "run", overview, saved):
+        assert load_results(folder) == [result]
+    with pytest.raises(CompareError, match=r"there is no scores\.json"):
+        load_results(tmp_path / "elsewhere")
