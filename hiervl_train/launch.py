@@ -22,7 +22,7 @@ from hiervl_train.distributed import DistributedContext, distributed_context
 from hiervl_train.monitor.page import write_page
 from hiervl_train.monitor.run_folder import RunFolder
 from hiervl_train.monitor.run_logger import Status, write_status
-from hiervl_train.preemption import clear_stop_file
+from hiervl_train.preemption import StopRequest, clear_stop_file
 from hiervl_train.task import Task
 from hiervl_train.trainer import train
 
@@ -31,7 +31,11 @@ Settings = TypeVar("Settings", bound=RunSettings)
 
 
 def launch(settings: Settings, make_task: Callable[[Settings, DistributedContext], Task]) -> int:
-    """Run a configuration on this rank; return the exit code."""
+    """Run a configuration on this rank; return the exit code, with which the process is to exit.
+
+    Signals to stop are requests from the first step to the end of the process: whoever asks may repeat itself, and a
+    rank that died of it would take down others that still save.
+    """
     with distributed_context(settings.distributed) as context:
         code = run(settings, context, make_task)
         if code != ExitCode.OK and context.world > 1:
@@ -52,7 +56,8 @@ def run(
         stack.enter_context(folder.logged(rank=context.rank))
         _use_deterministic_kernels(settings.run)
         task = make_task(settings, context)
-        outcome = train(task, settings, folder, context, console)
+        stop = stack.enter_context(StopRequest(settings.preemption, folder.stop, checks_file=context.is_main))
+        outcome = train(task, settings, folder, context, console, stop)
         if context.is_main:
             state: Status = "done" if outcome.reason is None else "stopped"
             total = min(task.total_steps, settings.run.max_steps or task.total_steps)
@@ -63,8 +68,10 @@ def run(
             else:
                 console.print(f"stopped after {outcome.step:,} of {total:,} steps ({outcome.reason}) and saved; ")
                 console.print("rerun the same command to resume")
-    # Launchers end all ranks when one exits with a non-zero code: no rank exits before everything is written.
-    all_true(True, context.control)
+        # Launchers end all ranks when one exits with a non-zero code: no rank exits before everything is written.
+        all_true(True, context.control)
+        if outcome.reason is not None or context.world > 1:
+            stop.ignore_until_exit()
     return ExitCode.OK if outcome.reason is None else ExitCode.STOPPED
 
 

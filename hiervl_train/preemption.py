@@ -19,7 +19,8 @@ from typing import Any
 from pydantic import NonNegativeFloat
 
 CHECK_SECONDS = 1.0  # between two checks of the stop file, which may be on a shared file system
-_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
+_REPEATED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # sent by schedulers and launchers, often more than once
+_SIGNALS = (*_REPEATED, signal.SIGINT)
 logger = logging.getLogger(__name__)
 
 
@@ -61,7 +62,8 @@ class StopRequest:
         if stop.reason: ...
 
     Handles SIGTERM, SIGUSR1, SIGUSR2 and SIGINT; a second SIGINT ends the process immediately. Enter it in the main
-    thread.
+    thread. A process that was asked to stop is often asked again while it exits: by SLURM, then by torchrun. For that
+    time there is `ignore_until_exit`.
     """
 
     def __init__(self, config: PreemptionConfig, stop_file: Path, *, checks_file: bool = True) -> None:
@@ -96,6 +98,16 @@ class StopRequest:
                 if _is_listed(self._stop_file):
                     self._reason = "stop file"
         return self._reason
+
+    def ignore_until_exit(self) -> None:
+        """Ignore SIGTERM, SIGUSR1 and SIGUSR2 from now on, also after this context: the run is over, the process exits.
+
+        Handlers written in Python would not do: the interpreter removes them before it ends, and a signal that comes
+        then would take the place of the exit code.
+        """
+        for number in _REPEATED:
+            signal.signal(number, signal.SIG_IGN)
+            self._before.pop(number, None)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:

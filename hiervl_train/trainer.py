@@ -30,7 +30,12 @@ from hiervl_train.task import Outcome, Task
 
 
 def train(
-    task: Task, settings: RunSettings, folder: RunFolder, context: DistributedContext, console: Console
+    task: Task,
+    settings: RunSettings,
+    folder: RunFolder,
+    context: DistributedContext,
+    console: Console,
+    stop: StopRequest,
 ) -> Outcome:
     """Train to the end of the schedule or until asked to stop, resuming from the folder's newest checkpoint."""
     model, loaders = task.model, task.loaders
@@ -50,7 +55,6 @@ def train(
     with ExitStack() as stack:
         stack.callback(loaders.close)
         stack.enter_context(checkpoints)
-        stop = stack.enter_context(StopRequest(settings.preemption, folder.stop, checks_file=context.is_main))
         consensus = FlagConsensus(context)
         profiler = stack.enter_context(Profiler(folder.profile, settings.profile, rank=context.rank))
         guard = NonFiniteGuard(folder.path, context.rank, settings.run.max_consecutive_skips)
@@ -69,6 +73,7 @@ def train(
             )
         )
 
+        is_stopping = False
         while step < total:
             profiler.step(step)
             step_type = task.step_type(step)
@@ -105,11 +110,11 @@ def train(
                 run_logger.before_save()
                 resumer.save(step, score=score, skipped=guard.skipped)
             if is_stopping:
-                checkpoints.wait()
-                return Outcome(step=step, reason=stop.reason or "another rank was asked to stop")
+                break
 
+        consensus.agreed()  # nothing may be in flight when the ranks part
         checkpoints.wait()
-        return Outcome(step=step, reason=None)
+        return Outcome(step=step, reason=(stop.reason or "another rank was asked to stop") if is_stopping else None)
 
 
 def _describe_start(
