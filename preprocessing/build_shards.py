@@ -49,8 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(request: Request[BuildConfig]) -> None:
     config, is_dry_run = _configuration(request), request.flags.dry_run
-    with nullcontext() if is_dry_run else build_lock(config.output, config.work_folder):
-        build(with_embedded_dataset(config, request.console), request.console, is_dry_run=is_dry_run)
+    with nullcontext(True) if is_dry_run else build_lock(config.output, config.work_folder) as is_locked:
+        config = with_embedded_dataset(config, request.console)
+        build(config, request.console, is_dry_run=is_dry_run, is_locked=is_locked)
 
 
 def _configuration(request: Request[BuildConfig]) -> BuildConfig:
@@ -64,9 +65,10 @@ def _configuration(request: Request[BuildConfig]) -> BuildConfig:
     return request.config
 
 
-def build(config: BuildConfig, console: Console, *, is_dry_run: bool = False) -> None:
+def build(config: BuildConfig, console: Console, *, is_dry_run: bool = False, is_locked: bool = True) -> None:
     """Carry out one build: annotations → hierarchy and plan → chunks → shards → ledger and index files.
 
+    `is_locked`: whether the caller holds locks on the output and the work folder that exclude other builds.
     Raises `UsageError`, `AnnotationError` or `ShardError` for a request that cannot be carried out,
     `TooManyFailuresError` for too many failed samples, and `TransientError` for a fault of the machine.
     """
@@ -92,8 +94,8 @@ def build(config: BuildConfig, console: Console, *, is_dry_run: bool = False) ->
         console.print(f"{config.output} is up to date: nothing to build")
         return
 
-    remove_temporaries(config.output)
-    remove_temporaries(config.work_folder)
+    for folder in (config.output, config.work_folder):
+        remove_temporaries(folder, is_locked=is_locked)
     write_bytes(config.work_folder / "config.yaml", f"# {code_revision()}\n{to_yaml(config)}".encode())
     stages.write_format(config, toolchain)
     with stages.BuildRun(config, annotations, video_paths, ffmpeg=ffmpeg, toolchain=toolchain, console=console) as run:
