@@ -19,6 +19,7 @@ from hiervl_train.models.speed import SpeedConfig, autocast
 from hiervl_train.objectives import Tags, child_loss, parent_loss
 from hiervl_train.task import Step, StepResult
 from hiervl_train.tokenizer import Tokenizer
+from hiervl_train.transfer import to_device
 from shards.loader import Batch
 
 
@@ -31,7 +32,7 @@ class Encoder:
     def tokens(self, texts: Sequence[str], *, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return ids and mask (B, L) of texts, on the device of `like`."""
         ids_BL, mask_BL = self._tokenizer(texts)
-        return ids_BL.to(like.device, non_blocking=True), mask_BL.to(like.device, non_blocking=True)
+        return to_device(ids_BL, like.device), to_device(mask_BL, like.device)
 
     def video(self, frames_BTCHW: Tensor) -> Tensor:
         """Return (B, D) of uint8 frames."""

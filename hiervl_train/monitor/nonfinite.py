@@ -1,7 +1,8 @@
 """Checks each step's loss and gradient norm one step late, and ends a run with too many non-finite gradients.
 
-One step late, because reading a number waits until the device has computed it, and the device would run out of work.
-The non-finite step has been skipped on the device by then (`optim.update`).
+One step late: the numbers of a step are copied to the host behind it (`transfer.Readback`) and read when the next step
+is queued, so that the device never runs out of work. The non-finite step has been skipped on the device by then
+(`optim.update`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from hiervl_train.task import StepResult
+from hiervl_train.transfer import Readback
 from shards.files import write_json
 
 logger = logging.getLogger(__name__)
@@ -48,7 +50,7 @@ class _Pending:
     step: int
     step_type: str
     result: StepResult
-    norm: Tensor
+    numbers: Readback  # loss and norm
     keys: list[str]
     lr: float
     waited: float
@@ -69,10 +71,11 @@ class NonFiniteGuard:
         self, step: int, step_type: str, result: StepResult, norm: Tensor, keys: list[str], *, lr: float, waited: float
     ) -> StepRecord | None:
         """Keep a step and return the record of the previous one, unless `flush` has. Raises `DivergedError`."""
+        numbers = Readback([result.loss, norm])
         record = self.flush()
         ended = time.perf_counter()
         self._pending = _Pending(
-            step=step, step_type=step_type, result=result, norm=norm, keys=keys, lr=lr, waited=waited, ended=ended
+            step=step, step_type=step_type, result=result, numbers=numbers, keys=keys, lr=lr, waited=waited, ended=ended
         )
         return record
 
@@ -81,7 +84,7 @@ class NonFiniteGuard:
         if self._pending is None:
             return None
         last, self._pending = self._pending, None
-        loss, norm = float(last.result.loss), float(last.norm)
+        loss, norm = last.numbers.values()
         is_skipped = not math.isfinite(norm)
         if is_skipped:
             self._record_skip(last, loss, norm)

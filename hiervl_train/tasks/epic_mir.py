@@ -25,6 +25,7 @@ from hiervl_train.tasks.base import FinetuneTask
 from hiervl_train.tasks.config import FinetuneConfig
 from hiervl_train.tasks.labels import require_labels
 from hiervl_train.tasks.pairs import pair_step
+from hiervl_train.transfer import to_device
 from shards.companions import EpicLabels, EpicSentence, EpicVideo, read_companion
 from shards.loader import Batch
 from shards.sampling import KeyedRng
@@ -102,7 +103,7 @@ class EpicMir(FinetuneTask):
             video_BTCHW = batch.video
             chosen = [self.sentences.choose(key, batch.epoch) for key in batch.keys]
             relevancies = torch.tensor([sentence.relevancy for sentence in chosen])
-            relevancy_B = relevancies.to(video_BTCHW.device, non_blocking=True)
+            relevancy_B = to_device(relevancies, video_BTCHW.device)
             return pair_step(
                 model,
                 encoder,

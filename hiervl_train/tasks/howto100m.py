@@ -27,6 +27,7 @@ from hiervl_train.tasks.config import FinetuneConfig
 from hiervl_train.tasks.labels import refuse, require_labels
 from hiervl_train.tasks.pairs import graph_if, has_known_flops, passes
 from hiervl_train.tokenizer import Tokenizer
+from hiervl_train.transfer import to_device
 from shards.companions import HowToLabels, read_companion
 from shards.loader import Batch, Loader
 from shards.sources import Source
@@ -146,7 +147,7 @@ class HowTo100M(FinetuneTask):
         return model.classify(pooled_BD)
 
     def _labels_of(self, batch: Batch, device: torch.device) -> Tensor:
-        return torch.tensor([self._labels[key] for key in batch.keys]).to(device, non_blocking=True)
+        return to_device(torch.tensor([self._labels[key] for key in batch.keys]), device)
 
     def _checked(self, labels: HowToLabels, split: str) -> dict[str, int]:
         label_of = {video.key: video.label for video in labels.videos}
