@@ -30,7 +30,7 @@ from shards.order import EvalOrder, OrderError, TrainOrder, default_lanes
 from shards.reading import DecodedSample, Failure, SampleReader, tags
 from shards.schema import set_spec
 from shards.sources import Source, open_source
-from shards.worker_signals import outlive_sigterm
+from shards.worker_signals import outlive_sigterm, sigterm_held
 
 VERBS, NOUNS = 118, 582  # EgoClip's classes
 _WORKER_FAULTS = ("DataLoader worker (pid", "DataLoader timed out")  # torch's messages for dead and stuck workers
@@ -224,7 +224,7 @@ class Loader:
                 "multiprocessing_context": "fork",
                 "worker_init_fn": partial(outlive_sigterm, parent=os.getpid()),
             }
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), sigterm_held():
             warnings.filterwarnings("ignore", message="This DataLoader will create")  # the user chose their number
             return iter(
                 DataLoader(

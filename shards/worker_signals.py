@@ -14,11 +14,26 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 OUTLIVE_SECONDS = 25.0  # from a SIGTERM of any process but the parent to the worker's exit
 
 
 PARENT_CHECK_SECONDS = 2.0  # between two looks at whether the parent still runs
+
+
+@contextmanager
+def sigterm_held() -> Iterator[None]:
+    """Hold SIGTERM back while workers are forked: until the end of the block, in a worker until `outlive_sigterm`.
+
+    A worker that received it in between would die of it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def outlive_sigterm(worker: int, *, parent: int) -> None:

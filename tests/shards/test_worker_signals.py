@@ -50,6 +50,21 @@ def test_a_worker_ends_some_time_after_a_schedulers_sigterm(coded_root: Path, mo
             time.sleep(10)
 
 
+def test_a_worker_that_is_just_starting_survives_a_schedulers_sigterm(
+    coded_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(worker: int, *, parent: int) -> None:
+        time.sleep(1)
+        worker_signals.outlive_sigterm(worker, parent=parent)
+
+    monkeypatch.setattr("shards.loader.outlive_sigterm", late)
+    with Loader(coded_root, "clips", "train", CONFIG) as loader:
+        loader._iterator = loader._start()
+        terminate_from_outside(worker_of(loader))
+        batches = iter(loader)
+        assert all(len(next(batches).keys) == 2 for _ in range(5))
+
+
 def test_its_parents_sigterm_ends_a_worker_at_once(coded_root: Path) -> None:
     with Loader(coded_root, "clips", "train", CONFIG) as loader:
         next(iter(loader))
