@@ -15,11 +15,12 @@ from typing import Any, Literal, TypeVar, overload
 
 from shards import files, schema, typed_json
 from shards.keys import is_key
+from shards.schema import EPIC_NOUNS as EPIC_NOUNS
+from shards.schema import EPIC_VERBS as EPIC_VERBS
 from shards.sources import Source
 from shards.stats import ShardError, read_json_object
 
 VERSION = 1
-EPIC_VERBS, EPIC_NOUNS = 97, 300  # classes of EPIC-KITCHENS-100
 QuestionType = Literal["inter", "intra", "summary"]
 
 

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from shards import schema
-from shards.stats import SPLITS, ShardError, read_json_object, shard_number, shard_paths
+from shards import schema, typed_json
+from shards.stats import (
+    SPLITS,
+    ShardError,
+    open_regular,
+    read_json_object,
+    shard_number,
+    shard_paths,
+)
 
 MANIFEST, CARD, DENYLIST = "dataset.json", "README.md", "denylist.txt"
 TABLES = ("ledger.parquet", "spans.parquet")  # written by the build, described in docs/shards.md
 FEATURES = "features"  # folder in ROOT for extracted features, which is not a set
+MAX_ROWS_BYTES = 4 << 30  # of one parquet file, on disk and in memory
+_BATCH_ROWS = 1 << 16
+_MAX_READ = (1 << 30) + (16 << 20)  # bytes of one read: the largest video and record
+_MAX_DENYLIST = 64 << 20  # bytes
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,12 +158,13 @@ def dataset_from_json(root: Path, value: Mapping[str, Any]) -> Dataset:
         names = ("config", "toolchain", "provenance", "files")
         return Dataset(root=root, sets=sets, **{name: dict(value[name]) for name in names})
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ShardError(f"{root / MANIFEST}: malformed: {type(error).__name__}: {error}") from None
+        what = str(error) if isinstance(error, (ShardError, typed_json.TypedJsonError)) else repr(error)
+        raise ShardError(f"{root / MANIFEST}: malformed: {what}: run python -m shards.verify") from None
 
 
 def hash_file(path: Path) -> str:
-    """Return the hex sha256 of a file."""
-    with path.open("rb") as handle:
+    """Return the hex sha256 of a file; raise `ShardError` if it is not a regular file, `OSError` if unreadable."""
+    with open_regular(path) as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
@@ -159,12 +176,79 @@ def fingerprint(shards: Iterable[tuple[str, str]]) -> str:
     return digest.hexdigest()
 
 
-def read_rows(parquet: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Return a parquet file of the dataset as a table; raise `ShardError` if it cannot be read."""
+def read_rows(parquet: Path, columns: Sequence[str] | None = None, *, rows: int | None = None) -> pa.Table:
+    """Return a parquet file of the dataset as a table, all of its columns or those named.
+
+    Raises `ShardError` if it cannot be read, is too large, lacks a column, has one of another type than the dataset's
+    files have or with nulls, or if it has another number of rows than `rows`.
+    """
     try:
-        return pq.read_table(parquet, columns=list(columns) if columns is not None else None, memory_map=False)
+        table = read_bounded(parquet, columns)
     except (OSError, pa.ArrowException) as error:
         raise ShardError(f"{parquet}: cannot be read: {error}") from None
+    except (ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:  # of damaged footers
+        if isinstance(error, ShardError):
+            raise
+        raise ShardError(f"{parquet}: cannot be read: {type(error).__name__}: {error}") from None
+    known = _column_types()
+    for name in columns if columns is not None else table.column_names:
+        if table.column_names.count(name) != 1:
+            raise ShardError(f"{parquet}: it has {table.column_names.count(name)} columns {name}; run shards.verify")
+        if table[name].type != known.get(name, table[name].type) or table[name].null_count:
+            found = f"{table[name].type} with {table[name].null_count} nulls"
+            raise ShardError(f"{parquet}: column {name} is {found}; expected {known[name]} without nulls")
+    if rows is not None and len(table) != rows:
+        raise ShardError(f"{parquet}: {len(table)} rows; dataset.json lists {rows} samples: run shards.verify")
+    return table
+
+
+def read_bounded(parquet: Path, columns: Sequence[str] | None = None, *, limit: int = MAX_ROWS_BYTES) -> pa.Table:
+    """Return an untrusted parquet file as a table of at most `limit` bytes, however small the file is.
+
+    Raises `ShardError` if it is larger, and the exceptions of Arrow and `OSError` if it cannot be read.
+    """
+    with open_regular(parquet) as handle:
+        with pq.ParquetFile(handle) as opened:
+            arrow, meta = opened.schema_arrow, opened.metadata
+            groups = (meta.row_group(i) for i in range(meta.num_row_groups))
+            stated = max(os.fstat(handle.fileno()).st_size, sum(group.total_byte_size for group in groups))
+        if stated > limit or meta.num_rows > limit:
+            raise ShardError(f"{parquet}: more than {limit} bytes, compressed or uncompressed; not read")
+        names = [name for name in arrow.names if columns is None or name in columns]
+        texts = [field.name for field in arrow if pa.types.is_string(field.type)]
+        batches, size = [], 0
+        # As dictionaries, since a page of a few bytes can repeat one value of megabytes a billion times.
+        with pq.ParquetFile(handle, read_dictionary=texts) as opened:
+            for batch in opened.iter_batches(batch_size=_BATCH_ROWS, columns=names):
+                size += sum(map(_expanded_bytes, batch.columns))
+                if size > limit:
+                    raise ShardError(f"{parquet}: more than {limit} bytes uncompressed; not read")
+                batches.append(_without_dictionaries(batch))
+        empty = pa.schema([arrow.field(i) for i, name in enumerate(arrow.names) if name in names])
+        return pa.Table.from_batches(batches) if batches else empty.empty_table()
+
+
+def _expanded_bytes(column: pa.Array) -> int:
+    if not pa.types.is_dictionary(column.type):
+        return int(column.nbytes)
+    lengths = pc.cast(pc.binary_length(column.dictionary), pa.int64())
+    return len(column) * 4 + int(pc.sum(lengths.take(column.indices)).as_py() or 0)
+
+
+def _without_dictionaries(batch: pa.RecordBatch) -> pa.RecordBatch:
+    columns = [
+        column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+        for column in batch.columns
+    ]
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+
+
+@functools.cache
+def _column_types() -> dict[str, pa.DataType]:
+    """Return name → type of all columns that the parquet files of datasets have."""
+    sets = {field.name: field.type for name in schema.SETS for field in row_schema(name)}
+    ledger = dict.fromkeys(("set", "item", "status", "reason", "detail", "shard"), pa.string())
+    return {**sets, **ledger, "start": pa.float64(), "end": pa.float64()}
 
 
 def row_schema(set_name: str) -> pa.Schema:
@@ -187,39 +271,129 @@ def schema_columns(set_name: str, columns: Sequence[str] | None) -> list[str]:
 def read_member(tar: Path, offset: int, size: int) -> bytes:
     """Return a member of a tar, given its offset and size in bytes from the shard's parquet.
 
-    Raises `ShardError` if the tar ends before. See `open_dataset` for an example.
+    Raises `ShardError` if the tar has no such bytes or cannot be read, and `FileNotFoundError` if there is no tar. See
+    `open_dataset` for an example.
     """
-    handle = os.open(tar, os.O_RDONLY)
     try:
-        data = os.pread(handle, size, offset)
-    finally:
-        os.close(handle)
-    if len(data) != size:
-        raise ShardError(f"{tar}: expected {size} bytes at {offset}, found {len(data)}: run python -m shards.verify")
+        with open_regular(tar) as handle:
+            length = os.fstat(handle.fileno()).st_size
+            if offset < 0 or not 0 <= size <= _MAX_READ:
+                raise ShardError(f"{tar}: a member of {size} bytes at {offset} is impossible: run shards.verify")
+            data = os.pread(handle.fileno(), size, offset) if offset + size <= length else b""
+            found = len(data) if offset + size <= length else max(0, min(size, length - offset))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ShardError(f"{tar}: cannot be read: {error.strerror or error}") from None
+    if found != size:
+        raise ShardError(f"{tar}: expected {size} bytes at {offset}, found {found}: run python -m shards.verify")
     return data
 
 
 def read_denylist(path: Path) -> frozenset[str]:
-    """Return the video_uids in a denylist: one per line, comments after `#`; empty if there is no such file."""
-    if not path.exists():
+    """Return the video_uids in a denylist: one per line, comments after `#`; empty if there is no such file.
+
+    Raises `ShardError` if it cannot be read, or is not UTF-8: no withdrawn video may come back because of that.
+    """
+    try:
+        with open_regular(path) as handle:
+            data = handle.read(_MAX_DENYLIST + 1)
+        text = data.decode("utf-8-sig")
+    except FileNotFoundError:
         return frozenset()
-    lines = (line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ShardError(f"{path}: cannot be read: {error}") from None
+    if len(data) > _MAX_DENYLIST or "\0" in text:
+        raise ShardError(f"{path}: not a denylist: it has NUL characters or more than {_MAX_DENYLIST} bytes")
+    lines = (line.partition("#")[0].strip() for line in text.splitlines())
     return frozenset(line for line in lines if line)
 
 
-def _split_from_json(root: Path, set_name: str, split: str, value: Mapping[str, Any]) -> Split:
+def _split_from_json(root: Path, set_name: str, split: str, value: Any) -> Split:
     shard_paths(root, set_name, split, 0)  # raises for unknown set and split names, so no path can leave root
-    shards = []
-    for entry in value["shards"]:
-        shard_number(entry["name"])
-        shards.append(Shard(path=root / set_name / split / entry["name"], **entry))
+    entry = typed_json.parse(_SplitEntry, value)
+    shards = tuple(
+        Shard(path=root / set_name / split / shard.name, **{f: getattr(shard, f) for f in _ShardEntry.__annotations__})
+        for shard in entry.shards
+    )
+    for problem in _entry_problems(entry):
+        raise ShardError(f"{set_name}/{split}: {problem}")
     return Split(
         set_name=set_name,
         split=split,
-        shards=tuple(shards),
-        empty={entry["name"]: entry["stats_sha256"] for entry in value["empty"]},
-        **{name: value[name] for name in ("samples", "bytes", "failed", "fingerprint")},
+        shards=shards,
+        empty={shard.name: shard.stats_sha256 for shard in entry.empty},
+        **{name: getattr(entry, name) for name in ("samples", "bytes", "failed", "fingerprint")},
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ShardEntry:
+    """A shard in `dataset.json`."""
+
+    name: str
+    samples: int
+    bytes: int
+    sha256: str
+    parquet_sha256: str
+    stats_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _EmptyEntry:
+    """A shard in `dataset.json` whose samples all failed."""
+
+    name: str
+    stats_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SplitEntry:
+    """A split in `dataset.json`."""
+
+    samples: int
+    bytes: int
+    failed: int
+    fingerprint: str
+    shards: list[_ShardEntry]
+    empty: list[_EmptyEntry]
+
+
+def split_problems(value: Any) -> Iterator[str]:
+    """Yield what is wrong with the entry of a split in a parsed `dataset.json`, its files aside."""
+    try:
+        yield from _entry_problems(typed_json.parse(_SplitEntry, value))
+    except typed_json.TypedJsonError as error:
+        yield str(error)
+
+
+def _entry_problems(entry: _SplitEntry) -> Iterator[str]:
+    listed = [*(shard.name for shard in entry.shards), *(shard.name for shard in entry.empty)]
+    try:
+        numbers = [shard_number(name) for name in listed]
+    except ShardError as error:
+        yield str(error)
+        return
+    repeated = sorted(name for name, count in Counter(listed).items() if count > 1)
+    if repeated:
+        yield f"{', '.join(repeated[:5])} is listed more than once: its samples would count and be read twice"
+    if numbers[: len(entry.shards)] != sorted(numbers[: len(entry.shards)]):
+        yield "the shards are not listed in the order of their numbers"
+    for shard in entry.shards:
+        if shard.samples < 1 or shard.bytes < 1:
+            yield f"{shard.name}: {shard.samples} samples in {shard.bytes} bytes; expected at least 1 of each"
+        hashes = (shard.sha256, shard.parquet_sha256, shard.stats_sha256)
+        if not all(map(_SHA256.fullmatch, hashes)):
+            yield f"{shard.name}: one of its hashes is not 64 hexadecimal digits"
+    for name, actual, expected in (
+        ("samples", entry.samples, sum(shard.samples for shard in entry.shards)),
+        ("bytes", entry.bytes, sum(shard.bytes for shard in entry.shards)),
+        ("fingerprint", entry.fingerprint, fingerprint((shard.name, shard.sha256) for shard in entry.shards)),
+    ):
+        if actual != expected:
+            yield f"{name} is {actual!r:.80}; by the shards that it lists {expected!r}"
+    if entry.failed < 0:
+        yield f"failed is {entry.failed}; expected at least 0"
 
 
 def hash_json(value: Mapping[str, Any]) -> str:

@@ -28,11 +28,12 @@ from shards.config import LoaderConfig
 from shards.dataset import Split
 from shards.order import EvalOrder, OrderError, TrainOrder, default_lanes
 from shards.reading import DecodedSample, Failure, SampleReader, tags
+from shards.schema import NOUNS as NOUNS
+from shards.schema import VERBS as VERBS
 from shards.schema import set_spec
 from shards.sources import Source, open_source
 from shards.worker_signals import outlive_sigterm, sigterm_held
 
-VERBS, NOUNS = 118, 582  # EgoClip's classes
 _WORKER_FAULTS = ("DataLoader worker (pid", "DataLoader timed out")  # torch's messages for dead and stuck workers
 _CACHE_COUNTS = ("cache_hits", "cache_fills")
 _STATE = ("epoch", "batch", "identity")

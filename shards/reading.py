@@ -99,7 +99,8 @@ class SampleReader:
             return {}
         denied = {}
         for number, shard in enumerate(self._split.shards):
-            rows = np.flatnonzero(self._is_denied(read_rows(self._source.parquet(shard), ["video_uid"])["video_uid"]))
+            table = read_rows(self._source.parquet(shard), ["video_uid"], rows=shard.samples)
+            rows = np.flatnonzero(self._is_denied(table["video_uid"]))
             if len(rows):
                 denied[number] = rows
         return denied
@@ -109,7 +110,7 @@ class SampleReader:
         wanted = pa.array(sorted(set(keys)), pa.string())
         excluded = {}
         for number, shard in enumerate(self._split.shards):
-            table = read_rows(self._source.parquet(shard), ["key", "video_uid"])
+            table = read_rows(self._source.parquet(shard), ["key", "video_uid"], rows=shard.samples)
             is_wanted = np.asarray(pc.is_in(table["key"], wanted))
             rows = np.flatnonzero(~is_wanted | self._is_denied(table["video_uid"]))
             if len(rows):
@@ -120,7 +121,7 @@ class SampleReader:
         """Return a decoded sample, or else the first decodable one of the `max_substitutes` next rows of its shard.
 
         The substitute depends on the shard only, so all runs and ranks use the same. Raises `SampleFailedError` if
-        there is none, and `SourceError` if the shard cannot be fetched.
+        there is none, `ShardError` if the shard's index is damaged, and `SourceError` if the shard cannot be fetched.
         """
         failures: list[Failure] = []
         index = self._index(shard)
@@ -155,19 +156,34 @@ class SampleReader:
         return (row if other is None else other), False
 
     def _fetch(self, shard: int, offsets_4: np.ndarray) -> tuple[str, MediaRecord, bytes]:
-        """Return key, record and mp4 of a sample with one read, from the header of its json to the end of its mp4."""
+        """Return key, record and mp4 of a sample with one read, from the header of its json to the end of its mp4.
+
+        Raises `ShardError` if the tar does not have these members of one sample there, and `SchemaError` for a record
+        that cannot be that of any sample.
+        """
         json_at, json_size, mp4_at, mp4_size = offsets_4.tolist()
-        start = json_at - BLOCK
-        data = self._source.read(self._split.shards[shard], start, mp4_at + mp4_size - start)
-        name = data[:100].split(b"\0", 1)[0].decode("ascii", "replace")
-        key = name.removesuffix(".json")
-        if key == name or not is_key(key):
-            raise ShardError(f"{self._split.shards[shard].name}: expected a json member, found {name!r}")
+        start, name = json_at - BLOCK, self._split.shards[shard].name
+        if (
+            json_at < BLOCK
+            or json_size < 0
+            or mp4_size < 0
+            or mp4_at != json_at + json_size + -json_size % BLOCK + BLOCK
+        ):
+            raise ShardError(f"{name}: the index places json at {json_at} + {json_size}, mp4 at {mp4_at} + {mp4_size}")
         try:
-            value = json.loads(data[BLOCK : BLOCK + json_size])
+            data = self._source.read(self._split.shards[shard], start, mp4_at + mp4_size - start)
+        except FileNotFoundError:
+            raise ShardError(f"{self._split.shards[shard].path}: no such file") from None
+        key = _key_of_header(data[:BLOCK], "json", json_size, name)
+        mp4_key = _key_of_header(data[mp4_at - BLOCK - start : mp4_at - start], "mp4", mp4_size, name)
+        if mp4_key != key:
+            raise ShardError(f"{name}: the index pairs the json of {key} with the mp4 of {mp4_key}")
+        try:
+            record = schema.from_json(self._split.set_name, json.loads(data[BLOCK : BLOCK + json_size]))
+            schema.check_values(record)
         except (ValueError, RecursionError) as error:
-            raise SchemaError(f"{key}: not JSON: {error}") from None
-        return key, schema.from_json(self._split.set_name, value), data[mp4_at - start :]
+            raise SchemaError(f"{key}: {error}") from None
+        return key, record, data[mp4_at - start :]
 
     def _decode(
         self, epoch: int, key: str, record: MediaRecord, mp4: bytes, failures: tuple[Failure, ...]
@@ -175,10 +191,6 @@ class SampleReader:
         if self._decoder is None:  # opened after the fork, in the process that uses it
             self._decoder = open_decoder(self._config.decoder)
         config = self._config
-        if record.clip_frames < 1 or record.first_frame < 0:
-            raise SchemaError(
-                f"{key}: invalid first_frame = {record.first_frame} or clip_frames = {record.clip_frames}"
-            )
         rng = KeyedRng(config.seed, epoch, key) if self._is_training else None
         if not schema.set_spec(self._split.set_name).is_long or config.clip_seconds is not None:
             if config.clip_seconds is None:
@@ -214,7 +226,8 @@ class SampleReader:
         index = self._indexes.get(number)
         if index is None:
             names = [*_COLUMNS, "video_uid", *(["segment"] if self._config.scene_negatives else [])]
-            rows = read_rows(self._source.parquet(self._split.shards[number]), names)
+            shard = self._split.shards[number]
+            rows = read_rows(self._source.parquet(shard), names, rows=shard.samples)
             segments = rows["segment"].combine_chunks().dictionary_encode().indices if names[-1] == "segment" else []
             index = _ShardIndex(
                 np.stack([rows[name].to_numpy() for name in _COLUMNS], axis=1),
@@ -232,6 +245,17 @@ class SampleReader:
         if not self._denied:
             return np.zeros(len(videos), bool)
         return np.array([video in self._denied for video in videos.to_pylist()], bool)
+
+
+def _key_of_header(block: bytes, ext: str, size: int, shard: str) -> str:
+    """Return the key in a member's header; raise `ShardError` unless it is the header of such a member."""
+    name = block[:100].split(b"\0", 1)[0].decode("ascii", "replace")
+    key = name.removesuffix(f".{ext}")
+    if key == name or not is_key(key):
+        raise ShardError(f"{shard}: expected a {ext} member, found {name!r}")
+    if block[124:135] != b"%011o" % size:
+        raise ShardError(f"{shard}: the index gives {name} {size} bytes, its header does not")
+    return key
 
 
 def tags(record: MediaRecord) -> tuple[list[int], list[int]]:

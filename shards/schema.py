@@ -21,6 +21,13 @@ from shards import typed_json
 
 SCHEMA_VERSION = 1
 MEMBERS = ("jpg", "json", "mp4", "txt")
+VERBS, NOUNS = 118, 582  # classes of EgoClip's narrations
+EPIC_VERBS, EPIC_NOUNS = 97, 300  # classes of EPIC-KITCHENS-100
+CLASSES = {"tag_verb": VERBS, "tag_noun": NOUNS, "verb_class": EPIC_VERBS, "noun_classes": EPIC_NOUNS}
+"""The number of classes of each field of a record that holds classes."""
+MAX_FRAMES = 1 << 20  # of a sample: ten hours at 30 frames/s
+MAX_SIDE = 1 << 14  # pixels: the largest frame that H.264 has levels for
+MIN_FPS, MAX_FPS = 1e-3, 1e3  # stored frames per second
 QUESTIONS, LABELS = "questions.json", "labels.json"  # companion files of a benchmark's shards: see shards/companions.py
 
 
@@ -234,17 +241,31 @@ def check(set_name: str, record: MediaRecord) -> None:
     if type(record) is not record_class(set_name):
         raise SchemaError(f"expected a {record_class(set_name).__name__}, got a {type(record).__name__}")
     from_json(set_name, to_json(record))
+    check_values(record)
+
+
+def check_values(record: MediaRecord) -> None:
+    """Raise `SchemaError` if the values of a record, whose types are right, cannot be those of any sample.
+
+    The loader calls it for every sample, so it takes microseconds; `shards.verify` also compares with everything else.
+    """
     if not 0 < record.clip_frames <= record.num_frames - record.first_frame or record.first_frame < 0:
         raise SchemaError(
             f"first_frame = {record.first_frame} and clip_frames = {record.clip_frames} exceed the "
             f"num_frames = {record.num_frames} stored frames, or are not positive"
         )
-    if record.fps <= 0 or record.clip_end < record.clip_start:
+    if record.num_frames > MAX_FRAMES:
+        raise SchemaError(f"num_frames = {record.num_frames}; at most {MAX_FRAMES} can be stored")
+    if not MIN_FPS <= record.fps <= MAX_FPS or record.clip_end < record.clip_start:
         raise SchemaError(
             f"invalid fps or clip interval: fps = {record.fps}, {record.clip_start} s to {record.clip_end} s"
         )
-    if record.width <= 0 or record.height <= 0:
+    if not (2 <= record.width <= MAX_SIDE and 2 <= record.height <= MAX_SIDE):
         raise SchemaError(f"invalid frame size: width = {record.width}, height = {record.height}")
+    for name, classes in CLASSES.items():
+        value = getattr(record, name, [])
+        if not all(0 <= item < classes for item in (value if isinstance(value, list) else [value])):
+            raise SchemaError(f"{name} = {value}; classes are 0 … {classes - 1}")
 
 
 def list_depths_filled(value: Any) -> bool:

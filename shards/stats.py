@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import re
+import stat
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from shards import files, schema, typed_json
 from shards.keys import is_key
 
 SPLITS = ("train", "val", "test")
 _MAX_JSON = 1 << 28  # bytes
+_MAX_VALUES = 1 << 23  # values in one JSON file; Python needs about 100 bytes for each
+_MAX_DEPTH = 64  # of nested lists and objects; the dataset's own files have fewer than ten
 _TAR_NAME = re.compile(r"(\d{5,9})\.tar")
 
 
@@ -119,18 +125,97 @@ def check_failed(failed: Iterable[FailedItem], packed: Iterable[str]) -> tuple[F
     return tuple(by_key[key] for key in sorted(by_key))
 
 
+def file_problem(path: Path) -> str:
+    """Return what stands at `path` in place of a regular file (`a folder`, `a FIFO`, …); empty for a regular file.
+
+    Nothing is opened, so a FIFO without a writer and a device do not block. Symbolic links are followed. Raises
+    `OSError` if there is nothing.
+    """
+    mode = path.stat().st_mode
+    return "" if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "not a regular file")
+
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def open_regular(path: Path) -> io.BufferedReader:
+    """Open a regular file of a dataset for reading, without waiting for anything else that stands in its place.
+
+    Raises `ShardError` for a folder, FIFO, socket or device, and `OSError` for a file that is absent or unreadable.
+    """
+    # O_NONBLOCK has no effect on regular files; opening a FIFO returns at once.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise ShardError(f"{path}: {_KINDS.get(stat.S_IFMT(mode), 'not a regular file')} in place of a file")
+    return open(descriptor, "rb")
+
+
 def read_json_object(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file; raise `ShardError` if it is absent, too large or not a JSON object."""
+    """Return the JSON object in a file.
+
+    Raises `ShardError` if there is no such file, or if it cannot be read, is too large, or is not a JSON object that
+    every reader understands alike: without repeated names, NaN, infinities, lone surrogates and deep nesting.
+    """
     try:
-        if (size := path.stat().st_size) > _MAX_JSON:
-            raise ShardError(f"{path}: {size} bytes exceed the limit of {_MAX_JSON}")
-        value = json.loads(path.read_bytes())
+        with open_regular(path) as handle:
+            if (size := os.fstat(handle.fileno()).st_size) > _MAX_JSON:
+                raise ShardError(f"{path}: {size} bytes exceed the limit of {_MAX_JSON}")
+            data = handle.read(_MAX_JSON + 1)
     except FileNotFoundError:
         raise ShardError(f"{path}: no such file") from None
-    except ShardError:
-        raise
+    except OSError as error:
+        raise ShardError(f"{path}: cannot be read: {error.strerror or error}") from None
+    try:
+        value = parse_json(data)
     except (ValueError, RecursionError) as error:
         raise ShardError(f"{path}: not JSON: {error}") from None
     if not isinstance(value, dict):
         raise ShardError(f"{path}: a JSON object is expected")
+    return value
+
+
+def parse_json(data: bytes) -> Any:
+    """Return the value of untrusted UTF-8 JSON; raise `ValueError` or `RecursionError` unless it can be trusted.
+
+    Beyond the grammar, names must not repeat, and NaN, infinities, lone surrogates, more than 64 levels and more than
+    eight million values are errors: what has them cannot be written again with the same meaning, or takes gigabytes.
+    """
+    values = data.count(b",") + data.count(b"[") + data.count(b"{")
+    if values > _MAX_VALUES:
+        raise ValueError(f"more than {_MAX_VALUES} values")
+    value = json.loads(data.decode(), parse_constant=_refuse_constant, object_pairs_hook=_object)
+    if _depth_exceeds(value, _MAX_DEPTH):
+        raise ValueError(f"more than {_MAX_DEPTH} levels of lists and objects")
+    if b"\\u" in data:
+        json.dumps(value, ensure_ascii=False).encode()  # raises UnicodeEncodeError for a lone surrogate
+    return value
+
+
+def _depth_exceeds(value: Any, limit: int) -> bool:
+    level = [value] if isinstance(value, (dict, list)) else []
+    for _ in range(limit):
+        if not level:
+            return False
+        children = (parent.values() if isinstance(parent, dict) else parent for parent in level)
+        level = [child for group in children for child in group if isinstance(child, (dict, list))]
+    return bool(level)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        repeated, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the name {repeated[:80]!r} is repeated")
     return value
