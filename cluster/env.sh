@@ -18,7 +18,7 @@ if [[ -n ${HIERVL_CONTAINER:-} ]]; then
     case $HIERVL_CONTAINER in
         *.sif)
             ENTER=(apptainer exec --pwd "$PWD" --bind "$PWD${HIERVL_MOUNTS:+,$HIERVL_MOUNTS}")
-            if [[ ${SLURM_GPUS_ON_NODE:-0} -gt 0 ]]; then ENTER+=(--nv); fi
+            if [[ ${SLURM_GPUS_ON_NODE:-0} =~ [1-9] ]]; then ENTER+=(--nv); fi
             ENTER+=("$HIERVL_CONTAINER")
             ;;
         *)

@@ -17,6 +17,21 @@ usage_error() {
     exit 2
 }
 
+# Bash evaluates text that it computes with: of `x[$(command)]` it would run the command. What comes from a file or from the
+# environment is computed with only after one of these two.
+
+# number_in TEXT: print TEXT as a decimal number; 0 if it is anything but up to 15 digits.
+number_in() {
+    if [[ ${1:-} =~ ^[0-9]{1,15}$ ]]; then echo "$((10#$1))"; else echo 0; fi
+}
+
+# require_number NAME DEFAULT: set the variable NAME to its value as a decimal number, or to DEFAULT if it has none.
+require_number() {
+    local value=${!1:-$2}
+    [[ $value =~ ^[0-9]{1,15}$ ]] || usage_error "$1 = $value: expected a whole number"
+    printf -v "$1" %d "$((10#$value))"
+}
+
 # read_arguments [--config F] [--entry F] [key=value …] → CONFIG, ENTRY, OVERRIDES
 read_arguments() {
     OVERRIDES=()
@@ -58,17 +73,21 @@ first_address() {
 
 # start_torchrun ENTRY ARGUMENT…: start one torchrun per node with one rank per GPU of the node; sets STEP to its PID.
 start_torchrun() {
-    local ranks=${RANKS_PER_NODE:-${SLURM_GPUS_ON_NODE:-0}}
-    [[ $ranks -gt 0 ]] || ranks=1  # without GPUs: on the CPU, with gloo
+    require_number SLURM_GPUS_ON_NODE 0
+    require_number RANKS_PER_NODE "$SLURM_GPUS_ON_NODE"
+    local ranks=$RANKS_PER_NODE
+    if ((ranks == 0)); then ranks=1; fi  # without GPUs: on the CPU, with gloo
     local address port
     address=${MASTER_ADDR:-$(first_address)}
     # Below the kernel's ephemeral ports, and different for every job of a node and every start of a job.
-    port=${MASTER_PORT:-$((20000 + (SLURM_JOB_ID + 97 * ${SLURM_RESTART_COUNT:-0}) % 12000))}
+    require_number SLURM_JOB_ID 0
+    require_number SLURM_RESTART_COUNT 0
+    port=${MASTER_PORT:-$((20000 + (SLURM_JOB_ID + 97 * SLURM_RESTART_COUNT) % 12000))}
     local nodes=$SLURM_JOB_NUM_NODES
     local options=(--nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --export=ALL)
     # Since SLURM 22.05 srun does not inherit this option, and would bind all ranks of a node to one core.
     if [[ -n ${SLURM_CPUS_PER_TASK:-} ]]; then options+=(--cpus-per-task="$SLURM_CPUS_PER_TASK"); fi
-    say "$nodes nodes ($SLURM_JOB_NODELIST) × $ranks ranks, meeting at $address:$port; start ${SLURM_RESTART_COUNT:-0}"
+    say "$nodes nodes ($SLURM_JOB_NODELIST) × $ranks ranks, meeting at $address:$port; start $SLURM_RESTART_COUNT"
     # SLURM_NODEID is known only on the node. A failed rank ends its torchrun, which ends the whole step.
     # shellcheck disable=SC2016
     srun --kill-on-bad-exit=1 "${options[@]}" "${SRUN_CONTAINER[@]}" "${ENTER[@]}" \

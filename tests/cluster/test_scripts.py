@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -149,3 +151,104 @@ def test_submitted_from_elsewhere_it_says_where_from(slurm: Slurm, tmp_path: Pat
     job = slurm.wait(number)
     assert (job["JobState"], job["ExitCode"]) == ("FAILED", "2:0")
     assert "submit from the root of the repository" in (tmp_path / "log").read_text()
+
+
+HOSTILE = [
+    "x[$(touch PWNED)]",
+    "a[$(touch PWNED)]+1",
+    "$(touch PWNED)",
+    "`touch PWNED`",
+    "1;touch PWNED",
+    "PATH=PWNED",
+    "CODE",
+    "-1",
+    "1e3",
+    "0x10",
+    "9" * 30,
+    "1\n2",
+    " 7",
+    "",
+]
+_ARITHMETIC = re.compile(
+    r"\(\((.*?)\)\)|\[\[?\s+(\S+)\s+-(?:eq|ne|gt|ge|lt|le)\s+(\S+)\s+\]|\b(?:declare|local|typeset) -\S*i"
+)
+# What scripts compute with: exit codes, counts of arguments, and numbers that passed `number_in` or `require_number`.
+_CHECKED = {
+    "code",
+    "last",
+    "ranks",
+    "now",
+    "before",
+    "count",
+    "MIN_STEPS",
+    "MAX_FRUITLESS",
+    "SLURM_JOB_ID",
+    "SLURM_RESTART_COUNT",
+}
+_COUNTS = {"$#", "${#overrides[@]}", "10#$1", "10#$value"}
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_a_script_computes_only_with_numbers_that_were_checked(script: Path) -> None:
+    for line in script.read_text().splitlines():
+        for found in _ARITHMETIC.finditer(line.partition(" # ")[0]):
+            expressions = [group for group in found.groups() if group is not None]
+            assert expressions, f"{script.name}: an integer variable evaluates what it is assigned: {line.strip()}"
+            for text in expressions:
+                for count in sorted(_COUNTS, key=len, reverse=True):
+                    text = text.replace(count, "0")
+                assert "$" not in text and "[" not in text, line
+                assert set(re.findall(r"[A-Za-z_]\w*", text)) <= _CHECKED, line
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_text_that_is_no_number_is_not_computed_with(tmp_path: Path, text: str) -> None:
+    code = f'source {CLUSTER}/job.sh; cd "$1"; echo "<$(number_in "$2")>"; N=$2; require_number N 3; echo "[$N]"'
+    done = bash(code, str(tmp_path), text)
+    assert done.stdout.startswith("<0>\n")
+    if text:
+        assert done.returncode == 2 and "expected a whole number" in done.stderr and "[" not in done.stdout[4:]
+    else:
+        assert done.stdout == "<0>\n[3]\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("0", "0"), ("7", "7"), ("007", "7"), ("0900", "900"), ("9" * 15, "9" * 15)]
+)
+def test_a_number_is_decimal_whatever_zeros_it_starts_with(text: str, number: str) -> None:
+    done = bash('source cluster/job.sh; number_in "$1"; N=$1; require_number N 3; echo "$N"', text)
+    assert done.stdout == f"{number}\n{number}\n", done.stderr
+
+
+_STOPPED_ENTRY = """\
+import json, pathlib, sys
+run = pathlib.Path(sys.argv[-1].removeprefix("run.folder="))
+status = {"state": "stopped", "step": "x[$(touch PWNED)]", "total": "a[$(touch PWNED)]"}
+(run / "status.json").write_text(json.dumps(status))
+sys.exit(85)
+"""
+
+
+def test_a_run_folder_with_hostile_content_runs_no_command(slurm: Slurm, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (tmp_path / "entry.py").write_text(_STOPPED_ENTRY)
+    for name in (".fruitless", "stop", ".started"):
+        (run / name).write_text("x[$(touch PWNED)]\n")
+    (run / "status.json").write_text('{"state": "stopped", "step": CODE[$(touch PWNED)], "total": 1}')
+    size = ("--nodes=1", "--gpus-per-node=0", "--cpus-per-task=1", "--mem=1G", "--time=5")
+    entry = os.path.relpath(tmp_path / "entry.py", REPOSITORY)
+    command = [*size, f"--output={tmp_path}/log", "cluster/pretrain.sbatch", "--entry", entry, f"run.folder={run}"]
+    before = set(REPOSITORY.iterdir())
+    job = slurm.wait(slurm.submit(*command, MAX_FRUITLESS="1"))
+    log = (tmp_path / "log").read_text()
+    assert (job["JobState"], job["ExitCode"]) == ("FAILED", "1:0"), log
+    assert "1 starts in a row" in log
+    job = slurm.wait(slurm.submit(*command, MIN_STEPS="x[$(touch PWNED)]"))
+    assert (job["JobState"], job["ExitCode"]) == ("FAILED", "2:0")
+    assert "MIN_STEPS = x[$(touch PWNED)]: expected a whole number" in (tmp_path / "log").read_text()
+    assert not [
+        *tmp_path.rglob("PWNED"),
+        *(path for path in set(REPOSITORY.iterdir()) - before if path.name == "PWNED"),
+    ]
