@@ -123,7 +123,8 @@ class BuildConfig:
 
     output: Path = Path("data/embedded/shards")  # folder of the dataset
     work: Path | None = None  # folder of chunks and plans, on scratch; null: `work` next to `output`
-    ffmpeg: Path | None = None  # executable; null: the one on PATH, else imageio-ffmpeg's
+    # Executable; null: the one on PATH where it can do all that a build needs, else imageio-ffmpeg's.
+    ffmpeg: Path | None = None
     licence: str = "The source videos' licence applies; state it here (`licence`)."  # written into the dataset's card
     videos: VideosConfig = field(default_factory=VideosConfig)
     annotations: AnnotationsConfig = field(default_factory=AnnotationsConfig)
