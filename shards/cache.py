@@ -1,38 +1,44 @@
 """A node's cache of fetched files: shared by all its processes, addressed by hash, bounded in bytes, safe to kill.
 
-    FOLDER/objects/<sha256>    complete, checked files; the mtime is the time of last use
-    FOLDER/filling/<sha256>    partial files of full size, each locked by the process that fills it
-    FOLDER/budget.lock         held while files are evicted
+    FOLDER/objects/<sha256>             complete, checked files; the access time is the time of last use
+    FOLDER/filling/<sha256>             empty, locked by the process that fills this file
+    FOLDER/filling/<sha256>.<pid>-<n>   partial files of full size, each locked by the process that fills it
+    FOLDER/budget.lock                  held while files are evicted
 
 Locks are the kernel's (`flock`): those of a process that dies are released, and the next process removes its partial
-files. Readers open, read and close; a file that was evicted in between is fetched again.
+files. Readers open, read and close; a file that was evicted in between is fetched again. Only files of this user count:
+the folders are created for this user alone, and links or files of others in them are removed.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
+import logging
 import os
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, ClassVar
+from typing import BinaryIO
+
+from shards import files
+from shards.remote.private import CacheError as CacheError
+from shards.remote.private import is_own_file, is_same_file, lock, open_own, private_folder
+from shards.remote.sink import Sink as Sink
+from shards.remote.sink import WrongBytesError as WrongBytesError
+from shards.remote.sink import this_thread
+
+logger = logging.getLogger(__name__)
 
 _WAIT_SECONDS = 0.05  # between attempts to reserve room that other processes' fills occupy
 _SPARED_SECONDS = 30.0  # prefetching does not evict files that were used within this time
-
-
-class CacheError(OSError):
-    """A file larger than the cache; the message has the folder, the file's size and the budget."""
-
-    exit_code: ClassVar[int] = 1
-
-
-class WrongBytesError(OSError):
-    """A fetched file whose size or hash differs from the manifest."""
+_SOUND_SECONDS = 600.0  # a file found sound is not checked again within this time, unless it was written to
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass
@@ -41,52 +47,34 @@ class CacheCounts:
 
     hits: int = 0
     fills: int = 0  # files fetched into the cache
-
-
-class Sink:
-    """The target of a fetch: counts and hashes the bytes written to a file, and can start over."""
-
-    def __init__(self, handle: BinaryIO, *, sha256: str, size: int) -> None:
-        self._handle, self._sha256, self._size = handle, sha256, size
-        self.restart()
-
-    def restart(self) -> None:
-        """Discard what was written so far."""
-        self._handle.seek(0)
-        self._digest = hashlib.sha256()
-        self._written = 0
-
-    def write(self, data: bytes) -> None:
-        """Write the next bytes; raise `WrongBytesError` if they exceed the file's size."""
-        self._written += len(data)
-        if self._written > self._size:
-            raise WrongBytesError(f"received more than the expected {self._size} bytes")
-        self._digest.update(data)
-        self._handle.write(data)
-
-    def check(self) -> None:
-        """Raise `WrongBytesError` unless the expected bytes were written."""
-        if self._written != self._size:
-            raise WrongBytesError(f"received {self._written} of {self._size} bytes")
-        if self._digest.hexdigest() != self._sha256:
-            raise WrongBytesError(f"the sha256 is {self._digest.hexdigest()}, expected {self._sha256}")
+    repairs: int = 0  # files that were found wrong and removed
 
 
 class ShardCache:
     """A folder of files named by sha256, at most `budget` bytes in total."""
 
     def __init__(self, folder: Path, *, budget: int) -> None:
+        """Open the cache in `folder`; raise `CacheError` for a folder that others could write to."""
         self.folder, self.budget = folder, budget
         self.counts = CacheCounts()
         self._objects, self._filling = folder / "objects", folder / "filling"
-        for path in (self._objects, self._filling):
-            path.mkdir(parents=True, exist_ok=True)
+        for path in (folder, self._objects, self._filling):
+            private_folder(path)
+        self._read: dict[str, _Identity] = {}  # sha256 → the file that was read last
+        self._sound: dict[str, tuple[_Identity, float]] = {}  # sha256 → a file that had its hash, and when, monotonic
 
-    def find(self, sha256: str) -> Path | None:
-        """Return the path of a cached file and mark it as used now; None if it is not cached."""
+    def find(self, sha256: str, size: int | None = None) -> Path | None:
+        """Return the path of a cached file and mark it as used now; None if it is not cached.
+
+        A file of another size, a link or a file of another user is removed.
+        """
         path = self._objects / sha256
         try:
-            os.utime(path)
+            status = os.lstat(path)
+            if not is_own_file(status) or (size is not None and status.st_size != size):
+                self._remove(path, status, "no file of this user, or of another size")
+                return None
+            os.utime(path, ns=(time.time_ns(), status.st_mtime_ns), follow_symlinks=False)
         except FileNotFoundError:
             return None
         return path
@@ -96,89 +84,195 @@ class ShardCache:
 
         One process calls `fill`, which writes to a `Sink`; others wait for it. Exceptions of `fill` propagate and leave
         no file. A prefetch returns None rather than evict recently used files. Raises `CacheError` for a file larger
-        than the budget, and `WrongBytesError` if `fill` wrote other bytes.
+        than the budget or than its disk has room for, and `WrongBytesError` if `fill` wrote other bytes.
         """
-        if (path := self.find(sha256)) is not None:
+        if (path := self.find(sha256, size)) is not None:
             self.counts.hits += 1
             return path
         if size > self.budget:
             raise CacheError(f"{self.folder}: a file of {size} bytes exceeds the cache's budget of {self.budget}")
-        with self._locked_filling(sha256) as handle:
-            if (path := self.find(sha256)) is not None:  # another process filled it while this one waited
+        with self._locked(sha256):
+            if (path := self.find(sha256, size)) is not None:  # another process filled it while this one waited
                 self.counts.hits += 1
                 return path
-            if not self._reserve(handle, sha256, size, is_prefetch=is_prefetch):
+            partial = self._reserve(sha256, size, is_prefetch=is_prefetch)
+            if partial is None:
                 return None
-            sink = Sink(handle, sha256=sha256, size=size)
-            fill(sink)
-            sink.check()
-            handle.flush()
-            os.replace(self._filling / sha256, self._objects / sha256)
+            with partial as handle:
+                try:
+                    self._fill(handle, sha256, size, fill)
+                finally:
+                    with suppress(FileNotFoundError):
+                        os.unlink(handle.name)
         self.counts.fills += 1
         return self._objects / sha256
 
+    def read(self, sha256: str, offset: int, size: int) -> bytes | None:
+        """Return `size` bytes at `offset` of a cached file, fewer if it ends before; None if it is not cached."""
+        path = self._objects / sha256
+        try:
+            with open_own(path, os.O_RDONLY) as handle:
+                self._read[sha256] = _identity(os.fstat(handle.fileno()))
+                return os.pread(handle.fileno(), size, offset)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            self._remove(path, os.lstat(path), "the disk cannot read it")
+            return None
+
+    def repair(self, sha256: str, *, is_forced: bool = False) -> bool:
+        """Check a cached file, and remove it if it is wrong; return whether another read may give other bytes.
+
+        True also if the file was evicted or replaced since this process read it. A file that had its hash a short
+        while ago and was not written to since is not checked again, unless that `is_forced`.
+        """
+        path = self._objects / sha256
+        try:
+            with open_own(path, os.O_RDONLY) as handle:
+                status = os.fstat(handle.fileno())
+                identity = _identity(status)
+                if self._read.get(sha256, identity) != identity:
+                    return True
+                known, checked = self._sound.get(sha256, (None, 0.0))
+                if not is_forced and known == identity and time.monotonic() - checked < _SOUND_SECONDS:
+                    return False
+                if _hash(handle) == sha256:
+                    self._sound[sha256] = (identity, time.monotonic())
+                    return False
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            status = os.lstat(path)
+        self._remove(path, status, "its hash is another")
+        return True
+
+    def _remove(self, path: Path, status: os.stat_result, reason: str) -> None:
+        """Remove a wrong file, unless it was replaced; at worst a sound one is fetched again."""
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.lstat(path), status):
+                os.unlink(path)
+                self.counts.repairs += 1
+                logger.warning("%s: %s: removed, to be fetched again", path, reason)
+
+    def _fill(self, handle: BinaryIO, sha256: str, size: int, fill: Callable[[Sink], None]) -> None:
+        sink = Sink(handle, sha256=sha256, size=size)
+        try:
+            fill(sink)
+            sink.check()
+            handle.flush()
+            os.fsync(handle.fileno())  # after a power failure a file is complete or absent
+        except OSError as error:
+            if error.errno in _FULL:
+                raise self._is_full(size) from error
+            raise
+        os.replace(handle.name, self._objects / sha256)
+        files.fsync(self._objects)
+
+    def _is_full(self, size: int) -> CacheError:
+        return CacheError(
+            f"{self.folder}: no space for a file of {size} bytes, although the cache may hold {self.budget}: free some "
+            "on this disk, lower data.source.cache_gib, or choose another folder as data.source.cache"
+        )
+
     @contextmanager
-    def _locked_filling(self, sha256: str) -> Iterator[BinaryIO]:
-        """Yield the partial file, locked; remove it afterwards unless it was renamed."""
+    def _locked(self, sha256: str) -> Iterator[None]:
+        """Hold the lock on filling a file."""
         path = self._filling / sha256
         while True:
-            handle = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            if _is_same_file(handle, path):
+            handle = open_own(path, os.O_RDWR | os.O_CREAT)
+            lock(handle, self.folder)
+            if is_same_file(handle, path):
                 break
-            handle.close()  # the process that held the lock has renamed or removed this file
+            handle.close()  # the process that held the lock has removed this file
         with handle:
             try:
-                yield handle
+                yield
             finally:
-                if _is_same_file(handle, path):
+                if is_same_file(handle, path):
                     path.unlink(missing_ok=True)
 
-    def _reserve(self, handle: BinaryIO, sha256: str, size: int, *, is_prefetch: bool) -> bool:
-        """Make room for `size` bytes and occupy it by extending the file; return whether that was possible."""
+    def _reserve(self, sha256: str, size: int, *, is_prefetch: bool) -> BinaryIO | None:
+        """Return a new locked file that occupies `size` bytes, or None if there is no room for a prefetch."""
+        spare = _SPARED_SECONDS if is_prefetch else 0.0
         while True:
             with self._budget_lock():
-                if self._make_room(sha256, size, spare=_SPARED_SECONDS if is_prefetch else 0.0):
-                    handle.truncate(size)
-                    return True
+                in_progress = self._size_of_fillings()
+                if self._make_room(in_progress, size, spare=spare):
+                    partial = self._occupy(sha256, size, spare=spare)
+                    if partial is not None:
+                        return partial
+                    if not is_prefetch and not in_progress:
+                        raise self._is_full(size)
             if is_prefetch:
-                return False
+                return None
             time.sleep(_WAIT_SECONDS)  # other processes' fills occupy the room; once complete, they can be evicted
 
-    def _make_room(self, sha256: str, size: int, *, spare: float) -> bool:
-        held = self._size_of_fillings(except_for=sha256)
-        files = []
-        for entry in os.scandir(self._objects):
-            with suppress(FileNotFoundError):
-                files.append((entry.stat().st_mtime, entry.stat().st_size, entry.path))
-        held += sum(file_size for _, file_size, _ in files)
-        for used, file_size, path in sorted(files):
-            if held + size <= self.budget or time.time() - used < spare:
+    def _occupy(self, sha256: str, size: int, *, spare: float) -> BinaryIO | None:
+        """Return a new locked file of `size` bytes of disk, evicting files while the disk is full; None if it stays so.
+
+        The caller holds the budget's lock, so nobody takes the file for that of a dead process before it is locked.
+        """
+        path = self._filling / f"{sha256}.{os.getpid()}-{secrets.token_hex(4)}"
+        handle = open_own(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        evictable = self._by_last_use(spare)
+        while True:
+            try:
+                lock(handle, self.folder)
+                _allocate(handle.fileno(), size)
+                return handle
+            except OSError as error:
+                if error.errno not in _FULL or not evictable:
+                    os.unlink(path)
+                    handle.close()
+                    if error.errno not in _FULL:
+                        raise
+                    return None
+                with suppress(FileNotFoundError):
+                    os.unlink(evictable.pop(0)[1])
+
+    def _make_room(self, held: int, size: int, *, spare: float) -> bool:
+        """Evict files until `size` bytes fit beside `held` in progress; return whether they do."""
+        held += sum(file_size for file_size, _ in self._by_last_use(0.0))
+        for file_size, path in self._by_last_use(spare):
+            if held + size <= self.budget:
                 break
-            os.unlink(path)
+            with suppress(FileNotFoundError):
+                os.unlink(path)
             held -= file_size
         return held + size <= self.budget
 
-    def _size_of_fillings(self, *, except_for: str) -> int:
+    def _by_last_use(self, spare: float) -> list[tuple[int, str]]:
+        """Return (bytes, path) of the files not used for `spare` seconds, that of the earliest use first."""
+        files = []
+        for entry in os.scandir(self._objects):
+            with suppress(FileNotFoundError):
+                status = entry.stat(follow_symlinks=False)
+                files.append((status.st_atime_ns, status.st_size, entry.path))
+        latest = (time.time() - spare) * 1e9 if spare else float("inf")
+        return [(size, path) for used, size, path in sorted(files) if used <= latest]
+
+    def _size_of_fillings(self) -> int:
         """Return the bytes of partial files in progress; remove those of dead processes."""
         held = 0
         for entry in os.scandir(self._filling):
-            if entry.name == except_for:
-                continue
-            with suppress(FileNotFoundError), open(entry.path, "r+b") as handle:
+            with suppress(FileNotFoundError), open_own(Path(entry.path), os.O_RDWR) as handle:
                 try:
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     held += os.fstat(handle.fileno()).st_size
                     continue
-                if _is_same_file(handle, Path(entry.path)):
+                if is_same_file(handle, Path(entry.path)):
                     os.unlink(entry.path)
         return held
 
     @contextmanager
     def _budget_lock(self) -> Iterator[None]:
-        with open(self.folder / "budget.lock", "a+b") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with open_own(self.folder / "budget.lock", os.O_RDWR | os.O_CREAT) as handle:
+            lock(handle, self.folder)
             yield
 
 
@@ -189,7 +283,7 @@ class Prefetcher:
         self._fetch = fetch
         self._wanted: list[int] = []
         self._changed = threading.Condition()
-        self._is_stopped = False
+        self.is_stopped = False
         self._thread = threading.Thread(target=self._run, name="shard-prefetch", daemon=True)
         self._thread.start()
 
@@ -200,27 +294,49 @@ class Prefetcher:
             self._changed.notify()
 
     def stop(self) -> None:
-        """End the thread after the current fetch."""
+        """End the thread; a fetch in progress ends at its next bytes, or when it would be repeated."""
         with self._changed:
-            self._is_stopped = True
+            self.is_stopped = True
             self._changed.notify()
         self._thread.join()
 
     def _run(self) -> None:
+        this_thread.is_stopped = lambda: self.is_stopped
         while True:
             with self._changed:
-                while not self._wanted and not self._is_stopped:
+                while not self._wanted and not self.is_stopped:
                     self._changed.wait()
-                if self._is_stopped:
+                if self.is_stopped:
                     return
                 shard = self._wanted.pop(0)
             with suppress(OSError):  # the worker that needs the shard fetches it again and raises the error
                 self._fetch(shard)
 
 
-def _is_same_file(handle: BinaryIO, path: Path) -> bool:
-    """Return whether `path` still refers to the open file."""
+@dataclass(frozen=True)
+class _Identity:
+    """Tells a file from its successor of the same name, and from itself before it was written to."""
+
+    inode: int
+    modified_ns: int
+
+
+def _identity(status: os.stat_result) -> _Identity:
+    return _Identity(status.st_ino, status.st_mtime_ns)
+
+
+def _hash(handle: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while data := handle.read(1 << 20):
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def _allocate(handle: int, size: int) -> None:
+    """Give a file its size, and its blocks where the file system can tell now whether it has them."""
     try:
-        return os.path.samestat(os.fstat(handle.fileno()), os.stat(path))
-    except FileNotFoundError:
-        return False
+        os.posix_fallocate(handle, 0, size)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise
+        os.truncate(handle, size)

@@ -127,18 +127,29 @@ class SampleReader:
         index = self._index(shard)
         rows = (np.arange(len(index.offsets_S4)) + row) % len(index.offsets_S4)
         for candidate in rows[~index.is_denied_S[rows]][: self._config.max_substitutes + 1].tolist():
-            key = f"{self._split.shards[shard].name} row {candidate}"
-            try:
-                key, record, mp4 = self._fetch(shard, index.offsets_S4[candidate])
-                return self._decode(epoch, key, record, mp4, tuple(failures))
-            except DecodeError as error:
-                failures.append(Failure(key=key, reason=error.reason, detail=str(error)))
-            except SchemaError as error:
-                failures.append(Failure(key=key, reason="record", detail=str(error)))
-            except ShardError as error:
-                failures.append(Failure(key=key, reason="read", detail=str(error)))
+            result = self._try(epoch, shard, candidate, tuple(failures))
+            if isinstance(result, Failure) and self._source.repair(self._split.shards[shard]):
+                result = self._try(
+                    epoch, shard, candidate, tuple(failures)
+                )  # the cached copy was wrong, not the sample
+            if isinstance(result, DecodedSample):
+                return result
+            failures.append(result)
         named = "; ".join(f"{failure.key}: {failure.detail}" for failure in failures)
         raise SampleFailedError(f"{len(failures)} consecutive samples cannot be decoded: {named}")
+
+    def _try(self, epoch: int, shard: int, row: int, failures: tuple[Failure, ...]) -> DecodedSample | Failure:
+        """Return a decoded sample, or why it cannot be decoded."""
+        key = f"{self._split.shards[shard].name} row {row}"
+        try:
+            key, record, mp4 = self._fetch(shard, self._index(shard).offsets_S4[row])
+            return self._decode(epoch, key, record, mp4, failures)
+        except DecodeError as error:
+            return Failure(key=key, reason=error.reason, detail=str(error))
+        except SchemaError as error:
+            return Failure(key=key, reason="record", detail=str(error))
+        except ShardError as error:
+            return Failure(key=key, reason="read", detail=str(error))
 
     def partner(self, epoch: int, shard: int, row: int) -> tuple[int, bool]:
         """Return the row of a random second clip of the same shard, and whether it is from the same 60 s segment.

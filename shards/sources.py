@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
-import time
-import urllib.error
+import json
+import logging
+import secrets
 import urllib.parse
-import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
-from typing import ClassVar, Protocol
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Protocol
 
 from shards.cache import ShardCache, Sink, WrongBytesError
 from shards.config import SourceConfig
 from shards.dataset import DENYLIST, MANIFEST, Dataset, Shard, hash_file, open_dataset, read_member
-from shards.files import write_bytes
+from shards.files import remove_temporaries, replacing, write_bytes
+from shards.remote.errors import AbsentError as AbsentError
+from shards.remote.errors import ForbiddenError as ForbiddenError
+from shards.remote.errors import SourceError as SourceError
+from shards.remote.errors import TransientSourceError as TransientSourceError
+from shards.remote.fetch import MAX_BYTES, fetch
+from shards.remote.fetch import fetch_bytes as fetch_bytes
+from shards.remote.private import private_folder
+from shards.stats import ShardError
 
-_CHUNK = 1 << 20  # bytes read at a time
-_TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
-_MAX_EVICTIONS = 8  # of one shard during one read before the cache counts as too small
+logger = logging.getLogger(__name__)
 
-
-class SourceError(OSError):
-    """A file that cannot be fetched; the message has its URL, the cause and the number of attempts."""
-
-    exit_code: ClassVar[int] = 1
-
-
-class AbsentError(SourceError):
-    """A file that does not exist at its URL."""
-
-
-class TransientSourceError(SourceError):
-    """A fault that may not recur at the next attempt."""
+_MAX_ATTEMPTS = 8  # to read from a shard that is evicted again and again, before the cache counts as too small
+_INDEX_SLACK = 1 << 20  # bytes that a shard's parquet may have beyond the bytes of its tar
+_RANDOM = secrets.SystemRandom()  # from the kernel, since forked workers would share another generator's numbers
 
 
 class Source(Protocol):
@@ -55,6 +50,10 @@ class Source(Protocol):
 
     def prefetch(self, shard: Shard) -> None:
         """Fetch a shard's tar into the cache, unless it is local or there is no room."""
+        ...
+
+    def repair(self, shard: Shard) -> bool:
+        """Check the stored copy of a shard whose bytes made no sense; return whether reading again may give others."""
         ...
 
 
@@ -86,6 +85,10 @@ class LocalSource:
         """See `Source.read`."""
         return read_member(shard.path, offset, size)
 
+    def repair(self, shard: Shard) -> bool:
+        """See `Source.repair`: there is no other copy than this one."""
+        return False
+
     def parquet(self, shard: Shard) -> Path:
         """See `Source.parquet`."""
         return shard.parquet
@@ -106,48 +109,101 @@ class RemoteSource:
             raise SourceError(f"{url}: set data.source.cache to a folder on this node for fetched shards")
         self._url, self._config = url, config
         self.cache = ShardCache(config.cache, budget=config.cache_bytes)
-        mirror = config.cache / "manifests" / hashlib.sha256(url.encode()).hexdigest()[:16]
-        write_bytes(mirror / MANIFEST, fetch_bytes(f"{url}/{MANIFEST}", config))
+        manifests = config.cache / "manifests"
+        self._mirror = manifests / hashlib.sha256(url.encode()).hexdigest()[:16]
+        for folder in (manifests, self._mirror):
+            private_folder(folder)
+        remove_temporaries(self._mirror, is_locked=False)
+        write_bytes(self._mirror / MANIFEST, fetch_bytes(f"{url}/{MANIFEST}", config, check=_require_json))
         try:
-            write_bytes(mirror / DENYLIST, fetch_bytes(f"{url}/{DENYLIST}", config))
+            write_bytes(self._mirror / DENYLIST, self._fetch_optional(DENYLIST, _require_list))
         except AbsentError:
-            (mirror / DENYLIST).unlink(missing_ok=True)
-        self.dataset = open_dataset(mirror)
+            (self._mirror / DENYLIST).unlink(missing_ok=True)
+        self.dataset = open_dataset(self._mirror)
 
     def read(self, shard: Shard, offset: int, size: int) -> bytes:
         """See `Source.read`."""
-        for _ in range(_MAX_EVICTIONS):
-            path = self._ensure(shard)
-            assert path is not None
-            try:
-                return read_member(path, offset, size)
-            except FileNotFoundError:
+        if min(offset, size) < 0 or offset + size > shard.bytes:
+            raise ShardError(
+                f"{self._url_of(shard.path)}: {size} bytes at {offset} lie outside of the {shard.bytes} bytes that the "
+                "manifest states: run python -m shards.verify where the dataset was made"
+            )
+        for _ in range(_MAX_ATTEMPTS):
+            self._ensure(shard)
+            data = self.cache.read(shard.sha256, offset, size)
+            if data is None:
                 continue  # evicted between lookup and opening
+            is_wrong = len(data) != size
+            if (is_wrong or self._is_drawn()) and self.cache.repair(shard.sha256, is_forced=True):
+                continue
+            return data
         raise SourceError(
-            f"{self._url_of(shard.path)}: evicted {_MAX_EVICTIONS} times before it could be read: "
-            f"data.source.cache_gib = {self._config.cache_gib} is too small for the shards in use at a time"
+            f"{self._url_of(shard.path)}: evicted or damaged {_MAX_ATTEMPTS} times before it could be read: "
+            f"data.source.cache_gib = {self._config.cache_gib} is too small for the shards in use at a time, or the "
+            f"disk of {self._config.cache} is damaged"
         )
 
+    def repair(self, shard: Shard) -> bool:
+        """See `Source.repair`: a copy in the cache that has another hash is removed, so that it is fetched again."""
+        return self.cache.repair(shard.sha256)
+
     def parquet(self, shard: Shard) -> Path:
-        """See `Source.parquet`: stored beside the copy of the manifest, and checked at each call."""
-        return self._mirrored(shard.parquet, shard.parquet_sha256)
+        """See `Source.parquet`: stored beside the copy of the manifest, and checked at each call.
+
+        An index repeats less than its tar holds, so it is not accepted if it is larger by more than a margin.
+        """
+        return self._mirrored(shard.parquet, shard.parquet_sha256, limit=shard.bytes + _INDEX_SLACK)
 
     def file(self, name: str) -> Path:
         """See `Source.file`: checked against the manifest's hash where it lists one, else fetched each time."""
-        return self._mirrored(self.dataset.root / name, self.dataset.files.get(name))
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise ShardError(f"{name!r} is no path below the dataset's root")
+        path, sha256 = self.dataset.root / name, self.dataset.files.get(name)
+        if sha256 is not None:
+            return self._mirrored(path, sha256, limit=MAX_BYTES)
+        write_bytes(path, self._fetch_optional(name))
+        return path
 
     def prefetch(self, shard: Shard) -> None:
         """See `Source.prefetch`."""
         self._ensure(shard, is_prefetch=True)
 
-    def _mirrored(self, path: Path, sha256: str | None) -> Path:
+    def _mirrored(self, path: Path, sha256: str, *, limit: int) -> Path:
         """Return `path`, a file beside the copy of the manifest, fetched unless it already has the hash."""
-        if sha256 is None or not path.exists() or hash_file(path) != sha256:
-            write_bytes(path, fetch_bytes(self._url_of(path), self._config, sha256))
+        if not path.is_file() or hash_file(path) != sha256:
+            with replacing(path) as temporary, temporary.open("x+b") as handle:
+                fetch(self._url_of(path), Sink(handle, sha256=sha256, limit=limit), self._config)
         return path
 
+    def _fetch_optional(self, name: str, check: Callable[[bytes], None] | None = None) -> bytes:
+        """Return a file that the dataset may not have; raise `AbsentError` if so.
+
+        A server that does not list what it holds, such as S3 without the permission ListBucket, answers 403 for every
+        absent file. Whether it does is found by asking for one that cannot exist.
+        """
+        url = f"{self._url}/{name}"
+        try:
+            return fetch_bytes(url, self._config, check=check)
+        except ForbiddenError as error:
+            try:
+                fetch_bytes(f"{self._url}/absent-{secrets.token_hex(8)}", self._config)
+            except ForbiddenError:
+                logger.warning(
+                    "%s: counts as absent: the server refuses it as it refuses files that do not exist. "
+                    "If it does exist, permit reading it; permission to list would settle it",
+                    url,
+                )
+                raise AbsentError(f"{url}: refused, as every absent file of this server") from error
+            except AbsentError:
+                raise ForbiddenError(f"{error}: it exists, since this server says so of absent files: permit") from None
+            raise
+
+    def _is_drawn(self) -> bool:
+        """Return whether this read checks its shard."""
+        return self._config.cache_check_rate > 0 and _RANDOM.random() < self._config.cache_check_rate
+
     def _url_of(self, path: Path) -> str:
-        return f"{self._url}/{path.relative_to(self.dataset.root).as_posix()}"
+        return f"{self._url}/{path.relative_to(self._mirror).as_posix()}"
 
     def _ensure(self, shard: Shard, *, is_prefetch: bool = False) -> Path | None:
         def fill(sink: Sink) -> None:
@@ -156,96 +212,19 @@ class RemoteSource:
         return self.cache.ensure(shard.sha256, shard.bytes, fill, is_prefetch=is_prefetch)
 
 
-def fetch(url: str, sink: Sink, config: SourceConfig) -> None:
-    """Write the complete, checked file at `url` to `sink`; retry transient faults with exponential backoff.
-
-    Broken connections, time-outs, truncated bodies, wrong bytes and HTTP 408, 425, 429, 500, 502, 503 and 504 are
-    transient; everything else is final. Raises `SourceError` with the URL, the last fault and the number of attempts.
-    """
-    for attempt in range(1, config.attempts + 1):
-        try:
-            sink.restart()
-            for data in _stream(url, config.timeout_seconds):
-                sink.write(data)
-            sink.check()
-            return
-        except (TransientSourceError, WrongBytesError) as error:
-            if attempt == config.attempts:
-                raise SourceError(f"{url}: {error}; gave up after {attempt} attempts") from error
-            time.sleep(config.first_wait_seconds * 2 ** (attempt - 1))
-
-
-def fetch_bytes(url: str, config: SourceConfig, sha256: str | None = None) -> bytes:
-    """Return the file at `url`, checked against its hash if one is given; see `fetch` for retries and errors."""
-    sink = _Memory(sha256)
-    fetch(url, sink, config)
-    return bytes(sink.data)
-
-
-class _Memory(Sink):
-    """A sink in memory, for small files of unknown size."""
-
-    def __init__(self, sha256: str | None) -> None:
-        self._expected = sha256
-        self.data = bytearray()
-
-    def restart(self) -> None:
-        self.data.clear()
-
-    def write(self, data: bytes) -> None:
-        self.data += data
-
-    def check(self) -> None:
-        if self._expected is not None and hashlib.sha256(self.data).hexdigest() != self._expected:
-            raise WrongBytesError(f"received {len(self.data)} bytes whose sha256 is not {self._expected}")
-
-
-def _stream(url: str, timeout: float) -> Iterator[bytes]:
-    """Yield the bytes at `url`; raise `TransientSourceError`, `AbsentError` or `SourceError`."""
-    if url.startswith(("http://", "https://")):
-        yield from _stream_http(url, timeout)
-    else:
-        yield from _stream_fsspec(url)
-
-
-def _stream_http(url: str, timeout: float) -> Iterator[bytes]:
+def _require_json(data: bytes) -> None:
+    """Raise `WrongBytesError` for what is no JSON, such as a part of it or a page that a proxy sent instead."""
     try:
-        with urllib.request.urlopen(url, timeout=timeout) as response:  # noqa: S310 (the scheme was checked)
-            expected = response.headers.get("Content-Length")
-            received = 0
-            while data := response.read(_CHUNK):
-                received += len(data)
-                yield data
-            if expected is not None and received != int(expected):
-                raise TransientSourceError(f"truncated: received {received} of {expected} bytes")
-    except urllib.error.HTTPError as error:
-        if error.code in _TRANSIENT_STATUS:
-            raise TransientSourceError(f"HTTP {error.code} {error.reason}") from error
-        kind = AbsentError if error.code in (404, 410) else SourceError
-        raise kind(f"{url}: HTTP {error.code} {error.reason}") from error
-    except SourceError:
-        raise
-    except (OSError, http.client.HTTPException) as error:
-        raise TransientSourceError(str(error) or type(error).__name__) from error
+        json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise WrongBytesError(f"not JSON: {error}") from None
 
 
-def _stream_fsspec(url: str) -> Iterator[bytes]:
-    import fsspec
-
+def _require_list(data: bytes) -> None:
+    """Raise `WrongBytesError` for what is no list of videos, such as a page that a proxy sent instead."""
     try:
-        # Not a cached instance: filesystems with an event loop do not survive a fork.
-        filesystem, path = fsspec.core.url_to_fs(url, skip_instance_cache=True, use_listings_cache=False)
-    except (ValueError, ImportError) as error:
-        raise SourceError(f"{url}: {error}") from error
-    try:
-        with filesystem.open(path, "rb", block_size=16 * _CHUNK, cache_type="readahead") as handle:
-            while data := handle.read(_CHUNK):
-                yield data
-    except FileNotFoundError as error:
-        raise AbsentError(f"{url}: no such file") from error
-    except PermissionError as error:
-        raise SourceError(f"{url}: {error or 'not permitted'}") from error
-    except Exception as error:  # each filesystem has its own; those not known to be final count as transient
-        if type(error).__name__ in ("NoCredentialsError", "ProfileNotFound", "ParamValidationError"):
-            raise SourceError(f"{url}: {error}") from error
-        raise TransientSourceError(f"{type(error).__name__}: {error}") from error
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise WrongBytesError(f"not a denylist: {error}") from None
+    if "\0" in text or text.lstrip()[:1] in ("<", "{"):
+        raise WrongBytesError(f"not a denylist: it begins with {text.lstrip()[:20]!r}")

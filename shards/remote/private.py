@@ -1,0 +1,94 @@
+"""Folders and files of this user alone, in places where others may write, too."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO, ClassVar
+
+logger = logging.getLogger(__name__)
+
+
+class CacheError(OSError):
+    """A cache that cannot be used: the folder, its disk or its budget do not serve; the message has the remedy."""
+
+    exit_code: ClassVar[int] = 1
+
+
+def private_folder(path: Path) -> None:
+    """Create a folder for this user alone, or check an existing one.
+
+    Raises `CacheError` for a symbolic link, for what is no folder, and for a folder of another user. The permission of
+    others to write is withdrawn; where anyone may rename the folder itself, that is reported.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    status = os.lstat(path)
+    if stat.S_ISLNK(status.st_mode):
+        real = os.path.realpath(path)
+        raise CacheError(f"{path}: a symbolic link, which may be turned elsewhere: give the folder itself ({real})")
+    if not stat.S_ISDIR(status.st_mode):
+        raise CacheError(f"{path}: not a folder: choose another path for data.source.cache")
+    if status.st_uid != os.geteuid():
+        raise CacheError(
+            f"{path}: belongs to user {status.st_uid}, not to {os.geteuid()}, and its owner could change what is read: "
+            "choose a folder of your own as data.source.cache"
+        )
+    if status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
+        os.chmod(path, stat.S_IMODE(status.st_mode) & ~0o022)
+    for parent in Path(os.path.realpath(path)).parents:
+        mode = os.stat(parent).st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            logger.warning("%s: anyone may rename what is in %s: chmod +t protects it", path, parent)
+
+
+def is_own_file(status: os.stat_result) -> bool:
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+
+
+def open_own(path: Path, flags: int) -> BinaryIO:
+    """Open a regular file of this user; anything else is removed first, and counts as absent."""
+
+    def opener(name: str, _: int) -> int:
+        # Non-blocking, since a FIFO would wait for a writer; regular files do not mind.
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+
+    for _ in range(2):
+        try:
+            handle = open(path, "rb" if flags & os.O_ACCMODE == os.O_RDONLY else "r+b", opener=opener)  # noqa: SIM115
+            if is_own_file(os.fstat(handle.fileno())):
+                return handle
+            handle.close()
+        except PermissionError as error:
+            raise CacheError(f"{path}: {error.strerror}: remove it, if another user made it") from error
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.ENXIO):
+                raise
+        os.unlink(path)
+        if not flags & os.O_CREAT:
+            break
+    raise FileNotFoundError(errno.ENOENT, "not a regular file of this user", str(path))
+
+
+def lock(handle: BinaryIO, folder: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError as error:
+        raise CacheError(
+            f"{folder}: this file system has no locks ({error.strerror}), which its processes need to share the cache: "
+            "choose a folder on a local disk or in /dev/shm as data.source.cache"
+        ) from error
+
+
+def is_same_file(handle: BinaryIO, path: Path) -> bool:
+    """Return whether `path` still refers to the open file."""
+    try:
+        return os.path.samestat(os.fstat(handle.fileno()), os.lstat(path))
+    except FileNotFoundError:
+        return False
