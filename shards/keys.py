@@ -44,6 +44,20 @@ def make_key(video_id: str, letter: str, annotation_pass: int, identity: int | s
     return key
 
 
+def distinct_key(key: str, content: str) -> str:
+    """Return the key of one of several annotations that would all get `key` and differ in `content`.
+
+    It depends on key and content only, not on the other annotations: `key`, `-` and 12 hex digits of the sha256 of
+    both; where that is longer than a key may be, `h` and 20 digits replace the identity and the suffix.
+
+        >>> distinct_key("video_s1_000000", "prepared tea")
+        'video_s1_000000-19b3c3629f22'
+    """
+    digest = hashlib.sha256(f"{key}\n{content}".encode()).hexdigest()
+    longer = f"{key}-{digest[:12]}"
+    return longer if is_key(longer) else f"{key[: key.rindex('_') + 1]}h{digest[:20]}"
+
+
 def is_key(text: str) -> bool:
     """Return whether `text` is 1 to 90 characters of `[A-Za-z0-9_-]`."""
     return KEY_PATTERN.fullmatch(text) is not None

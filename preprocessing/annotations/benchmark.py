@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -12,13 +13,15 @@ from typing import Any
 import pyarrow as pa
 
 from preprocessing.annotations.csv_rows import BadRow, read_header, read_rows
+from preprocessing.annotations.files import open_head, read_text
 from preprocessing.annotations.merge import ReaderOutput, RejectedRows
 from preprocessing.annotations.tables import ITEM_SCHEMAS, MAX_SECONDS, AnnotationError
-from preprocessing.annotations.values import is_uid, show
+from preprocessing.annotations.values import is_uid, show, text_problem
 from shards.companions import Companion, companion_path, to_json
-from shards.keys import make_key
+from shards.keys import distinct_key, make_key
 from shards.schema import set_spec
 
+MAX_LINE = 1 << 16  # bytes of a line that names a class
 WHOLE = (0.0, math.inf)  # s: from a video's first frame to its last
 
 
@@ -30,53 +33,79 @@ class MalformedError(ValueError):
         self.reason, self.detail, self.status = reason, detail, status
 
 
+@dataclass(frozen=True)
+class Clip:
+    """A distinct clip of a benchmark while its files are read: other rows may turn out to have the same key."""
+
+    key: str  # made of video and times
+    content: str  # what distinguishes it from other clips with this key
+
+
 @dataclass
 class BenchmarkItems:
-    """Collects the distinct clips of one benchmark while its files are read, and counts the rows read."""
+    """Collects the distinct clips of one benchmark while its files are read, and counts the rows read.
+
+    Clips with the same video and times that differ otherwise (their split, or a field in `distinct`) are different
+    clips: once all files are read, `key_of` gives each a key that also depends on its content.
+    """
 
     set_name: str
     rejects: RejectedRows
+    distinct: tuple[str, ...] = ()  # fields that make clips with equal times different ones
     input_rows: int = 0
     durations: dict[str, float] = field(default_factory=dict)  # uid → s, NaN where the files do not state it
     frame_rates: dict[str, float] = field(default_factory=dict)  # uid → frames/s of the files' frame numbers
     companions: dict[str, Any] = field(default_factory=dict)  # path below the dataset's root → JSON value
-    _rows: dict[str, dict[str, Any]] = field(default_factory=dict)  # key → item
-    _locations: dict[str, str] = field(default_factory=dict)  # key → location of its first row
+    _rows: dict[Clip, dict[str, Any]] = field(default_factory=dict)  # clip → item without key
+    _locations: dict[Clip, str] = field(default_factory=dict)  # clip → location of its first row
+    _contents: dict[str, int] = field(default_factory=dict)  # key → number of clips that have it
 
     def key(self, video_uid: str, start: float, end: float, *more: str) -> str:
         """Return the key of a clip: made of its times (s) to the microsecond, and of `more` if given."""
         times = ["whole"] if (start, end) == WHOLE else [f"{round(time * 1e6):010d}" for time in (start, end)]
         return make_key(video_uid, set_spec(self.set_name).letter, 0, "-".join([*times, *more]))
 
-    def add(self, key: str, item: Mapping[str, Any], *, location: str) -> bool:
-        """Add a clip and return True; return False if the key exists already, whose first item is kept.
+    def add(self, key: str, item: Mapping[str, Any], *, location: str) -> tuple[Clip, bool]:
+        """Add a clip; return it, and whether it is new. Of equal clips, one is stored, whatever the order of the rows.
 
-        Raises `MalformedError` where the existing item belongs to another split.
+        Raises `MalformedError` where the text cannot be stored.
         """
-        kept = self._rows.get(key)
+        if problem := text_problem(item["text"]):
+            raise MalformedError("malformed text", f"{show(item['text'])}: {problem}")
+        clip = Clip(key, json.dumps([item[name] for name in ("split", *self.distinct)]))
+        kept = self._rows.get(clip)
         if kept is None:
-            self._rows[key], self._locations[key] = {"key": key, **item}, location
+            self._rows[clip], self._locations[clip] = dict(item), location
+            self._contents[key] = self._contents.get(key, 0) + 1
             self.durations.setdefault(item["video_uid"], math.nan)
-            return True
-        if kept["split"] != item["split"]:
-            detail = f"the same clip as {self._locations[key]} in the {kept['split']} split; the first is kept"
-            raise MalformedError("duplicate identity", detail)
-        return False
+        elif _rank(item) < _rank(kept):
+            self._rows[clip] = dict(item)
+        return clip, kept is None
 
-    def kept(self, key: str) -> Mapping[str, Any]:
-        """Return the item of a key."""
-        return self._rows[key]
+    def note_duration(self, uid: str, text: str, location: str) -> None:
+        """Note the stated duration (s) of a video, the longest of several; report text that is none."""
+        try:
+            stated = seconds(text, "length")
+        except MalformedError:
+            stated = 0.0
+        if stated > 0:
+            before = self.durations.get(uid, math.nan)
+            self.durations[uid] = stated if math.isnan(before) else max(before, stated)
+        else:
+            self.rejects.ignore(location, "length", text)
 
-    def location_of(self, key: str) -> str:
-        """Return the location of the first row with a key."""
-        return self._locations[key]
+    def key_of(self, clip: Clip) -> str:
+        """Return the final key of a clip; call this once all rows are added."""
+        return clip.key if self._contents[clip.key] == 1 else distinct_key(clip.key, clip.content)
 
-    def reject_repeated(self, key: str, *, location: str) -> None:
+    def reject_repeated(self, clip: Clip, *, location: str) -> None:
         """Reject, as filtered, a row whose clip is stored already."""
         self.reject(
-            MalformedError("repeated clip", f"the same clip as {self._locations[key]}; stored once", status="filtered"),
+            MalformedError(
+                "repeated clip", f"the same clip as {self._locations[clip]}; stored once", status="filtered"
+            ),
             location=location,
-            uid=self._rows[key]["video_uid"],
+            uid=self._rows[clip]["video_uid"],
         )
 
     def reject(self, error: MalformedError, *, location: str, uid: str = "") -> None:
@@ -91,7 +120,8 @@ class BenchmarkItems:
 
     def output(self) -> ReaderOutput:
         """Return everything collected, as the output of the reader."""
-        table = pa.Table.from_pylist(list(self._rows.values()), schema=ITEM_SCHEMAS[self.set_name])
+        rows = [{"key": self.key_of(clip), **item} for clip, item in self._rows.items()]
+        table = pa.Table.from_pylist(rows, schema=ITEM_SCHEMAS[self.set_name])
         return ReaderOutput(
             rows={self.set_name: table},
             input_rows={self.set_name: self.input_rows},
@@ -99,6 +129,11 @@ class BenchmarkItems:
             companions=self.companions,
             frame_rates=self.frame_rates,
         )
+
+
+def _rank(item: Mapping[str, Any]) -> tuple[bool, str]:
+    """Return by what the item of a clip is chosen among equal ones: one with a text, then by content."""
+    return not item["text"], json.dumps(list(item.values()))
 
 
 def table_rows(
@@ -109,8 +144,7 @@ def table_rows(
     Columns are separated by tabs if the first line has any, otherwise by commas. Raises `AnnotationError` where one of
     `columns` is missing.
     """
-    with path.open("rb") as file:
-        delimiter = "\t" if b"\t" in file.readline(1 << 16) else ","
+    delimiter = "\t" if b"\t" in open_head(path).readline() else ","
     header = read_header(path, delimiter)
     for rows in read_rows(header, header.columns(columns, optional)):
         block: list[tuple[int, dict[str, str] | BadRow]] = [(bad.line, bad) for bad in rows.bad]
@@ -143,11 +177,12 @@ def for_each_row(
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a text file; raise `AnnotationError` where it is not UTF-8."""
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise AnnotationError(f"{path}: not UTF-8 at byte {error.start}; correct it or download it again") from None
+    """Return the lines of a text file; raise `AnnotationError` where it is not UTF-8 or a line cannot be stored."""
+    lines = read_text(path).splitlines()
+    for number, line in enumerate(lines, start=1):
+        if problem := text_problem(line, MAX_LINE):
+            raise AnnotationError(f"{path} line {number}: {show(line)}: {problem}; correct it or download it again")
+    return lines
 
 
 def parse_uid(value: Any, name: str) -> str:

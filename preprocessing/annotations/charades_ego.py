@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from preprocessing.annotations.benchmark import (
     WHOLE,
     BenchmarkItems,
+    Clip,
     MalformedError,
     for_each_row,
     parse_uid,
@@ -23,7 +23,7 @@ from preprocessing.annotations.tables import AnnotationError
 from preprocessing.annotations.values import show
 from shards.companions import CharadesLabels, CharadesVideo
 
-_CLASS = re.compile(r"c(\d{3})")
+_CLASS = re.compile(r"c(\d{3})", re.ASCII)
 _NO_ACTION = -1
 
 
@@ -31,17 +31,19 @@ def read(config: AnnotationsConfig, durations: Mapping[str, float], rejects: Rej
     """Read `config.charades_ego`; `durations` is unused.
 
     A test video is used as a whole; the column `length`, if there is one, only provides its duration for the ledger.
+    Rows with the same times and class but different narrations, or the same test video with different actions, are
+    different annotations, and all are kept.
     """
     files = config.charades_ego
     assert files is not None
-    items = BenchmarkItems("charades_ego", rejects)
+    items = BenchmarkItems("charades_ego", rejects, distinct=("text",))
     classes = read_classes(files.classes)
     if files.train is not None:
         _read_train(files.train, classes, items)
     if files.test is not None:
-        items.set_companion(
-            "test", CharadesLabels(classes=tuple(classes), videos=_read_test(files.test, classes, items))
-        )
+        videos = _read_test(files.test, classes, items)
+        labels = tuple(CharadesVideo(key=items.key_of(clip), actions=actions) for clip, actions in videos.items())
+        items.set_companion("test", CharadesLabels(classes=tuple(classes), videos=labels))
     return items.output()
 
 
@@ -72,15 +74,16 @@ def _read_train(path: Path, classes: Sequence[str], items: BenchmarkItems) -> No
         key = items.key(uid, start, end, f"c{action:03d}")
         times = {"video_uid": uid, "split": "train", "clip_start": start, "clip_end": end}
         text = cells["narration"].strip() or classes[action]
-        if not items.add(key, {**times, "text": text, "action": action}, location=location):
-            items.reject_repeated(key, location=location)
+        clip, is_new = items.add(key, {**times, "text": text, "action": action}, location=location)
+        if not is_new:
+            items.reject_repeated(clip, location=location)
 
     for_each_row(items, path, ("id", "cls", "t_start", "t_end", "narration"), read_row, video="id")
 
 
-def _read_test(path: Path, classes: Sequence[str], items: BenchmarkItems) -> tuple[CharadesVideo, ...]:
-    """Read the table of whole videos; return their labels in file order."""
-    videos: dict[str, CharadesVideo] = {}
+def _read_test(path: Path, classes: Sequence[str], items: BenchmarkItems) -> dict[Clip, tuple[int, ...]]:
+    """Read the table of whole videos; return the classes of each in file order."""
+    videos: dict[Clip, tuple[int, ...]] = {}
 
     def read_row(location: str, cells: dict[str, str]) -> None:
         uid = parse_uid(cells["id"], "id")
@@ -88,18 +91,16 @@ def _read_test(path: Path, classes: Sequence[str], items: BenchmarkItems) -> tup
         key = items.key(uid, *WHOLE)
         text = "; ".join(classes[action] for action in actions)
         times = {"video_uid": uid, "split": "test", "clip_start": WHOLE[0], "clip_end": WHOLE[1]}
-        if not items.add(key, {**times, "text": text, "action": _NO_ACTION}, location=location):
-            if videos[key].actions != tuple(actions):
-                detail = f"video {uid} has different actions at {items.location_of(key)}; the first row is kept"
-                raise MalformedError("duplicate identity", detail)
-            items.reject_repeated(key, location=location)
-            return
-        videos[key] = CharadesVideo(key=key, actions=tuple(actions))
+        clip, is_new = items.add(key, {**times, "text": text, "action": _NO_ACTION}, location=location)
+        if is_new:
+            videos[clip] = tuple(actions)
+        else:
+            items.reject_repeated(clip, location=location)
         if length := cells.get("length", "").strip():
-            items.durations[uid] = seconds(length, "length") or math.nan
+            items.note_duration(uid, length, location)
 
     for_each_row(items, path, ("id", "actions"), read_row, ("length",), video="id")
-    return tuple(videos.values())
+    return videos
 
 
 def _parts(text: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -79,6 +79,8 @@ class AnnotationsConfig:
     split_fields: tuple[str, ...] = EGO4D_SPLIT_FIELDS  # metadata fields that name a video's split; others must exist
     val_list: Path | None = None  # video uids of the val split, one a line
     exclude: tuple[Path, ...] = ()  # files naming videos that evaluation uses: never pretrained on
+    # exclude: leave out clips and summaries that touch one of the `redacted_intervals` of ego4d.json; keep: use them.
+    redacted: Literal["exclude", "keep"] = "exclude"
     # EgoClip's α, s; null: measured over the data (EgoClip measured 4.9).
     alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     match_pass: bool = False  # a summary gets the narrations of its own annotator pass only

@@ -12,9 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
+from preprocessing.annotations.files import open_head, open_utf8
 from preprocessing.annotations.tables import AnnotationError
 
 BLOCK = 32 << 20  # bytes read at a time
+_MAX_LINE = 16 << 20  # bytes; a longer line is a bad row, so that a file without line ends does not fill the memory
+_MAX_HEADER = 1 << 16  # bytes
 _BOM = b"\xef\xbb\xbf"
 _LF, _CR, _QUOTE = 10, 13, 34
 
@@ -64,17 +67,22 @@ class DelimitedRows:
 
 def read_header(path: Path, delimiter: str) -> Header:
     """Return the header of a file; raise `AnnotationError` where the first line is not one."""
+    file = open_head(path)
+    start = len(_BOM) if file.read(len(_BOM)) == _BOM else 0
+    file.seek(start)
+    lines = _PhysicalLines(b"", 0, file)
     try:
-        with path.open("rb") as file:
-            start = len(_BOM) if file.read(len(_BOM)) == _BOM else 0
-            file.seek(start)
-            lines = _PhysicalLines(b"", 0, file)
-            names = next(csv.reader(lines, delimiter=delimiter, strict=True), [])
-            offset = file.tell()
+        names = next(csv.reader(lines, delimiter=delimiter, strict=True), [])
     except (csv.Error, UnicodeDecodeError) as error:
-        raise AnnotationError(f"{path}: the first line is not a header: {error}") from None
+        raise AnnotationError(
+            f"{path}: the first line is not a header: {error}; expected column names in UTF-8, separated by "
+            f"{delimiter!r}"
+        ) from None
+    offset = file.tell()
     if not names:
         raise AnnotationError(f"{path}: the file is empty; expected a line of column names")
+    if offset > _MAX_HEADER:
+        raise AnnotationError(f"{path}: the first line has {offset} bytes; expected a line of column names")
     return Header(path=path, delimiter=delimiter, names=tuple(names), offset=offset, lines=lines.count)
 
 
@@ -84,16 +92,36 @@ def read_rows(header: Header, columns: Mapping[str, int], *, block: int = BLOCK)
     Lines without quotes and with the right number of columns are split vectorised, others by Python's csv module in
     strict mode: a quoted cell may contain delimiters, doubled quotes and line ends. A cell whose opening quote is not
     closed correctly (or within 128 KiB) makes its own line a bad row, and parsing continues with the next line, so that
-    a stray quote does not consume the rows after it.
+    a stray quote does not consume the rows after it. A line of more than 16 MiB is a bad row.
     """
     line = header.lines + 1
-    with header.path.open("rb") as file:
+    with open_utf8(header.path) as file:
         file.seek(header.offset)
         while data := file.read(block):
-            data += b"" if data.endswith(b"\n") else file.readline()
-            rows, taken = _split(data, file, header, columns, line)
-            line += taken
-            yield rows
+            data += b"" if data.endswith(b"\n") else file.readline(_MAX_LINE)
+            at = data.rfind(b"\n") + 1
+            rest = b"" if len(data) - at < _MAX_LINE else data[at:]  # the beginning of a line that is too long
+            if rest:
+                data = data[:at]
+                _skip_line(file)
+            if data:
+                rows, taken = _split(data, file, header, columns, line)
+                line += taken
+                yield rows
+            if rest:
+                reason = BadRow(line=line, reason="over-long line", value=f"more than {_MAX_LINE} bytes: {_show(rest)}")
+                yield DelimitedRows(cells=_no_cells(columns), lines=np.empty(0, np.int64), bad=[reason])
+                line += 1
+
+
+def _skip_line(file: BinaryIO) -> None:
+    """Read up to the next line end, in pieces."""
+    while (piece := file.readline(_MAX_LINE)) and not piece.endswith(b"\n"):
+        pass
+
+
+def _no_cells(columns: Mapping[str, int]) -> pa.Table:
+    return pa.table([pa.array([], pa.string()) for _ in columns], names=list(columns))
 
 
 @dataclass
@@ -113,7 +141,7 @@ class _PhysicalLines:
             end = self.data.find(b"\n", self.at) + 1 or len(self.data)
             raw, self.at = self.data[self.at : end], end
         else:
-            raw = self.file.readline()
+            raw = self.file.readline(_MAX_LINE)
         if not raw:
             raise StopIteration
         self.count += 1
@@ -203,9 +231,12 @@ def _slow_row(
     try:
         cells = next(csv.reader(lines, delimiter=header.delimiter, strict=True))
     except UnicodeDecodeError as error:
-        reason, value = "invalid UTF-8", f"{_show(error.object)} ({error.reason} at byte {error.start} of the line)"
+        where = f"{error.reason} at byte {error.start} of the line"
+        reason = "invalid UTF-8"
+        value = f"{_show(error.object)} ({where}); if it is Latin-1, convert the file with `iconv -f latin1 -t utf-8`"
     except csv.Error as error:
         reason = "stray carriage return" if "new-line" in str(error) else "malformed quoting"
+        reason = "over-long cell" if "field limit" in str(error) else reason
         value = f"{value} ({error})"
     else:
         if len(cells) == len(header.names):
@@ -235,7 +266,7 @@ def _fast_cells(
     names = [f"f{i}" for i in range(len(header.names))]
     wanted = [names[position] for position in columns.values()]
     if not plain.any():
-        return pa.table([pa.array([], pa.string()) for _ in wanted], names=list(columns))
+        return _no_cells(columns)
     if not plain.all():
         edges = np.flatnonzero(np.diff(plain.astype(np.int8), prepend=0, append=0)).reshape(-1, 2)
         data = b"".join(data[starts[a] : ends[b - 1] + 1] for a, b in edges.tolist())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +16,7 @@ from preprocessing.annotations.config import AnnotationsConfig
 from preprocessing.annotations.csv_rows import DelimitedRows, read_header, read_rows
 from preprocessing.annotations.merge import LETTERS, ROW_SCHEMA, ReaderOutput, RejectedRows, deduplicate
 from preprocessing.annotations.tables import MAX_SECONDS, NARRATION_PASSES
-from preprocessing.annotations.values import is_uid, parse_classes, show
+from preprocessing.annotations.values import MAX_TEXT, is_uid, parse_classes, show
 from shards.keys import make_key
 
 TAG_CLASSES = {"tag_verb": 118, "tag_noun": 582}
@@ -27,6 +27,7 @@ _EXPECTED = {
     "video_uid": "an id that can be a file name",
     "narration_source": f"one of {', '.join(NARRATION_PASSES)}",
     "narration_ind": "an integer from 0",
+    "clip_text": f"text of at most {MAX_TEXT} bytes without NUL characters",
     **dict.fromkeys(_TIMES, f"seconds from 0 to {MAX_SECONDS:.0f}"),
     **{name: f"a JSON list of classes 0 … {n - 1} such as [93] or []" for name, n in TAG_CLASSES.items()},
 }
@@ -111,6 +112,8 @@ def _convert(
     checks.fail(times["clip_end"] == times["clip_start"], "empty span", "clip_end", "filtered")
     blank = pc.equal(pc.binary_length(pc.utf8_trim_whitespace(cells["clip_text"])), 0).to_numpy(False)
     checks.fail(blank, "empty text", "clip_text", "filtered")
+    for reason, bad in _bad_texts(cells["clip_text"]):
+        checks.fail(bad, reason, "clip_text")
 
     keys = _keys(uids, LETTERS[set_name], np.maximum(passes, 0), index)
     columns = {
@@ -127,6 +130,7 @@ def _convert(
     _reject(table, cells, checks, set_name, location, rejects)
     usable = np.array([True, *(status == "filtered" for status, _, _ in checks.reasons)])[checks.code]
     _note_durations(cells, usable, durations)
+    _report_durations(cells, rows.lines, location, rejects)
     good = checks.code == 0
     return table if good.all() else table.filter(pa.array(good))
 
@@ -169,6 +173,24 @@ def _note_durations(cells: dict[str, pa.Array], usable: np.ndarray, durations: d
     for uid, value in zip(uids.dictionary.to_pylist(), longest.tolist(), strict=True):
         before = durations.get(uid, math.nan)
         durations[uid] = before if value < 0 else value if math.isnan(before) else max(before, value)
+
+
+def _report_durations(
+    cells: dict[str, pa.Array], lines: np.ndarray, location: Callable[[int], str], rejects: RejectedRows
+) -> None:
+    """Report the durations that cannot be read; empty ones are merely absent."""
+    if _DURATION not in cells:
+        return
+    values = _floats(cells[_DURATION])
+    filled = pc.greater(pc.binary_length(cells[_DURATION]), 0).to_numpy(False)
+    for row in np.flatnonzero(filled & ~((values > 0) & (values <= MAX_SECONDS))).tolist():
+        rejects.ignore(location(int(lines[row])), _DURATION, cells[_DURATION][row].as_py())
+
+
+def _bad_texts(cells: pa.Array) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the reasons for which texts cannot be stored, and the rows that each applies to."""
+    yield "over-long text", pc.greater(pc.binary_length(cells), MAX_TEXT).to_numpy(False)
+    yield "malformed text", pc.match_substring(cells, "\0").to_numpy(False)
 
 
 def _keys(uids: pa.DictionaryArray, letter: str, passes: np.ndarray, index: np.ndarray) -> pa.Array:

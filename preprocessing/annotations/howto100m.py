@@ -7,6 +7,7 @@ from pathlib import Path
 
 from preprocessing.annotations.benchmark import (
     BenchmarkItems,
+    Clip,
     MalformedError,
     for_each_row,
     parse_uid,
@@ -24,15 +25,22 @@ _MAX_CLASSES = 10**6  # larger labels are malformed rather than filtered
 
 
 def read(config: AnnotationsConfig, durations: Mapping[str, float], rejects: RejectedRows) -> ReaderOutput:
-    """Read `config.howto100m`; rows with labels from `num_classes` on are filtered. `durations` is unused."""
+    """Read `config.howto100m`; rows with labels from `num_classes` on are filtered. `durations` is unused.
+
+    A clip that occurs with different labels, or in both splits, is kept with each.
+    """
     files = config.howto100m
     assert files is not None
-    items = BenchmarkItems("howto100m", rejects)
+    items = BenchmarkItems("howto100m", rejects, distinct=("label",))
     classes = _read_classes(files.classes, files.num_classes) if files.classes is not None else ()
-    for split, path in (("train", files.train), ("val", files.val)):
-        if path is not None:
-            videos = _read_list(path, split, classes, files.num_classes, items)
-            items.set_companion(split, HowToLabels(classes=classes, videos=videos))
+    lists = {
+        split: _read_list(path, split, classes, files.num_classes, items)
+        for split, path in (("train", files.train), ("val", files.val))
+        if path is not None
+    }
+    for split, labels in lists.items():  # after both are read, since keys may depend on both
+        videos = tuple(HowToVideo(key=items.key_of(clip), label=label) for clip, label in labels.items())
+        items.set_companion(split, HowToLabels(classes=classes, videos=videos))
     return items.output()
 
 
@@ -44,11 +52,9 @@ def _read_classes(path: Path, count: int) -> tuple[str, ...]:
     return tuple(names[:count])
 
 
-def _read_list(
-    path: Path, split: str, classes: tuple[str, ...], count: int, items: BenchmarkItems
-) -> tuple[HowToVideo, ...]:
-    """Read the list of one split; return its labels in file order."""
-    videos: dict[str, HowToVideo] = {}
+def _read_list(path: Path, split: str, classes: tuple[str, ...], count: int, items: BenchmarkItems) -> dict[Clip, int]:
+    """Read the list of one split; return the label of each clip in file order."""
+    labels: dict[Clip, int] = {}
 
     def read_row(location: str, cells: dict[str, str]) -> None:
         uid = parse_uid(cells["video_uid"], "video_uid")
@@ -64,13 +70,11 @@ def _read_list(
         key = items.key(uid, start, end)
         times = {"video_uid": uid, "split": split, "clip_start": start, "clip_end": end}
         text = classes[label] if classes else ""
-        if not items.add(key, {**times, "text": text, "label": label}, location=location):
-            if (before := items.kept(key)["label"]) != label:
-                detail = f"label = {label}, but {before} at {items.location_of(key)}; the first is kept"
-                raise MalformedError("duplicate identity", detail)
-            items.reject_repeated(key, location=location)
-            return
-        videos[key] = HowToVideo(key=key, label=label)
+        clip, is_new = items.add(key, {**times, "text": text, "label": label}, location=location)
+        if is_new:
+            labels[clip] = label
+        else:
+            items.reject_repeated(clip, location=location)
 
     for_each_row(items, path, ("video_uid", "clip_start", "clip_end", "label"), read_row, video="video_uid")
-    return tuple(videos.values())
+    return labels

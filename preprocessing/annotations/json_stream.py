@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from preprocessing.annotations.files import read_text
 from preprocessing.annotations.tables import AnnotationError
 
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -18,12 +19,58 @@ def _integer(digits: str) -> int | float:
     return int(digits) if len(digits) < _LONG_INTEGER else float(digits)
 
 
+class RepeatingObject(dict[str, Any]):
+    """A JSON object that has a name more than once, with different values; as a dict it has the first of them."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(reversed(pairs))
+        self.pairs = pairs  # in the order of the file
+        self.repeated = {name for name, value in pairs if self[name] != value}
+
+    def __eq__(self, other: object) -> bool:
+        """Compare all pairs, not only the first of each name."""
+        return isinstance(other, RepeatingObject) and self.pairs == other.pairs
+
+    def __ne__(self, other: object) -> bool:
+        """Compare all pairs, not only the first of each name."""
+        return not self == other
+
+    __hash__ = None
+
+
+def pairs(value: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Return the names and values of a JSON object in the order of the file, repeated names included."""
+    return value.pairs if isinstance(value, RepeatingObject) else list(value.items())
+
+
+def repeated_name(value: Any) -> str | None:
+    """Return a name that occurs more than once, with different values, in a JSON value at any depth; None if none."""
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, RepeatingObject):
+            return min(item.repeated)
+        if isinstance(item, dict):
+            stack.extend(item.values())
+        elif isinstance(item, list):
+            stack.extend(item)
+    return None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) == len(pairs):
+        return value
+    repeating = RepeatingObject(pairs)
+    return repeating if repeating.repeated else value
+
+
 class JsonCursor:
     """A cursor over a JSON file: `members` and `elements` iterate over a container, `value` reads the next value.
 
     While iterating, read each value (with `value`, or a nested container to its end) before advancing. All methods
-    raise `AnnotationError` with line and column where the file is not valid JSON; the constructor where it is not
-    UTF-8.
+    raise `AnnotationError` with line and column where the file is not valid JSON; the constructor where it cannot be
+    read as text (`files.open_utf8`). An object that has a name twice is a `RepeatingObject`.
 
         cursor = JsonCursor(path)
         for uid in cursor.members():
@@ -33,12 +80,9 @@ class JsonCursor:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self._text = path.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise AnnotationError(f"{path}: not UTF-8 at byte {error.start}; JSON files must be UTF-8") from None
+        self._text = read_text(path)
         self._at = 0
-        self._decoder = json.JSONDecoder(parse_int=_integer)
+        self._decoder = json.JSONDecoder(parse_int=_integer, object_pairs_hook=_object)
 
     def peek(self) -> str:
         """Return the first character of the next value; an empty string at the end."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from preprocessing.annotations.tables import NARRATION_SCHEMA, REJECT_SCHEMA, VIDEO_SCHEMA, AnnotationError
-from preprocessing.annotations.values import show
+from preprocessing.annotations.values import MAX_NAME, plain, show
+from shards.keys import distinct_key
 from shards.schema import SETS
 
 LETTERS = {name: spec.letter for name, spec in SETS.items()}  # set → the letter in its keys
@@ -29,6 +31,7 @@ class VideoMetadata:
     duration: float = math.nan  # s; NaN: unknown
     is_stereo: bool = False
     split: str = "train"  # train | val | test
+    redacted: tuple[tuple[float, float], ...] = ()  # (start, end) in s of the parts that were made unrecognisable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,7 @@ class RejectedRows:
 
     def __init__(self) -> None:
         self._rows: list[tuple[str, str, str, str, str, str, str]] = []
+        self._ignored: dict[tuple[str, str], tuple[int, str]] = {}  # (file, column) → number of values, the first one
 
     def add(
         self,
@@ -60,7 +64,21 @@ class RejectedRows:
 
         `status` is `failed` (malformed) or `filtered` (excluded by a rule).
         """
-        self._rows.append((set_name, key, location, uid, status, reason, f"{location}: {detail}"))
+        location = plain(location, MAX_NAME)
+        self._rows.append((set_name, key, location, plain(uid), status, reason, plain(f"{location}: {detail}")))
+
+    def ignore(self, location: str, column: str, value: str) -> None:
+        """Note that a hint, which no row is rejected for, was ignored because it cannot be read."""
+        file = location.partition(":")[0]
+        count, first = self._ignored.get((file, column), (0, f"{location}: {column} = {show(value)}"))
+        self._ignored[file, column] = (count + 1, first)
+
+    def ignored(self) -> tuple[str, ...]:
+        """Return a sentence for each column with ignored hints."""
+        return tuple(
+            plain(f"{file}: {count} values of the column {column} are ignored, because they cannot be read ({first})")
+            for (file, column), (count, first) in sorted(self._ignored.items())
+        )
 
     def count(self, set_name: str) -> int:
         """Return the number of rejected rows of a set."""
@@ -101,13 +119,22 @@ class ReaderOutput:
     alpha: float | None = None  # s; see `tables.Annotations`
     companions: dict[str, Any] = field(default_factory=dict)  # path below the dataset's root → JSON value
     frame_rates: dict[str, float] = field(default_factory=dict)  # uid → frames/s of the files' frame numbers
+    problem: str = ""  # why there is nothing in the files; an error unless another reader has something
 
 
-def deduplicate(rows: pa.Table, set_name: str, location: Callable[[int], str], rejects: RejectedRows) -> pa.Table:
-    """Return `rows` with each key once; of rows with equal keys, the first in the file is kept.
+def deduplicate(
+    rows: pa.Table,
+    set_name: str,
+    location: Callable[[int], str],
+    rejects: RejectedRows,
+    identity: Callable[[int], str] = lambda line: "",
+) -> pa.Table:
+    """Return `rows` with each key once: of equal rows one is kept, rows that differ get keys of their own.
 
-    A later row with equal columns (other than `line`) is filtered as `duplicate row`. One that differs is failed as
-    `duplicate identity`, with both locations in its detail.
+    Rows are equal if all columns other than `line`, and `identity(line)`, are; the first in the file is kept, and the
+    others are filtered as `duplicate row`. Rows that differ but have the same key are different annotations, whose
+    numbering is not unique: all of them get a key that also depends on their content (`shards.keys.distinct_key`). So
+    no key depends on the order of the rows.
     """
     if not rows.num_rows:
         return rows
@@ -116,33 +143,35 @@ def deduplicate(rows: pa.Table, set_name: str, location: Callable[[int], str], r
     if not repeated.any():
         return rows
     where = np.flatnonzero(repeated)
-    first: dict[str, dict[str, Any]] = {}
-    dropped = []
+    first: dict[str, dict[str, int]] = {}  # key → content → line of its first row
+    dropped: list[int] = []
+    contents: dict[int, tuple[str, str]] = {}  # row → key and content
     for index, row in sorted(
         zip(where.tolist(), rows.take(where).to_pylist(), strict=True), key=lambda r: r[1]["line"]
     ):
-        kept = first.setdefault(row["key"], row)
-        if kept is row:
+        line, key = row.pop("line"), row.pop("key")
+        content = json.dumps([*row.values(), identity(line)])
+        kept = first.setdefault(key, {}).setdefault(content, line)
+        if kept == line:
+            contents[index] = key, content
             continue
         dropped.append(index)
-        differing = [name for name in row if name != "line" and row[name] != kept[name]]
-        same = f"the same annotation as {location(kept['line'])}"
-        if differing:
-            name = differing[0]
-            detail = f"{same}, but {name} is {show(row[name])} here and {show(kept[name])} there; the first is kept"
-        else:
-            detail = f"{same}, word for word"
         rejects.add(
             set_name,
-            location=location(row["line"]),
+            location=location(line),
             uid=row["video_uid"],
-            status="failed" if differing else "filtered",
-            reason="duplicate identity" if differing else "duplicate row",
-            detail=detail,
+            status="filtered",
+            reason="duplicate row",
+            detail=f"the same annotation as {location(kept)}, word for word",
         )
+    keys = np.array(rows["key"].to_pylist(), dtype=object)
+    for index, (key, content) in contents.items():
+        if len(first[key]) > 1:
+            keys[index] = distinct_key(key, content)
     keep = np.ones(rows.num_rows, bool)
     keep[dropped] = False
-    return rows.filter(pa.array(keep))
+    at = rows.schema.get_field_index("key")
+    return rows.set_column(at, rows.schema.field(at), pa.array(keys, pa.string())).filter(pa.array(keep))
 
 
 def exclude(
@@ -164,6 +193,39 @@ def exclude(
             detail=f"video {uid} is listed in {excluded[uid]}",
         )
     return rows.filter(pc.invert(is_excluded))
+
+
+def redact(
+    rows: pa.Table,
+    set_name: str,
+    location: Callable[[int], str],
+    videos: Mapping[str, VideoMetadata],
+    rejects: RejectedRows,
+) -> pa.Table:
+    """Return `rows` without those that touch a redacted interval of their video, which are rejected as filtered."""
+    redacted = {uid: video.redacted for uid, video in videos.items() if video.redacted}
+    if not redacted or not rows.num_rows:
+        return rows
+    candidates = np.flatnonzero(pc.is_in(rows["video_uid"], pa.array(list(redacted), pa.string())).to_numpy())
+    dropped = []
+    columns = ["key", "video_uid", "clip_start", "clip_end", "line"]
+    for index, row in zip(candidates.tolist(), rows.select(columns).take(candidates).to_pylist(), strict=True):
+        start, end = row["clip_start"], row["clip_end"]
+        touched = [f"{a:.3f}–{b:.3f} s" for a, b in redacted[row["video_uid"]] if start <= b and end >= a]
+        if touched:
+            dropped.append(index)
+            rejects.add(
+                set_name,
+                location=location(row["line"]),
+                uid=row["video_uid"],
+                key=row["key"],
+                status="filtered",
+                reason="redacted",
+                detail=f"{start:.3f}–{end:.3f} s touches redacted_intervals {', '.join(touched[:3])}",
+            )
+    keep = np.ones(rows.num_rows, bool)
+    keep[dropped] = False
+    return rows.filter(pa.array(keep))
 
 
 def finish(tables: list[pa.Table], schema: pa.Schema, set_name: str) -> pa.Table:

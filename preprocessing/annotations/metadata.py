@@ -10,12 +10,15 @@ from typing import Any
 
 from preprocessing.annotations.config import EGO4D_SPLIT_FIELDS, AnnotationsConfig
 from preprocessing.annotations.csv_rows import BadRow, read_header, read_rows
-from preprocessing.annotations.json_stream import JsonCursor
+from preprocessing.annotations.files import format_suffix, open_head, read_text
+from preprocessing.annotations.json_stream import JsonCursor, RepeatingObject, pairs
 from preprocessing.annotations.merge import MetadataFile, RejectedRows, VideoMetadata
+from preprocessing.annotations.redaction import FIELD, read_intervals
 from preprocessing.annotations.tables import MAX_SECONDS, AnnotationError
 from preprocessing.annotations.values import is_uid, show
 
 _DURATION_COLUMN = 2  # of manifest.csv, if no column is named duration_sec
+_STRICTEST = ("test", "val", "train")
 _TRUTH = {"": False, "0": False, "false": False, "1": True, "true": True}
 
 
@@ -23,8 +26,9 @@ def read_metadata(config: AnnotationsConfig, rejects: RejectedRows) -> MetadataF
     """Return the content of `config.metadata` (ego4d.json or manifest.csv); empty if None.
 
     A video's split is test if any of `split_fields` is test, otherwise val if any is val, otherwise train. A row with a
-    malformed duration or stereo flag is rejected as failed, but its split still counts: otherwise a test video could
-    end up in training. A second row of a video is treated as a duplicate. Raises `AnnotationError` where the file
+    malformed duration, stereo flag or redacted interval is rejected as failed, but what can be read of it still counts:
+    otherwise a test video could end up in training. Of rows about one video that differ, the strictest split, all
+    redacted intervals and the longest duration count, whatever their order. Raises `AnnotationError` where the file
     cannot be read or a configured split field occurs in no row.
     """
     path = config.metadata
@@ -49,7 +53,9 @@ def read_metadata(config: AnnotationsConfig, rejects: RejectedRows) -> MetadataF
             if uid in videos:
                 same = not problem and repr(video) == repr(videos[uid])  # repr, as NaN is not equal to itself
                 status, reason = ("filtered", "duplicate row") if same else ("failed", "duplicate identity")
-                problem = f"video {uid} was already described at {locations[uid]}; the first row is kept"
+                problem = f"video {uid} was already described at {locations[uid]}"
+                problem += ", word for word" if same else "; the stricter of their values count"
+                videos[uid] = _merged(videos[uid], video)
             else:
                 videos[uid], locations[uid] = video, location
             if problem:
@@ -90,6 +96,8 @@ def read_uids(path: Path) -> list[str]:
 def _video(record: Mapping[str, Any], split_fields: Sequence[str]) -> tuple[VideoMetadata, str]:
     """Return the video that a record describes, and the problem with its values (empty if there is none)."""
     problem = ""
+    if isinstance(record, RepeatingObject):
+        problem = f"{min(record.repeated)} occurs more than once, with different values"
     duration, stereo = record.get("duration_sec"), record.get("is_stereo")
     if duration is None:
         seconds = math.nan
@@ -97,12 +105,25 @@ def _video(record: Mapping[str, Any], split_fields: Sequence[str]) -> tuple[Vide
         seconds = float(duration)
     else:
         seconds = math.nan
-        problem = f"duration_sec = {show(duration)}; expected seconds above 0"
+        problem = problem or f"duration_sec = {show(duration)}; expected seconds above 0"
     if not (stereo is None or isinstance(stereo, bool)):
         problem = problem or f"is_stereo = {show(stereo)}; expected true or false"
-    splits = {word for name in split_fields for word in _words(record.get(name))}
-    split = "test" if "test" in splits else "val" if "val" in splits else "train"
-    return VideoMetadata(duration=seconds, is_stereo=stereo is True, split=split), problem
+    redacted, redacted_problem = read_intervals(record)
+    problem = problem or redacted_problem
+    splits = {word for name, value in pairs(record) if name in split_fields for word in _words(value)}
+    split = next((split for split in _STRICTEST if split in splits), "train")
+    return VideoMetadata(duration=seconds, is_stereo=stereo is True, split=split, redacted=redacted), problem
+
+
+def _merged(one: VideoMetadata, other: VideoMetadata) -> VideoMetadata:
+    """Return what counts of two descriptions of one video; independent of their order."""
+    stated = [seconds for seconds in (one.duration, other.duration) if not math.isnan(seconds)]
+    return VideoMetadata(
+        duration=max(stated, default=math.nan),
+        is_stereo=one.is_stereo or other.is_stereo,
+        split=next(split for split in _STRICTEST if split in (one.split, other.split)),
+        redacted=tuple(sorted({*one.redacted, *other.redacted})),
+    )
 
 
 def _words(value: Any) -> Iterator[str]:
@@ -113,16 +134,27 @@ def _words(value: Any) -> Iterator[str]:
 
 
 def _ego4d(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield location and record of each element of the list `videos`."""
+    """Yield location and record of each video: of the list `videos`, of an object by uid, or of a list at the top."""
     cursor = JsonCursor(path)
-    has_videos = False
-    for name in cursor.members():
-        if name == "videos" and cursor.peek() == "[":
-            has_videos = True
-            for index in cursor.elements():
-                yield f"{path.name}:videos[{index}]", cursor.value()
-        else:
-            cursor.value()
+    has_videos = cursor.peek() == "["
+    if has_videos:
+        for index in cursor.elements():
+            yield f"{path.name}:[{index}]", cursor.value()
+    else:
+        for name in cursor.members():
+            if name == "videos" and cursor.peek() == "[":
+                has_videos = True
+                for index in cursor.elements():
+                    yield f"{path.name}:videos[{index}]", cursor.value()
+            elif name == "videos" and cursor.peek() == "{":
+                has_videos = True
+                for uid in cursor.members():
+                    record = cursor.value()
+                    if isinstance(record, dict) and "video_uid" not in record:
+                        record = {**record, "video_uid": uid}
+                    yield f"{path.name}:videos.{show(uid)}", record
+            else:
+                cursor.value()
     cursor.end()
     if not has_videos:
         raise AnnotationError(f'{path}: no list "videos", so this is not an ego4d.json; see annotations.metadata')
@@ -130,8 +162,8 @@ def _ego4d(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _manifest(path: Path, split_fields: Sequence[str]) -> Iterator[tuple[str, Any]]:
     """Yield location and record of each row of a manifest.csv; a row that cannot be split is a `BadRow`."""
-    header = read_header(path, "," if path.suffix.lower() != ".tsv" else "\t")
-    columns = header.columns(("video_uid",), ("duration_sec", "is_stereo", *split_fields))
+    header = read_header(path, "," if format_suffix(path) != ".tsv" else "\t")
+    columns = header.columns(("video_uid",), ("duration_sec", "is_stereo", FIELD, *split_fields))
     if "duration_sec" not in columns:
         if len(header.names) <= _DURATION_COLUMN:
             raise AnnotationError(f"{path}: no column duration_sec, and no third column to take durations from")
@@ -158,11 +190,10 @@ def _number(text: str) -> float | str | None:
 
 def _is_json(path: Path) -> bool:
     """Return whether a file is JSON: by its extension, or by its first character for other extensions."""
-    suffix = path.suffix.lower()
+    suffix = format_suffix(path)
     if suffix in (".json", ".csv", ".tsv"):
         return suffix == ".json"
-    with path.open("rb") as file:
-        return file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[")
+    return open_head(path).read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[")
 
 
 def _json_uids(path: Path) -> set[str]:
@@ -173,23 +204,26 @@ def _json_uids(path: Path) -> set[str]:
     while stack:
         item = stack.pop()
         if isinstance(item, dict):
-            if isinstance(item.get("video_uid"), str):
-                uids.add(item["video_uid"])
-            stack.extend(item.values())
+            uids.update(value for name, value in pairs(item) if name == "video_uid" and isinstance(value, str))
+            stack.extend(value for _, value in pairs(item))
         elif isinstance(item, list):
             stack.extend(item)
     return uids - {""}
 
 
-def _text_uids(path: Path) -> set[str]:
+def _cells(line: str, delimiter: str) -> list[str]:
+    """Return the cells of a line; none where it cannot be split."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise AnnotationError(f"{path}: not UTF-8 at byte {error.start}; lists of video uids must be UTF-8") from None
+        return next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:
+        return []
+
+
+def _text_uids(path: Path) -> set[str]:
+    lines = read_text(path).splitlines()
     uids: set[str] = set()
     for delimiter in ",\t":
-        names = next(csv.reader(lines[:1], delimiter=delimiter), [])
-        if "video_uid" in names and lines:
+        if lines and "video_uid" in _cells(lines[0], delimiter):
             header = read_header(path, delimiter)
             for rows in read_rows(header, header.columns(("video_uid",))):
                 if rows.bad:

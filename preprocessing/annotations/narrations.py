@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from preprocessing.annotations.config import AnnotationsConfig
-from preprocessing.annotations.json_stream import JsonCursor
+from preprocessing.annotations.json_stream import JsonCursor, RepeatingObject, pairs
 from preprocessing.annotations.merge import (
     LETTERS,
     ROW_SCHEMA,
@@ -24,8 +24,8 @@ from preprocessing.annotations.merge import (
     deduplicate,
     sort_by_start,
 )
-from preprocessing.annotations.tables import MAX_SECONDS, NARRATION_PASSES, AnnotationError
-from preprocessing.annotations.values import is_text, is_uid, show
+from preprocessing.annotations.tables import MAX_SECONDS, NARRATION_PASSES
+from preprocessing.annotations.values import is_uid, show, text_problem
 from shards.keys import make_key
 
 MAX_CLIP = 60.0  # s; longest clip, as in EgoClip
@@ -37,6 +37,7 @@ _SETS = tuple(_LISTS.values())
 _TIME = ("timestamp_sec", "time")
 _START, _END = ("start_sec", "start_time"), ("end_sec", "end_time")
 _TEXT = ("narration_text", "summary_text", "text")
+_FIELDS = {*_TIME, *_START, *_END, *_TEXT, "annotation_uid"}
 
 
 def read(config: AnnotationsConfig, durations: Mapping[str, float], rejects: RejectedRows) -> ReaderOutput:
@@ -48,27 +49,31 @@ def read(config: AnnotationsConfig, durations: Mapping[str, float], rejects: Rej
     Keys depend on the content of a row, not on its position: they consist of the time in milliseconds (of a summary,
     both times) and a hash of the text. `narration_ind` is the rank in time order within the pass. Narrations that are
     empty, contain `#unsure` or repeat an earlier row are rejected and do not affect the clips of others, because
-    EgoClip also measures gaps between the narrations that it keeps.
+    EgoClip also measures gaps between the narrations that it keeps. Rows that only differ in their `annotation_uid` are
+    different annotations. An object that has a name twice is read as if both were given.
 
     `durations` (uid → s, NaN where unknown) clamps clips to the end of the video; clips entirely past it are filtered.
-    Raises `AnnotationError` where the file is not JSON or contains no video.
+    Raises `AnnotationError` where the file is not JSON.
     """
     assert config.narrations is not None
     entries = _Entries(file=config.narrations.name, rejects=rejects)
     _read_videos(JsonCursor(config.narrations), entries)
-    narrations = deduplicate(entries.table("clips"), "clips", entries.location, rejects)
+    narrations = deduplicate(entries.table("clips"), "clips", entries.location, rejects, entries.annotator)
     alpha = config.alpha
     if narrations.num_rows:
         narrations, alpha = _clips(narrations, entries, durations, config.alpha)
-    summaries = deduplicate(entries.table("summaries"), "summaries", entries.location, rejects)
+    summaries = deduplicate(entries.table("summaries"), "summaries", entries.location, rejects, entries.annotator)
     if summaries.num_rows:
         summaries = _within_video(summaries, "summaries", entries, durations)
+    has_rows = bool(entries.videos) or any(entries.input_rows.values())
+    problem = f"{config.narrations}: contains no video; narration.json maps video uids to narration passes"
     return ReaderOutput(
         rows={"clips": narrations, "summaries": summaries},
         input_rows=entries.input_rows,
         durations=dict.fromkeys(sorted(entries.videos), math.nan),
         locations={"clips": entries.location, "summaries": entries.location},
         alpha=alpha,
+        problem="" if has_rows else problem,
     )
 
 
@@ -149,11 +154,20 @@ class _Entries:
     lists_at: array[int] = field(default_factory=lambda: array("q"))  # row → index into `lists`
     index_at: array[int] = field(default_factory=lambda: array("q"))  # row → index within its list
     groups: array[int] = field(default_factory=lambda: array("q"))  # row → group whose gaps are measured together
+    annotators: dict[str, int] = field(default_factory=dict)  # annotation_uid → its number, in order of appearance
+    annotator_at: array[int] = field(default_factory=lambda: array("q"))  # row → number of its annotation_uid
     group_of: dict[tuple[str, str, str], int] = field(default_factory=dict)  # uid, pass, annotator → group
+    _annotator_names: list[str] = field(default_factory=list)
 
     def location(self, line: int) -> str:
         """Return the location of a row, for messages."""
         return f"{self.file}:{self.lists[self.lists_at[line]].path}[{self.index_at[line]}]"
+
+    def annotator(self, line: int) -> str:
+        """Return the annotation_uid of a row."""
+        if len(self._annotator_names) != len(self.annotators):
+            self._annotator_names = list(self.annotators)
+        return self._annotator_names[self.annotator_at[line]]
 
     def fail(self, location: str, reason: str, detail: str, *, uid: str = "", set_name: str = "clips") -> None:
         """Reject a malformed container, which counts as one failed row."""
@@ -178,13 +192,20 @@ class _Entries:
 
 
 def _read_videos(cursor: JsonCursor, entries: _Entries) -> None:
-    """Read the file video by video."""
+    """Read the file video by video; videos are in an object by uid, or in a list, at the top or as `videos`."""
+    if cursor.peek() == "[":
+        _read_list(cursor, "", entries)
+        cursor.end()
+        return
     nested, others = False, []
     for name in cursor.members():
         if name == "videos" and cursor.peek() == "{":
             nested = True
             for uid in cursor.members():
                 _read_video(uid, cursor.value(), entries)
+        elif name == "videos" and cursor.peek() == "[":
+            nested = True
+            _read_list(cursor, name, entries)
         else:
             value = cursor.value()
             if isinstance(value, dict) and any(key in _LISTS or _PASS.fullmatch(key) for key in value):
@@ -194,8 +215,18 @@ def _read_videos(cursor: JsonCursor, entries: _Entries) -> None:
     cursor.end()
     for name, value in [] if nested else others:  # in a file with `videos` they are its date, version, taxonomy …
         _read_video(name, value, entries)
-    if not entries.videos and not any(entries.input_rows.values()):
-        raise AnnotationError(f"{cursor.path}: contains no video; narration.json maps video uids to narration passes")
+
+
+def _read_list(cursor: JsonCursor, name: str, entries: _Entries) -> None:
+    """Read a list of videos, each an object with its `video_uid`."""
+    for index in cursor.elements():
+        value = cursor.value()
+        uid = value.get("video_uid") if isinstance(value, dict) else None
+        if is_uid(uid):
+            _read_video(uid, value, entries)
+        else:
+            detail = f"expected an object with a video_uid, found {show(value)}"
+            entries.fail(f"{name}[{index}]", "malformed video_uid", detail)
 
 
 def _read_video(uid: str, value: Any, entries: _Entries) -> None:
@@ -206,14 +237,13 @@ def _read_video(uid: str, value: Any, entries: _Entries) -> None:
         entries.fail(uid, "malformed video", f"expected an object of narration passes, found {show(value)}", uid=uid)
     else:
         entries.videos.add(uid)
-        bare = {name: value[name] for name in _LISTS if name in value}
-        _read_pass(uid, NARRATION_PASSES[0], bare, uid, entries, is_bare=True)
-        for name, content in value.items():
+        _read_pass(uid, NARRATION_PASSES[0], value, uid, entries, is_bare=True)
+        for name, content in pairs(value):
             if not _PASS.fullmatch(name):
                 continue
             where = f"{uid}.{name}"
             if name not in NARRATION_PASSES:
-                detail = f"{name}; expected one of {', '.join(NARRATION_PASSES)}"
+                detail = f"{show(name)}; expected one of {', '.join(NARRATION_PASSES)}"
                 entries.fail(where, "malformed narration_source", detail, uid=uid)
             elif not isinstance(content, dict):
                 entries.fail(where, "malformed pass", f"expected an object, found {show(content)}", uid=uid)
@@ -222,10 +252,10 @@ def _read_video(uid: str, value: Any, entries: _Entries) -> None:
 
 
 def _read_pass(uid: str, source: str, content: dict[str, Any], where: str, entries: _Entries, *, is_bare: bool) -> None:
-    """Read the two lists of one pass of one video; bare lists are directly under the video."""
-    for name, set_name in _LISTS.items():
-        items = content.get(name)
-        if items is None:
+    """Read the lists of one pass of one video; bare lists are directly under the video."""
+    for name, items in pairs(content):
+        set_name = _LISTS.get(name)
+        if items is None or set_name is None:
             continue
         location = f"{where}.{name}"
         if not isinstance(items, list):
@@ -237,10 +267,11 @@ def _read_pass(uid: str, source: str, content: dict[str, Any], where: str, entri
         entries.input_rows[set_name] += len(items)
         whole = group = entries.group_of.setdefault((uid, source, ""), len(entries.group_of))
         for index, item in enumerate(items):
+            annotator = item.get("annotation_uid") if isinstance(item, dict) else None
             if is_bare:
-                annotator = item.get("annotation_uid") if isinstance(item, dict) else None
                 identity = (uid, source, str(annotator))
                 group = whole if annotator is None else entries.group_of.setdefault(identity, len(entries.group_of))
+            entries.annotator_at.append(entries.annotators.setdefault(str(annotator), len(entries.annotators)))
             entries.lists_at.append(len(entries.lists) - 1)
             entries.index_at.append(index)
             entries.groups.append(group)
@@ -258,6 +289,9 @@ def _read_row(item: Any, set_name: str, stem: str, entries: _Entries) -> None:
     if not isinstance(item, dict):
         reject("malformed row", f"expected an object, found {show(item)}")
         return
+    if isinstance(item, RepeatingObject) and (repeated := item.repeated & _FIELDS):
+        reject("repeated field", f"{min(repeated)} occurs more than once, with different values")
+        return
     times = []
     for names in (_TIME,) if set_name == "clips" else (_START, _END):
         name = _first(item, names)
@@ -268,8 +302,8 @@ def _read_row(item: Any, set_name: str, stem: str, entries: _Entries) -> None:
         times.append(float(value))
     name = _first(item, _TEXT)
     text = item.get(name)
-    if not isinstance(text, str) or not is_text(text):
-        reject("malformed text", f"{name} = {show(text)}; expected Unicode text")
+    if (problem := text_problem(text)) or not isinstance(text, str):
+        reject("malformed text", f"{name} = {show(text)}: {problem}")
         return
     start, end = times[0], times[-1]
     if end < start:

@@ -15,7 +15,15 @@ from preprocessing.annotations import epic_mir as epic
 from preprocessing.annotations import howto100m as howto
 from preprocessing.annotations import mcq as questions
 from preprocessing.annotations.config import AnnotationsConfig
-from preprocessing.annotations.merge import PRETRAINING, ReaderOutput, RejectedRows, exclude, finish, videos_table
+from preprocessing.annotations.merge import (
+    PRETRAINING,
+    ReaderOutput,
+    RejectedRows,
+    exclude,
+    finish,
+    redact,
+    videos_table,
+)
 from preprocessing.annotations.metadata import read_excluded, read_metadata, read_val_list
 from preprocessing.annotations.tables import ITEM_SCHEMAS, AnnotationError, Annotations
 from shards.schema import SETS
@@ -40,9 +48,10 @@ A reader takes the configuration, the durations of the metadata (uid → s), and
 def read_annotations(config: AnnotationsConfig) -> Annotations:
     """Return the content of the configured files; each input row is in exactly one of the tables.
 
-    Pretraining rows of videos that `exclude` lists are rejected as filtered. Of rows with the same key, the first in
-    the file is kept; the others are rejected, as filtered if they are equal and as failed if they differ. Raises
-    `AnnotationError` where a whole file cannot be used (absent, columns missing, not JSON).
+    Pretraining rows of videos that `exclude` lists, or that touch a redacted interval, are rejected as filtered. Of
+    equal rows one is kept, the others are rejected as filtered; rows that would share a key but differ are all kept,
+    under keys that depend on their content. Raises `AnnotationError` where a whole file cannot be used (absent, columns
+    missing, not JSON), or where no file has any content.
     """
     names = [name for name in READERS if getattr(config, name) is not None]
     if not names:
@@ -56,6 +65,8 @@ def read_annotations(config: AnnotationsConfig) -> Annotations:
     metadata = read_metadata(config, rejects)
     metadata_durations = {uid: video.duration for uid, video in metadata.videos.items()}
     outputs = [READERS[name](config, metadata_durations, rejects) for name in names]
+    if all(output.problem for output in outputs):
+        raise AnnotationError("; ".join(output.problem for output in outputs))
     sets = {name for output in outputs for name in output.rows}
     counts = {name: sum(output.input_rows.get(name, 0) for output in outputs) for name in SETS if name in sets}
     alpha = next((output.alpha for output in outputs if output.alpha is not None), None)
@@ -68,7 +79,11 @@ def read_annotations(config: AnnotationsConfig) -> Annotations:
             (output.rows.pop(name), output.locations.get(name, str)) for output in outputs if name in output.rows
         ]
         excluded_here = excluded if name in PRETRAINING else {}
-        kept = [exclude(rows, name, location, excluded_here, rejects) for rows, location in unsorted]
+        videos = metadata.videos if name in PRETRAINING and config.redacted == "exclude" else {}
+        kept = [
+            redact(exclude(rows, name, location, excluded_here, rejects), name, location, videos, rejects)
+            for rows, location in unsorted
+        ]
         del unsorted
         tables[name] = finish(kept, ITEM_SCHEMAS[name], name)
     for name, table in tables.items():
@@ -86,6 +101,7 @@ def read_annotations(config: AnnotationsConfig) -> Annotations:
         alpha=alpha,
         companions={path: value for output in outputs for path, value in output.companions.items()},
         frame_rates={uid: rate for output in outputs for uid, rate in output.frame_rates.items()},
+        ignored=rejects.ignored(),
     )
 
 

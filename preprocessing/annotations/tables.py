@@ -95,6 +95,7 @@ class Annotations:
     alpha: float | None  # s, the mean gap by which EgoClip's rule scales clips; None where the files state clips
     companions: dict[str, Any] = field(default_factory=dict)  # path below the dataset's root → JSON value
     frame_rates: dict[str, float] = field(default_factory=dict)  # uid → frames/s of the annotations' frame numbers
+    ignored: tuple[str, ...] = ()  # a sentence for each column whose values are hints and could not all be read
 
     @property
     def narrations(self) -> pa.Table:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any, TypeGuard
 
+from shards.tar import MAX_MEMBER
+
+MAX_TEXT = MAX_MEMBER["txt"]  # bytes of a caption in UTF-8: the limit of a sample's `txt` member
+MAX_NAME = 255  # bytes of a name in UTF-8: the limit of file systems, and enough for any identifier
 _SHOWN = 80  # characters of a value in a message
 
 
@@ -12,16 +16,28 @@ def is_uid(value: Any) -> TypeGuard[str]:
     """Return whether a value can be a video uid: text that can be the name of a file `<video_uid>.mp4`."""
     if not isinstance(value, str) or value in ("", ".", "..") or not value.isprintable():
         return False
-    return "/" not in value and "\\" not in value and is_text(value)
+    return "/" not in value and "\\" not in value and is_name(value)
 
 
-def is_text(value: str) -> bool:
-    """Return whether a string has no lone surrogates, which JSON can express but UTF-8 cannot."""
+def is_name(value: Any) -> TypeGuard[str]:
+    """Return whether a value can be an identifier: text that is not blank, of at most 255 bytes."""
+    return isinstance(value, str) and bool(value.strip()) and not text_problem(value, MAX_NAME)
+
+
+def text_problem(value: Any, limit: int = MAX_TEXT) -> str:
+    """Return why a value cannot be stored as text of up to `limit` bytes; empty where it can.
+
+    JSON can express lone surrogates, which UTF-8 cannot. A NUL ends the text for programs written in C.
+    """
+    if not isinstance(value, str):
+        return "expected text"
     try:
-        value.encode()
+        size = len(value.encode())
     except UnicodeEncodeError:
-        return False
-    return True
+        return "expected Unicode text, without lone surrogates"
+    if size > limit:
+        return f"{size} bytes; the limit is {limit}"
+    return "contains a NUL character" if "\0" in value else ""
 
 
 def show(value: Any) -> str:
@@ -30,12 +46,21 @@ def show(value: Any) -> str:
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 
 
+def plain(text: str, limit: int = 0) -> str:
+    """Return text that can be stored: lone surrogates and NUL as escapes, cut to `limit` characters unless 0."""
+    text = text if not limit or len(text) <= limit else text[:limit] + "…"
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+
+
 def parse_classes(text: str, classes: int) -> list[int] | None:
-    """Return the class numbers in a JSON list such as `[2, 11]`; None unless all are integers in [0, `classes`)."""
+    """Return the class numbers in a JSON list such as `[2, 11]`.
+
+    None unless it has at most `classes` elements, all of them integers in [0, `classes`).
+    """
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
         return None
     if not isinstance(value, list) or not all(type(number) is int and 0 <= number < classes for number in value):
         return None
-    return value
+    return value if len(value) <= classes else None

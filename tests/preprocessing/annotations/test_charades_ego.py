@@ -60,7 +60,7 @@ def test_a_test_video_is_used_as_a_whole_with_all_its_classes(tmp_path: Path) ->
         ("AAA1EGO\tc001\t1\tnan\tx", "failed", "malformed t_end", "'nan'"),
         ("AAA1EGO\tc001\t3\t2\tx", "failed", "reversed times", "t_end = 2.0"),
         ("AAA1EGO\tc001\t3", "failed", "wrong number of columns", "3 instead of 5"),
-        ("OKAYEGO\tc001\t1.0\t2.0\tagain", "filtered", "repeated clip", "train.csv:2"),
+        ("OKAYEGO\tc001\t1.0\t2.0\tx", "filtered", "repeated clip", "train.csv:2"),
     ],
 )
 def test_a_malformed_segment_is_rejected_with_its_location(
@@ -77,7 +77,6 @@ def test_a_malformed_segment_is_rejected_with_its_location(
     [
         ("BBB2EGO,c157 0 1", "malformed actions", "'c157'"),
         ("BBB2EGO,walking", "malformed actions", "'walking'"),
-        ("OKAYEGO,c001 0 1", "duplicate identity", "different actions"),
         ("OKAYEGO,c000 0 1", "repeated clip", "test.csv:2"),
     ],
 )
@@ -85,6 +84,41 @@ def test_a_malformed_video_is_rejected_with_its_location(tmp_path: Path, line: s
     annotations = charades(tmp_path, test=f"id,actions\nOKAYEGO,c000 1 2\n{line}\n")
     reject = only_reject(annotations)
     assert (reject["reason"], reject["item"]) == (reason, "test.csv:3") and value in reject["detail"]
+
+
+def test_rows_that_differ_are_all_kept_whatever_their_order(tmp_path: Path) -> None:
+    rows = ["OKAYEGO\tc001\t1\t2\tx", "OKAYEGO\tc001\t1.0\t2.0\tagain", "OKAYEGO\tc001\t4\t5\tx"]
+    videos = ["OKAYEGO,c000 1 2", "OKAYEGO,c001 0 1"]
+    read = []
+    for step in (1, -1):
+        folder = tmp_path / str(step)
+        folder.mkdir()
+        train, test = "\n".join(rows[::step]), "\n".join(videos[::step])
+        annotations = charades(folder, train=f"{TRAIN}{train}\n", test=f"id,actions\n{test}\n")
+        assert annotations.rejects.num_rows == 0
+        read.append(annotations.sets["charades_ego"])
+        keys = {item["text"]: item["key"] for item in read[-1].to_pylist() if item["split"] == "test"}
+        labels = companion(annotations, "charades_ego/test/labels.json", folder)
+        assert [video.key for video in labels.videos] == [
+            keys[labels.classes[video.actions[0]]] for video in labels.videos
+        ]
+    assert read[0] == read[1] and read[0].num_rows == 5
+    alone = [item["key"] for item in read[0].to_pylist() if item["clip_start"] == 4]
+    assert alone == ["OKAYEGO_a0_0004000000-0005000000-c001"]
+
+
+@pytest.mark.parametrize("length", ["nan", "-3", "0", "1e12", "long"])
+def test_a_length_that_cannot_be_read_is_ignored_and_reported(tmp_path: Path, length: str) -> None:
+    test = f"id,actions,length\nBBB2EGO,c000 1 2,31.5\nCCC3EGO,c001 0 1,{length}\n"
+    annotations = charades(tmp_path, test=test)
+    assert annotations.rejects.num_rows == 0 and annotations.sets["charades_ego"].num_rows == 2
+    durations = dict(zip(*(annotations.videos[n].to_pylist() for n in ("video_uid", "duration")), strict=True))
+    assert durations["BBB2EGO"] == 31.5 and math.isnan(durations["CCC3EGO"])
+    (message,) = annotations.ignored
+    assert (
+        "test.csv: 1 values of the column length are ignored" in message
+        and f"test.csv:3: length = '{length}'" in message
+    )
 
 
 @pytest.mark.parametrize("classes", ["", "c000\n", "c001 first\n", "c000 a\nc002 b\n", "Holding some clothes\n"])

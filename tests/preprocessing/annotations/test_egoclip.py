@@ -184,7 +184,7 @@ def test_damaged_bytes_affect_only_their_own_line(tmp_path: Path) -> None:
     assert annotations.narrations["narration_ind"].to_pylist() == [0, 5]
 
 
-def test_the_first_of_rows_with_one_key_is_kept(tmp_path: Path) -> None:
+def test_of_rows_with_one_index_equal_ones_are_merged_and_different_ones_kept(tmp_path: Path) -> None:
     rows = [
         row(1, narration_time=9),
         row(2),
@@ -194,16 +194,46 @@ def test_the_first_of_rows_with_one_key_is_kept(tmp_path: Path) -> None:
         row(3, tag_verb=""),
     ]
     annotations = read(tmp_path, table([*rows, row(3), row(4, tag_verb="[1]"), row(4, tag_verb="[2]")]))
-    assert annotations.narrations["narration_time"].to_pylist() == [9.0, 3.0, 4.0, 5.0]
+    assert sorted(annotations.narrations["narration_time"].to_pylist()) == [2.0, 3.0, 4.0, 5.0, 5.0, 9.0]
     rejects = {r["item"]: r for r in annotations.rejects.to_pylist()}
     assert {item: (r["status"], r["reason"]) for item, r in rejects.items()} == {
         "egoclip.csv:4": ("filtered", "duplicate row"),
-        "egoclip.csv:5": ("failed", "duplicate identity"),
         "egoclip.csv:6": ("filtered", "duplicate row"),
         "egoclip.csv:7": ("failed", "malformed tag_verb"),
-        "egoclip.csv:10": ("failed", "duplicate identity"),
     }
-    assert "egoclip.csv:2, but narration_time is 2.0 here and 9.0 there" in rejects["egoclip.csv:5"]["detail"]
+    assert "the same annotation as egoclip.csv:2, word for word" in rejects["egoclip.csv:4"]["detail"]
+    keys = dict(zip(*(annotations.narrations[n].to_pylist() for n in ("narration_time", "key")), strict=True))
+    assert (keys[3.0], keys[4.0]) == ("0a1b-2c_c1_000002", "0a1b-2c_c1_000003"), "keys of their own stay as they are"
+    assert (keys[2.0], keys[9.0]) == ("0a1b-2c_c1_000001-7fe87b6e6dbd", "0a1b-2c_c1_000001-de970af45b59")
+
+
+def test_summaries_that_are_all_numbered_0_are_all_kept_whatever_their_order(tmp_path: Path) -> None:
+    rows = [row(i, video_uid=f"v{i % 3}", narration_ind=0, clip_text=f"#Summary C does {i}") for i in range(60)]
+    rows.append(row(99, video_uid="alone", narration_ind=0))
+    tables = []
+    for seed in range(3):
+        random.Random(seed).shuffle(rows)
+        annotations = read(tmp_path, table([]), table(rows, SUMMARY_COLUMNS))
+        assert annotations.rejects.num_rows == 0 and annotations.summaries.num_rows == len(rows)
+        tables.append(annotations.summaries)
+    assert tables[0] == tables[1] == tables[2]
+    assert tables[0]["key"].to_pylist()[0] == "alone_s1_000000"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [("a" * (1 << 20) + "a", "over-long text"), ("a\0b", "malformed text"), ("a" * 1000, "")]
+)
+def test_texts_that_no_shard_can_store_are_rejected(tmp_path: Path, text: str, reason: str) -> None:
+    annotations = read(tmp_path, table([row(1), row(2, clip_text=text), row(3)]))
+    assert annotations.rejects["reason"].to_pylist() == [reason] * bool(reason)
+
+
+def test_durations_that_cannot_be_read_are_ignored_and_reported(tmp_path: Path) -> None:
+    cells = ["nan", "-1", "1e300", "", "9.0", "inf", "long", "0"]
+    annotations = read(tmp_path, table([row(i, video_dur=cell) for i, cell in enumerate(cells)]))
+    assert annotations.rejects.num_rows == 0 and annotations.videos["duration"].to_pylist() == [9.0]
+    (message,) = annotations.ignored
+    assert "egoclip.csv: 6 values of the column video_dur are ignored" in message and "egoclip.csv:2" in message
 
 
 def test_a_clip_and_a_summary_may_share_an_index_and_a_text(tmp_path: Path) -> None:
@@ -223,7 +253,9 @@ def test_missing_columns_are_named_together_with_the_existing_ones(tmp_path: Pat
     ("data", "message"),
     [
         (b"", "empty"),
-        (b"\xff\xfev\x00", "not a header"),
+        (b"\xff\xfev\x00", "missing columns"),
+        (b"\xff\xfev\x00\x00", "looks like UTF-16"),
+        (b"caf\xe9\t", "not a header"),
         (b'"video_uid\t', "not a header"),
         (b"a,b,c\n1,2,3\n", "missing columns"),
         (table([], [*CLIP_COLUMNS, "tag_verb"]).encode(), "tag_verb occurs 2 times"),

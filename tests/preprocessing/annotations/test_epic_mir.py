@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -88,7 +87,6 @@ def test_two_rows_with_one_clip_share_an_item_but_have_two_labels(tmp_path: Path
     [
         ({"video_id": "../P01"}, "malformed video_id", "'../P01'"),
         ({"narration_id": " "}, "malformed narration_id", "' '"),
-        ({"narration_id": "P01_11_0"}, "duplicate identity", "EPIC_100_retrieval_test.csv:2; the first"),
         ({"start_timestamp": "61.5"}, "malformed start_timestamp", "'61.5'; expected a time such as 00:01:59.56"),
         ({"stop_timestamp": "00:61:00.00"}, "malformed stop_timestamp", "'00:61:00.00'"),
         ({"stop_timestamp": "00:00:01.00"}, "reversed times", "stop_timestamp = 1.0"),
@@ -124,15 +122,37 @@ def test_missing_columns_are_named(tmp_path: Path) -> None:
         read_benchmarks(epic_mir=EpicMirFiles(test=path, test_sentences=path))
 
 
-def test_a_clip_in_both_splits_is_kept_in_the_first(tmp_path: Path) -> None:
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_rows_with_one_narration_id_are_all_kept_and_told_apart_by_content(
+    tmp_path: Path, order: tuple[int, int]
+) -> None:
+    rows = [epic_row(0), epic_row(1, narration_id="P01_11_0"), epic_row(0)]
+    table = [rows[i] for i in order] + [rows[2]]
+    annotations = epic(tmp_path, table, ["P01_11_0"])
+    assert sorted(annotations.rejects["reason"].to_pylist()) == ["ambiguous narration_id", "duplicate row"]
+    path = write(tmp_path / "sentences.csv", delimited([epic_row(1, narration_id="P01_11_0")], EPIC_COLUMNS, ","))
+    test = tmp_path / "EPIC_100_retrieval_test.csv"
+    annotations = read_benchmarks(epic_mir=EpicMirFiles(test=test, test_sentences=path))
+    labels = companion(annotations, "epic_mir/test/labels.json", tmp_path)
+    ids = {video.verb_class: video.narration_id for video in labels.videos}
+    assert len(set(ids.values())) == 2 and all(name.startswith("P01_11_0-") for name in ids.values())
+    assert [(s.narration_id, s.verb_class) for s in labels.sentences] == [(ids[1], 1)]
+    assert (
+        dict(zip(*(annotations.sets["epic_mir"][n].to_pylist() for n in ("verb_class", "narration_id")), strict=True))
+        == ids
+    )
+    assert ids[0] == "P01_11_0-90b3a72ceb59"
+
+
+def test_a_clip_in_both_splits_is_kept_in_both(tmp_path: Path) -> None:
     path = write(tmp_path / "both.csv", delimited([epic_row(0)], EPIC_COLUMNS, ","))
     files = EpicMirFiles(train=path, train_sentences=path, test=path, test_sentences=path)
     annotations = read_benchmarks(epic_mir=files)
-    assert annotations.sets["epic_mir"]["split"].to_pylist() == ["train"]
-    assert Counter(r["reason"] for r in annotations.rejects.to_pylist()) == {
-        "duplicate identity": 1,
-        "unknown narration_id": 1,
-    }
+    assert sorted(annotations.sets["epic_mir"]["split"].to_pylist()) == ["test", "train"]
+    assert annotations.rejects.num_rows == 0
+    keys = {item["split"]: item["key"] for item in annotations.sets["epic_mir"].to_pylist()}
+    for split, key in keys.items():
+        assert companion(annotations, f"epic_mir/{split}/labels.json", tmp_path).videos[0].key == key
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,6 @@ def test_each_split_has_labels_and_optional_class_names(tmp_path: Path) -> None:
         ("v\t0\t\t30\t5", "failed", "malformed clip_end", "''"),
         ("v\t60\t0\t30\t5", "failed", "reversed times", "clip_end = 0.0"),
         (".\t0\t60\t30\t5", "failed", "malformed video_uid", "'.'"),
-        ("okay\t0\t60\t30\t6", "failed", "duplicate identity", "label = 6, but 5 at train.csv:2"),
         ("okay\t0\t60\t25\t5", "filtered", "repeated clip", "train.csv:2"),
     ],
 )
@@ -52,6 +51,25 @@ def test_a_malformed_row_is_rejected_with_its_location(
     assert (reject["status"], reject["reason"], reject["item"]) == (status, reason, "train.csv:3")
     assert value in reject["detail"]
     assert len(annotations.companions["howto100m/train/labels.json"]["videos"]) == 1
+
+
+@pytest.mark.parametrize("step", [1, -1])
+def test_a_clip_with_two_labels_or_in_two_splits_is_kept_with_each(tmp_path: Path, step: int) -> None:
+    lines = ["okay\t0\t60\t30\t6", "okay\t0\t60\t30\t5", "other\t0\t60\t30\t5"]
+    annotations = howto(tmp_path, train="\n".join(lines[::step]) + "\n", val=lines[1] + "\n")
+    assert annotations.rejects.num_rows == 0
+    items = annotations.sets["howto100m"].to_pylist()
+    assert sorted(item["key"] for item in items) == [
+        "okay_h0_0000000000-0060000000-4ec79c4c4a55",
+        "okay_h0_0000000000-0060000000-8ccc0a6d5294",
+        "okay_h0_0000000000-0060000000-db19699e5667",
+        "other_h0_0000000000-0060000000",
+    ]
+    for split in ("train", "val"):
+        labels = companion(annotations, f"howto100m/{split}/labels.json", tmp_path)
+        assert {video.key: video.label for video in labels.videos} == {
+            item["key"]: item["label"] for item in items if item["split"] == split
+        }
 
 
 def test_a_label_without_a_name_is_malformed(tmp_path: Path) -> None:

@@ -101,10 +101,37 @@ def test_a_malformed_question_is_rejected_and_the_others_are_kept(
     assert annotations.sets["egomcq"].num_rows == 7, "the choices of a question that nobody is asked are no items"
 
 
-def test_the_first_of_two_questions_with_one_number_is_kept(tmp_path: Path) -> None:
-    text = f'{{"0": {json.dumps(question())}, "0": {json.dumps(question(7.0, 9.0))}}}'
-    annotations = read_benchmarks(egomcq=write(tmp_path / "egomcq.json", text))
-    assert only_reject(annotations)["reason"] == "duplicate identity" and annotations.sets["egomcq"].num_rows == 5
+def test_questions_with_one_number_are_all_kept_unless_they_are_equal(tmp_path: Path) -> None:
+    first, second = json.dumps(question()), json.dumps(question(7.0, 9.0))
+    asked = []
+    for pair in ((first, second), (second, first)):
+        text = f'{{"0": {pair[0]}, "0": {pair[1]}, "0": {pair[0]}, "1": {first}}}'
+        annotations = read_benchmarks(egomcq=write(tmp_path / "egomcq.json", text))
+        assert (only_reject(annotations)["reason"], only_reject(annotations)["status"]) == ("duplicate row", "filtered")
+        assert annotations.sets["egomcq"].num_rows == 7
+        made = companion(annotations, "egomcq/test/questions.json", tmp_path)
+        asked.append({q.id: len(q.choices) for q in made.questions})
+    assert asked[0] == asked[1] == {"0-eaa3c27f5397": 5, "0-1ebd98e06e8d": 2, "1": 5}
+
+
+@pytest.mark.parametrize("old", ['"answer": 0', '"0": {"video_uid"', '"clip_start": 0.5'])
+def test_a_question_with_a_field_twice_is_rejected(tmp_path: Path, old: str) -> None:
+    text = json.dumps({"0": question(), "1": question()})
+    twice = {'"answer": 0': '"answer": 1, "answer": 0', '"clip_start": 0.5': '"clip_start": 0.25, "clip_start": 0.5'}
+    new = twice.get(old, f'"0": {json.dumps(leaf(3.0))}, {old}')
+    annotations = read_benchmarks(egomcq=write(tmp_path / "egomcq.json", text.replace(old, new, 1)))
+    assert only_reject(annotations)["reason"] == "repeated field"
+    assert [r["id"] for r in annotations.companions["egomcq/test/questions.json"]["rejected"]] == ["0"]
+
+
+def test_the_text_of_a_clip_does_not_depend_on_the_order_of_questions(tmp_path: Path) -> None:
+    choices = [{"0": leaf(1, text=text), "1": leaf(5)} for text in ("#C C wipes", None, "#C C cuts")]
+    kept = []
+    for order in ((0, 1, 2), (2, 1, 0), (1, 0, 2)):
+        tree = {str(i): question(choices=choices[i]) for i in order}
+        annotations = read_benchmarks(egomcq=write(tmp_path / "egomcq.json", tree))
+        kept.append([item["text"] for item in annotations.sets["egomcq"].to_pylist()])
+    assert kept == [["#C C cuts", "#C C cuts"]] * 3
 
 
 @pytest.mark.parametrize(

@@ -283,7 +283,8 @@ def test_a_container_of_a_wrong_type_is_one_rejected_row(tmp_path: Path, content
     ("content", "message"),
     [
         (b"", "line 1 column 1: not valid JSON: expected '{', found the end"),
-        (b"[]", "expected '{'"),
+        (b"[]", "contains no video"),
+        (b"5", "expected '{'"),
         (b"{}", "contains no video"),
         (b'{"u": {"narration_pass_1": {"narrations": [{}', "line 1 column .*not valid JSON"),
         (b'{"u":\n {"status": 1}} x', "line 2 column 17: not valid JSON: text after the end"),
