@@ -31,11 +31,13 @@ _PATHS = f"{os.environ['PATH']}{os.pathsep}/usr/sbin{os.pathsep}/usr/local/sbin"
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
 KILL_WAIT_SECONDS = 10  # from a job's SIGTERM to its SIGKILL; SLURM's default is 30
 
+# The number of a job decides the port of its ranks: that of a cluster beside this one must be another.
 # cred_expire is also how long a requeued job waits before it starts anew (default: 120 s).
 _CONFIGURATION = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller_port}
+FirstJobId={first_job}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
@@ -173,6 +175,7 @@ def _write_configuration(folder: Path) -> None:
         folder=folder,
         kill_wait=KILL_WAIT_SECONDS,
         controller_port=controller_port,
+        first_job=100 * secrets.randbelow(119) + 1,
         port_1=port_1,
         port_2=port_2,
     )
