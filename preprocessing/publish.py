@@ -15,7 +15,7 @@ from preprocessing.annotations import Annotations
 from preprocessing.config import BuildConfig
 from preprocessing.errors import UsageError
 from preprocessing.provenance import merged_config, merged_provenance
-from preprocessing.selection import PublishedState, Selection
+from preprocessing.selection import PublishedState, Selection, is_published
 from preprocessing.video.chunks import Chunk
 from shards.dataset import Dataset
 from shards.files import write_json
@@ -92,12 +92,12 @@ def publish(
 
 
 def require_companions(root: Path, annotations: Annotations, published: PublishedState) -> None:
-    """Raise `UsageError` where a published companion file is missing and this build would not write it again."""
+    """Raise `UsageError` where a published companion is missing or altered and this build would not write it again."""
     for path in _companions(published):
-        if path not in annotations.companions and not (root / path).is_file():
+        if path not in annotations.companions and not is_published(published, root, path):
+            what = "is not the file that dataset.json lists" if (root / path).is_file() else "is missing"
             raise UsageError(
-                f"{root / path} is listed in dataset.json but missing: build {path.partition('/')[0]} again with its "
-                "own configuration to restore it"
+                f"{root / path} {what}: build {path.partition('/')[0]} again with its own configuration to restore it"
             )
 
 

@@ -18,7 +18,7 @@ from preprocessing.errors import UsageError
 from preprocessing.hierarchy import join
 from preprocessing.plan import ShardPlan, clip_items, plan_shards, summary_items
 from preprocessing.video.sources import subset
-from shards.dataset import MANIFEST, open_dataset, read_rows
+from shards.dataset import MANIFEST, hash_file, open_dataset, read_rows
 from shards.index import done_shards, splits_of
 from shards.schema import SetSpec, set_spec
 from shards.stats import shard_number, shard_paths
@@ -76,10 +76,15 @@ def read_published(root: Path) -> PublishedState:
 
 
 def is_up_to_date(annotations: Annotations, published: PublishedState, root: Path) -> bool:
-    """Return whether the published dataset was made from exactly these annotation files and is complete."""
+    """Return whether the published dataset was made from exactly these annotation files and is whole."""
     files = {Path(name).name: digest for name, digest in annotations.sources.items()}
     is_known = files.items() <= published.annotations.items()
-    return is_known and all(path in published.files and (root / path).exists() for path in annotations.companions)
+    return is_known and all(is_published(published, root, path) for path in annotations.companions)
+
+
+def is_published(published: PublishedState, root: Path, path: str) -> bool:
+    """Return whether a file below `root` is there, with the hash that `dataset.json` lists."""
+    return (root / path).is_file() and published.files.get(path) == hash_file(root / path)
 
 
 def select(

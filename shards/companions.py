@@ -7,6 +7,7 @@ report how many of the benchmark's items it covers.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
 
 from shards import files, schema, typed_json
+from shards.dataset import MANIFEST, hash_file
 from shards.keys import is_key
 from shards.schema import EPIC_NOUNS as EPIC_NOUNS
 from shards.schema import EPIC_VERBS as EPIC_VERBS
@@ -22,6 +24,7 @@ from shards.stats import ShardError, read_json_object
 
 VERSION = 1
 QuestionType = Literal["inter", "intra", "summary"]
+logger = logging.getLogger(__name__)
 
 
 class CompanionError(ShardError):
@@ -157,9 +160,9 @@ def read_companion(source: Source | Path | str, set_name: str, split: str, kind:
 def read_companion(source: Source | Path | str, set_name: str, split: str, kind: type[Any] | None = None) -> Companion:
     """Return the checked questions or labels of a benchmark's split.
 
-    `source` is an opened dataset, local or remote, or the local folder of one. `kind` is the class that the caller
-    expects. Raises `CompanionError` if there is no such file, if it is malformed or if it is not of this kind, and
-    `SourceError` if it cannot be fetched.
+    `source` is an opened dataset, local or remote, whose recorded hash the file must have; or the local folder of one,
+    which is not opened. `kind` is the class that the caller expects. Raises `CompanionError` if there is no such file,
+    if it was altered, is malformed or is not of this kind, and `SourceError` if it cannot be fetched.
 
         questions = read_companion(open_source(url, config), "egomcq", "test", Questions)
     """
@@ -167,7 +170,17 @@ def read_companion(source: Source | Path | str, set_name: str, split: str, kind:
     known = _KINDS[set_name]
     if kind is not None and not issubclass(known, kind):
         raise CompanionError(f"{name} holds {known.__name__}, not {kind.__name__}")
-    return _read(Path(source) / name if isinstance(source, (str, Path)) else source.file(name), known)
+    if isinstance(source, (str, Path)):
+        return _read(Path(source) / name, known)
+    path = source.file(name)
+    altered = _altered(path, name, source.dataset.files.get(name)) if path.is_file() else ""
+    try:
+        companion = _read(path, known)
+    except CompanionError as error:
+        raise CompanionError(f"{error}; {altered}" if altered else str(error)) from None
+    if altered:
+        raise CompanionError(f"{path}: {altered}")
+    return companion
 
 
 def read_questions(path: Path | str) -> Questions:
@@ -204,6 +217,20 @@ def _read(path: Path, kind: type[C]) -> C:
     except ShardError as error:
         raise CompanionError(f"{error}; preprocessing/build_shards.py writes it") from None
     return _parse(value, kind, str(path))
+
+
+def _altered(path: Path, name: str, sha256: str | None) -> str:
+    """Return how a file differs from the one that `dataset.json` lists; empty where it does not, or none is listed."""
+    if sha256 is None:
+        logger.warning("%s is used unchecked: %s lists no hash of it; rebuild the dataset to add it", name, MANIFEST)
+        return ""
+    found = hash_file(path)
+    if found == sha256:
+        return ""
+    return (
+        f"altered since {MANIFEST} was written: its sha256 is {found}, not {sha256}; "
+        f"rerun the build of {name.partition('/')[0]}, which restores it, or copy the dataset again"
+    )
 
 
 def _parse(value: Mapping[str, Any], kind: type[C], where: str) -> C:

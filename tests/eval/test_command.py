@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -11,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from eval import egomcq
+from eval import charades_ego, egomcq
 from tests.eval.checkpoints import READING
 from tests.eval.conftest import Run
 from tests.paths import REPOSITORY
+from tests.shards.manifests import sign_anew
 
 
 def test_a_checkpoint_whose_weights_do_not_fit_its_configuration_is_refused(
@@ -59,3 +61,24 @@ def test_an_interrupted_evaluation_has_its_own_exit_code(embedded: Path, checkpo
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
     process.stdout.close()
+
+
+@pytest.mark.parametrize("split", ["egomcq/test/questions.json", "charades_ego/test/labels.json"])
+def test_questions_and_labels_that_are_not_the_published_ones_are_refused(
+    run: Run, own_shards: Path, split: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The answer of a question moved, or a label dropped: valid, and no longer the benchmark."""
+    benchmark = egomcq.BENCHMARK if split.startswith("egomcq") else charades_ego.BENCHMARK
+    path = own_shards / split
+    tree = json.loads(path.read_bytes())
+    if "questions" in tree:
+        tree["questions"][0]["answer"] = (tree["questions"][0]["answer"] + 1) % 2
+    else:
+        tree["videos"][0]["actions"] = []
+    path.write_text(json.dumps(tree))
+    done = run(benchmark, shards=own_shards)
+    assert done.code == 2 and not done.out.exists()
+    errors = " ".join(capfd.readouterr().err.split())
+    assert f"{path}: altered since dataset.json was written" in errors and "Traceback" not in errors
+    sign_anew(own_shards)
+    assert run(benchmark, "max_missing_fraction=1", shards=own_shards).code == 0

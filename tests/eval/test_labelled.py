@@ -9,6 +9,7 @@ import pytest
 
 from eval import charades_ego
 from tests.eval.conftest import Run
+from tests.shards.manifests import sign_anew
 
 
 def test_videos_that_are_not_packed_are_missing(run: Run, own_shards: Path) -> None:
@@ -16,6 +17,7 @@ def test_videos_that_are_not_packed_are_missing(run: Run, own_shards: Path) -> N
     labels = json.loads(path.read_bytes())
     absent = {**labels["videos"][0], "key": "nobody_a0_whole"}
     path.write_text(json.dumps({**labels, "videos": [absent, *labels["videos"]]}))
+    sign_anew(own_shards)
     done = run(charades_ego.BENCHMARK, "max_missing_fraction=0.5", shards=own_shards)
     assert done.code == 0
     result = done.result()
@@ -29,6 +31,7 @@ def test_if_no_video_is_embedded_the_benchmark_fails_with_the_first_reason(
     path = own_shards / "charades_ego" / "test" / "labels.json"
     labels = json.loads(path.read_bytes())
     path.write_text(json.dumps({**labels, "videos": [{**labels["videos"][0], "key": "nobody_a0_whole"}]}))
+    sign_anew(own_shards)
     done = run(charades_ego.BENCHMARK, shards=own_shards)
     assert done.code == 1 and not done.out.exists()
     errors = " ".join(capsys.readouterr().err.split())

@@ -11,6 +11,7 @@ import pytest
 
 from shards import companions, schema
 from shards.config import SourceConfig
+from shards.dataset import hash_json
 from shards.sources import SourceError, open_source
 from tests.shards.benchmark_samples import ABSENT, companion, key, make_benchmarks
 from tests.shards.servers import faulty_server
@@ -46,6 +47,51 @@ def test_each_set_has_its_own_type(tmp_path: Path) -> None:
     assert [
         video.label for video in companions.read_companion(tmp_path, "howto100m", "val", companions.HowToLabels).videos
     ] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("set_name", "split"), SPLITS)
+def test_a_companion_that_is_not_the_published_one_is_refused(tmp_path: Path, set_name: str, split: str) -> None:
+    root = make_benchmarks(tmp_path / "dataset").root
+    name = companions.companion_path(set_name, split)
+    published = (root / name).read_bytes()
+    source = open_source(root, SourceConfig())
+    for altered in (published + b"\n", published[:-1], b"{}", published.replace(b" ", b"", 1), b"\0" + published[1:]):
+        (root / name).write_bytes(altered)
+        with pytest.raises(companions.CompanionError, match=r"altered since dataset\.json was written: its sha256 is"):
+            companions.read_companion(source, set_name, split)
+    (root / name).write_bytes(published)
+    assert companions.read_companion(source, set_name, split) == companion(set_name, split)
+    (root / name).unlink()
+    with pytest.raises(companions.CompanionError, match="no such file"):
+        companions.read_companion(source, set_name, split)
+
+
+def test_a_dataset_that_lists_no_hash_of_a_companion_is_used_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = make_benchmarks(tmp_path / "dataset").root
+    manifest = json.loads((root / "dataset.json").read_bytes())
+    manifest["files"] = {name: hash_ for name, hash_ in manifest["files"].items() if not name.startswith("egomcq/")}
+    del manifest["sha256"]
+    (root / "dataset.json").write_text(json.dumps({**manifest, "sha256": hash_json(manifest)}))
+    found = companions.read_companion(open_source(root, SourceConfig()), "egomcq", "test")
+    assert found == companion("egomcq", "test")
+    assert "egomcq/test/questions.json is used unchecked: dataset.json lists no hash of it" in caplog.text
+
+
+def test_a_fetched_companion_that_was_altered_in_the_cache_is_fetched_again(tmp_path: Path) -> None:
+    root = make_benchmarks(tmp_path / "dataset").root
+    with faulty_server(root) as server:
+        config = SourceConfig(cache=tmp_path / "cache", first_wait_seconds=0.0)
+        labels = companions.read_companion(open_source(server.url, config), "epic_mir", "test")
+        (copy,) = (tmp_path / "cache").rglob("epic_mir/test/labels.json")
+        copy.write_bytes(copy.read_bytes().replace(b"open", b"shut") + b" ")
+        assert companions.read_companion(open_source(server.url, config), "epic_mir", "test") == labels
+        assert server.requests["/epic_mir/test/labels.json"] == 2
+        (root / "epic_mir" / "test" / "labels.json").write_bytes(copy.read_bytes() + b" ")
+        copy.unlink()
+        with pytest.raises(SourceError, match=r"epic_mir/test/labels\.json"):  # the server's own copy was altered
+            companions.read_companion(open_source(server.url, config), "epic_mir", "test")
 
 
 def test_companions_of_a_dataset_behind_a_url_are_fetched_and_checked(tmp_path: Path) -> None:

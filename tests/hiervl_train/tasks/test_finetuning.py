@@ -44,6 +44,7 @@ from tests.eval.small import save_small_checkpoint
 from tests.hiervl_train.runs import ended, finished, losses, start
 from tests.hiervl_train.tasks.configs import FOLDER, TASKS, config_of
 from tests.hiervl_train.tiny import GOLDEN, needs_golden
+from tests.shards.manifests import sign_anew
 
 pytestmark = pytest.mark.medium
 
@@ -349,6 +350,7 @@ def test_samples_without_a_label_are_named(
     )
     write_companion(own / "epic_mir" / "train" / "labels.json", replace(epic, videos=epic.videos[1:]))
     write_companion(own / "howto100m" / "train" / "labels.json", replace(howto, videos=howto.videos[1:]))
+    sign_anew(own)
     for task, key in (("epic_mir", epic.videos[0].key), ("howto100m_full", howto.videos[0].key)):
         message = error_of(task, checkpoint, own, tmp_path / task, capsys)
         assert f"no label for {key}" in message
