@@ -196,11 +196,16 @@ def test_a_second_run_has_nothing_to_do(
     assert files_of(tmp_path / "o" / "shards") == before
 
 
-def test_missing_questions_are_restored_by_building_their_set(
-    world: BenchmarkWorld, built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("how", ["missing", "altered"])
+def test_missing_or_altered_questions_are_restored_by_building_their_set(
+    world: BenchmarkWorld, built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
 ) -> None:
     shutil.copytree(built, tmp_path / "o", copy_function=shutil.copy2)
-    (tmp_path / "o" / "shards" / "egomcq" / "test" / "questions.json").unlink()
+    questions = tmp_path / "o" / "shards" / "egomcq" / "test" / "questions.json"
+    if how == "missing":
+        questions.unlink()
+    else:
+        questions.write_bytes(questions.read_bytes() + b"\n")
     assert world.build(tmp_path / "o", ["summarymcq"]) == 2
     assert "build egomcq again" in capsys.readouterr().err
     assert world.build(tmp_path / "o", ["egomcq"]) == 0
