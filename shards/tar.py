@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import tarfile
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import IO
 
 from shards import schema
 from shards.keys import is_key
+from shards.stats import open_regular
 
 BLOCK, RECORD = tarfile.BLOCKSIZE, tarfile.RECORDSIZE  # bytes
 _OWNER = b"0000644\0" + b"0000000\0" * 2  # mode, uid, gid: fixed for reproducible bytes
@@ -21,6 +23,7 @@ _SUM_OF_REST = sum(_REST)
 _MAX_SIZE = 8**11 - 1  # bytes, the limit of USTAR's size field
 _SIZE = re.compile(rb"[0-7]{11}\0")
 _CHUNK = 1 << 20  # bytes read at a time
+_MAX_REST = 16 << 30  # bytes that are hashed after an error
 
 MAX_MEMBER = {"jpg": 64 << 20, "json": 8 << 20, "mp4": 1 << 30, "txt": 1 << 20}
 """Limits in bytes of what is read into memory: far above any sample, far below a machine's memory."""
@@ -67,27 +70,32 @@ def end(position: int) -> bytes:
 class TarReader:
     """Iterates once over the members of a tar while hashing the file; holds one member in memory, extracts nothing.
 
-    After the iteration, even if a `TarError` ended it, `sha256` is the hash of the whole file.
+    After the iteration, even if a `TarError` ended it, `sha256` is the hash of the whole file. It is None if that was
+    not worth reading: after an error without `hash_rest`, and with a member above `MAX_MEMBER`, which is skipped.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, *, hash_rest: bool = True) -> None:
+        self._path, self._hash_rest = path, hash_rest
         self._digest = hashlib.sha256()
         self._position = 0
+        self._is_complete = True
 
     @property
-    def sha256(self) -> str:
-        """The hex digest of the bytes read so far."""
-        return self._digest.hexdigest()
+    def sha256(self) -> str | None:
+        """The hex digest of the bytes read so far; None if some were skipped."""
+        return self._digest.hexdigest() if self._is_complete else None
 
     def __iter__(self) -> Iterator[Member]:
         """Yield the members in order; raise `TarError` if the tar is truncated, malformed or has an invalid name."""
-        with self._path.open("rb") as handle:
+        with open_regular(self._path) as handle:
             try:
                 yield from self._members(handle)
-            finally:
-                while self._read(handle, _CHUNK):
+            except TarError:
+                rest = os.fstat(handle.fileno()).st_size - self._position
+                self._is_complete &= self._hash_rest and rest <= _MAX_REST
+                while self._is_complete and self._read(handle, _CHUNK):
                     pass
+                raise
 
     def _members(self, handle: IO[bytes]) -> Iterator[Member]:
         while True:
@@ -123,8 +131,10 @@ class TarReader:
         return data
 
     def _skip(self, handle: IO[bytes], size: int, what: str) -> None:
-        while size:
-            size -= len(self._exactly(handle, min(size, _CHUNK), what))
+        self._is_complete = False
+        self._position = handle.seek(size, os.SEEK_CUR)
+        if self._position > os.fstat(handle.fileno()).st_size:
+            raise TarError(f"byte {self._position}: the file ends within {what}")
 
 
 def _parse(block: bytes, at: int) -> tuple[str, str, int]:

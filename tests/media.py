@@ -52,15 +52,16 @@ def make_mp4(
     codec: str = "libx264",
     gap: bool = False,
     headless: bool = False,
+    fps: int = 10,
 ) -> bytes:
-    """Return an mp4 at 10 frames/s whose first frame is a key frame; see the parameters for ways to break it.
+    """Return an mp4 at `fps` frames/s whose first frame is a key frame; see the parameters for ways to break it.
 
     `gap` skips a frame time after the fourth frame, `headless` drops the first packet.
     """
     sink = io.BytesIO()
     with av.open(sink, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         options = {"g": "4", "bf": "0", "threads": "1", "tune": "zerolatency"} if codec == "libx264" else {}
-        stream = container.add_stream(codec, rate=10, options=options)
+        stream = container.add_stream(codec, rate=fps, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
         sound = container.add_stream("aac", rate=16000) if audio else None
         ramp = np.linspace(0, 200, width, dtype=np.uint8)
@@ -68,7 +69,7 @@ def make_mp4(
             pixels = np.tile(ramp[None, :, None], (height, 1, 3))
             pixels[:, (index * 5 + seed) % width] = 255
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=pix_fmt)
-            frame.pts, frame.time_base = index + (gap and index > 3), Fraction(1, 10)
+            frame.pts, frame.time_base = index + (gap and index > 3), Fraction(1, fps)
             packets = stream.encode(frame)
             container.mux(packets[headless and index == 0 :])
         container.mux(stream.encode(None))
@@ -86,4 +87,15 @@ def make_jpg(seed: int = 0, width: int = 64, height: int = 48) -> bytes:
     sink = io.BytesIO()
     colour = tuple(60 + (seed * part) % 160 for part in (37, 71, 113))
     Image.new("RGB", (width, height), colour).save(sink, "JPEG", quality=85)
+    return sink.getvalue()
+
+
+@lru_cache(maxsize=512)
+def key_frame_jpg(mp4: bytes, middle: float) -> bytes:
+    """Return the key frame of an mp4 that is nearest to frame `middle` as a JPEG, as the build stores it."""
+    with av.open(io.BytesIO(mp4)) as container:
+        frames = {number: frame for number, frame in enumerate(container.decode(video=0)) if frame.key_frame}
+        nearest = frames[min(frames, key=lambda number: abs(number - middle))]
+        sink = io.BytesIO()
+        nearest.to_image().save(sink, "JPEG", quality=85)
     return sink.getvalue()

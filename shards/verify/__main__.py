@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,6 +16,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from configs.cli import Command, ExitCode, Request
 from shards.summary import human_bytes
+from shards.verify.findings import printable
 from shards.verify.run import Report, verify
 from shards.verify.shard import ShardReport
 
@@ -44,7 +44,7 @@ def _verify(root: Path, *, workers: int, json_file: Path | None) -> int:
     console = Console(stderr=True)
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TextColumn("left"), TimeRemainingColumn())
     with Progress(TextColumn("{task.description}"), *columns, console=console, transient=True) as progress:
-        total = sum(path.stat().st_size for path in root.glob("*/*/*.tar"))
+        total = sum(path.stat().st_size for path in root.glob("*/*/*.tar") if path.is_file())
         task = progress.add_task("verifying", total=total)
         done = [0, 0]  # samples, problems
 
@@ -64,20 +64,15 @@ def _verify(root: Path, *, workers: int, json_file: Path | None) -> int:
 def _print(report: Report, console: Console) -> None:
     for finding in report.findings:
         where = finding.file + (f" [{finding.key}]" if finding.key else "")
-        console.print(
-            f"[bold red]✗[/] [bold]{escape(_line(where))}[/]: {escape(_line(finding.problem))}", soft_wrap=True
-        )
+        console.print(f"[bold red]✗[/] [bold]{escape(where)}[/]: {escape(finding.problem)}", soft_wrap=True)
         console.print(f"  [dim]{escape(finding.remedy)}[/]", soft_wrap=True)
+    for note in report.notes:
+        console.print(f"[dim]note: {escape(printable(note))}[/]", soft_wrap=True)
     rate = report.bytes / max(report.seconds, 1e-9)
     work = f"{report.samples:,} samples in {report.shards:,} shards, {report.frames:,} frames decoded"
     speed = f"{human_bytes(report.bytes)} in {report.seconds:.1f} s ({human_bytes(rate)}/s)"
     verdict = f"[bold red]{len(report.findings)} problems[/]" if report.findings else "[bold green]sound[/]"
     console.print(f"{verdict}: {work}, {speed}", soft_wrap=True, highlight=False)
-
-
-def _line(text: str) -> str:
-    """Return text as one line without control characters, since it may quote an untrusted file."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]", "�", text.replace("\n", " "))
 
 
 if __name__ == "__main__":

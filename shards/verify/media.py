@@ -4,55 +4,92 @@ from __future__ import annotations
 
 import io
 import itertools
+import struct
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 
 import av
 import av.logging
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from shards.mp4 import Mp4Error, read_packets
 from shards.schema import MediaRecord
 
 MAX_PIXELS = 1 << 26  # per frame; larger frames are not decoded
+MAX_WORK = 1 << 38  # pixels of all frames of a sample: a quarter of an hour of decoding
 _RATE_TOLERANCE = Fraction(1, 10**6)  # relative, since the record's fps is a float
+_THUMBNAIL = 16  # pixels of the sides to which image and video are reduced before they are compared
+_MAX_DIFFERENCE = 12.0  # of 255, of a pixel of the thumbnails; JPEG and rounding give less than 4
 
 
 def jpg_problems(jpg: bytes, record: MediaRecord) -> Iterator[str]:
-    """Yield problems of a sample's JPEG: damage, or a size other than the record's."""
+    """Yield problems of a sample's JPEG: damage, or a size or kind other than the record's and the build's."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            # JPEG only, so that no file in a tar can reach another of Pillow's decoders.
-            with Image.open(io.BytesIO(jpg), formats=["JPEG"]) as image:
-                if image.size != (record.width, record.height):
-                    yield f"the image is {_size(*image.size)}; in the record {_size(record.width, record.height)}"
-                if image.width * image.height > MAX_PIXELS:
-                    yield f"the image has {image.width * image.height} pixels, too many to decode"
-                    return
-                image.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombWarning) as error:
+        with _open_jpg(jpg) as image:
+            if image.size != (record.width, record.height):
+                yield f"the image is {_size(*image.size)}; in the record {_size(record.width, record.height)}"
+                return
+            if image.width * image.height > MAX_PIXELS:
+                yield f"the image has {image.width * image.height} pixels, too many to decode"
+                return
+            if image.mode != "RGB" or image.info.get("progressive") or image.info.get("progression"):
+                yield f"the image is a {image.mode} JPEG, perhaps progressive; expected a baseline JPEG in colour"
+                return
+            image.load()
+    except _IMAGE_ERRORS as error:
         yield f"the image cannot be decoded: {error}"
 
 
-def mp4_problems(mp4: bytes, record: MediaRecord) -> Iterator[str]:
-    """Yield problems of a sample's video: streams, format, frame size, rate, first key frame, number of frames."""
+_IMAGE_ERRORS = (
+    UnidentifiedImageError,
+    OSError,
+    SyntaxError,
+    ValueError,
+    struct.error,
+    Image.DecompressionBombWarning,
+    Image.DecompressionBombError,
+)
+
+
+@contextmanager
+def _open_jpg(jpg: bytes) -> Iterator[Image.Image]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        # JPEG only, so that no file in a tar can reach another of Pillow's decoders.
+        with Image.open(io.BytesIO(jpg), formats=["JPEG"]) as image:
+            yield image
+
+
+def mp4_problems(mp4: bytes, record: MediaRecord, jpg: bytes | None = None) -> Iterator[str]:
+    """Yield problems of a sample's video: structure, format, frame size, rate, key frames, number of frames.
+
+    With the sample's `jpg`, also whether that shows the video's key frame nearest the middle of the clip.
+    """
     av.logging.set_level(None)  # problems are reported here with the sample's key; libav's messages have none
     try:
-        with av.open(io.BytesIO(mp4), "r", format="mp4") as container:
+        table = read_packets(mp4)
+        if len(table.frame_P) != record.num_frames:
+            yield f"the packet table has {len(table.frame_P)} frames; in the record {record.num_frames}"
+    except Mp4Error as error:
+        yield f"the loader cannot read it: {error}"
+    try:
+        with av.open(io.BytesIO(mp4), "r", format="mp4", metadata_errors="replace") as container:
             streams = container.streams
             if [stream.type for stream in streams] != ["video"]:
                 types = ", ".join(stream.type for stream in streams) or "none"
                 yield f"the streams are {types}; expected a single video stream"
             if not streams.video:
                 return
-            yield from _video_problems(container, streams.video[0], record)
-    except (av.FFmpegError, EOFError, ValueError) as error:
+            yield from _video_problems(container, streams.video[0], record, jpg)
+    except (av.FFmpegError, EOFError, ValueError, OverflowError, MemoryError) as error:
         yield f"the video cannot be decoded: {error}"
 
 
 def _video_problems(
-    container: av.container.InputContainer, stream: av.VideoStream, record: MediaRecord
+    container: av.container.InputContainer, stream: av.VideoStream, record: MediaRecord, jpg: bytes | None
 ) -> Iterator[str]:
     context = stream.codec_context
     if context.name != "h264" or context.pix_fmt != "yuv420p":
@@ -62,18 +99,25 @@ def _video_problems(
     if (context.width, context.height) != (record.width, record.height):
         expected = _size(record.width, record.height)
         yield f"the video is {_size(context.width, context.height)}; in the record {expected}"
+    pixels = max(record.width * record.height, context.width * context.height)
+    if pixels > MAX_PIXELS or pixels * record.num_frames > MAX_WORK:
+        yield f"not decoded: {record.num_frames} frames of {pixels} pixels are too many"
+        return
     context.thread_count = 1
-    context.options = {"err_detect": "explode", "max_pixels": str(MAX_PIXELS)}
+    context.options = {"err_detect": "explode", "max_pixels": str(2 * pixels + (1 << 16))}
     packets = container.demux(stream)
     first = next(packets, None)
     if first is None or not first.is_keyframe:
         yield "the first packet is not a key frame"
-    count, sizes, times = 0, set(), []
+    middle = record.first_frame + (record.clip_frames - 1) / 2
+    count, sizes, times, nearest = 0, set(), [], None
     for frame in (frame for packet in itertools.chain([first] if first else [], packets) for frame in packet.decode()):
         if count == 0 and not frame.key_frame:
             yield "the first decoded frame is not a key frame"
         if frame.is_corrupt:
             yield f"frame {count} is corrupt"
+        if frame.key_frame and (nearest is None or abs(count - middle) < abs(nearest[0] - middle)):
+            nearest = count, frame
         sizes.add((frame.width, frame.height))
         times.append(frame.pts)
         count += 1
@@ -82,9 +126,32 @@ def _video_problems(
     if count != record.num_frames:
         more = "more than " if count > record.num_frames else ""
         yield f"the video has {more}{min(count, record.num_frames)} frames; in the record {record.num_frames}"
-    if len(sizes) > 1:
-        yield f"the frame size changes within the video: {', '.join(_size(*size) for size in sorted(sizes))}"
+    if len(sizes) > 1 or sizes - {(record.width, record.height)}:
+        yield f"decoded frames are {', '.join(_size(*size) for size in sorted(sizes))}"
+    if times and times[0] not in (0, None):
+        yield f"the first frame is shown at {times[0]} / {1 / stream.time_base if stream.time_base else 0} s, not at 0"
     yield from _rate_problems(times, stream.time_base, record)
+    if nearest is not None and jpg is not None:
+        yield from _image_problems(nearest[0], nearest[1], jpg)
+
+
+def _image_problems(number: int, frame: av.VideoFrame, jpg: bytes) -> Iterator[str]:
+    """Yield a difference between the JPEG and the stored key frame that it should show."""
+    try:
+        with _open_jpg(jpg) as image:
+            if image.size != (frame.width, frame.height):
+                return  # reported by jpg_problems
+            shown_HWC = _thumbnail(image)
+    except _IMAGE_ERRORS:
+        return  # reported by jpg_problems
+    stored_HWC = _thumbnail(Image.fromarray(frame.to_ndarray(format="rgb24")))
+    if (difference := float(np.abs(shown_HWC - stored_HWC).max())) > _MAX_DIFFERENCE:
+        yield f"the jpg does not show frame {number}, the key frame nearest the middle: they differ by {difference:.0f}"
+
+
+def _thumbnail(image: Image.Image) -> np.ndarray:
+    reduced = image.convert("RGB").resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
+    return np.asarray(reduced, np.float32)
 
 
 def _rate_problems(times: list[int | None], time_base: Fraction | None, record: MediaRecord) -> Iterator[str]:

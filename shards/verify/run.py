@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from shards.dataset import DENYLIST, MANIFEST
 from shards.stats import shard_paths
-from shards.verify import dataset as checks
-from shards.verify.shard import RESTORE, Finding, ShardJob, ShardReport, check_shard
+from shards.verify import dataset as files
+from shards.verify import tables
+from shards.verify.findings import FINISH, RESTORE, Finding, guarded
+from shards.verify.manifest import read_manifest as read
+from shards.verify.records import Build
+from shards.verify.shard import ShardJob, ShardReport, check_shard
 
 Check = Callable[[ShardJob], ShardReport]
 
@@ -22,6 +28,7 @@ class Report:
     """The result of verifying a dataset, which is sound if there are no findings."""
 
     findings: tuple[Finding, ...]  # sorted by file
+    notes: tuple[str, ...]  # what does not belong to the dataset, but does no harm
     shards: int
     samples: int
     frames: int  # decoded
@@ -38,25 +45,48 @@ def verify(
     report of each shard when it is done.
     """
     begin = time.monotonic()
-    manifest, findings = checks.read_manifest(root)
-    shards, file_findings = checks.find_shards(root, manifest.get("files", {}))
-    findings += file_findings
-    jobs = _jobs(root, shards)
+    root = Path(root)
+    manifest: dict[str, Any] = {}
+    contents = files.Contents()
+
+    def read_manifest() -> list[Finding]:
+        value, found = read(root)
+        manifest.update(value)
+        return found
+
+    def find() -> list[Finding]:
+        found = files.find_shards(root, manifest.get("files", {}))
+        contents.shards, contents.notes = found.shards, found.notes
+        return found.findings
+
+    findings = guarded(MANIFEST, read_manifest, root=root, remedy=FINISH)
+    findings += guarded("", find, root=root)
+    jobs = _jobs(root, contents.shards, Build.of(manifest))
     reports = []
     for report in _run(jobs, workers, check):
         reports.append(report)
         if on_shard is not None:
             on_shard(report)
-    reports.sort(key=lambda report: jobs.index(report.job))
+    place = {job: number for number, job in enumerate(jobs)}
+    reports.sort(key=lambda report: place[report.job])
     findings += [finding for report in reports for finding in report.findings]
-    findings += checks.index_findings(root, manifest, shards)
-    findings += checks.file_findings(root, manifest)
-    findings += checks.companion_findings(root, manifest, shards)
-    findings += checks.key_findings(reports)
-    findings += checks.ledger_findings(root, reports)
-    findings += checks.spans_findings(root)
+    ledger = tables.Ledger(root, reports)
+    videos = (uid for report in reports for uid in report.videos)
+    checks: tuple[tuple[str, Callable[[], Iterable[Finding]]], ...] = (
+        (MANIFEST, lambda: files.index_findings(root, manifest, contents.shards)),
+        (MANIFEST, lambda: files.file_findings(root, manifest)),
+        (MANIFEST, lambda: tables.key_findings(reports)),
+        ("ledger.parquet", lambda: ledger.findings(manifest)),
+        ("spans.parquet", lambda: tables.spans_findings(root, reports, ledger)),
+        ("summaries", lambda: tables.narration_findings(reports, ledger)),
+        (MANIFEST, lambda: tables.companion_findings(root, manifest, reports, ledger)),
+        (DENYLIST, lambda: files.denylist_findings(root, videos)),
+    )
+    for name, run in checks:
+        findings += guarded(name, run, root=root, remedy=FINISH)
     return Report(
-        findings=tuple(sorted(findings, key=lambda finding: finding.file)),
+        findings=tuple(sorted(dict.fromkeys(findings), key=lambda finding: finding.file)),
+        notes=tuple(contents.notes),
         shards=len(jobs),
         samples=sum(len(report.keys) for report in reports),
         frames=sum(report.frames for report in reports),
@@ -65,12 +95,12 @@ def verify(
     )
 
 
-def _jobs(root: Path, shards: Sequence[tuple[str, str, int]]) -> list[ShardJob]:
+def _jobs(root: Path, shards: Sequence[tuple[str, str, int]], build: Build) -> list[ShardJob]:
     jobs = []
     for set_name, split, number in shards:
         tar, _, _ = shard_paths(root, set_name, split, number)
         size = tar.stat().st_size if tar.is_file() else 0
-        jobs.append(ShardJob(root=root, set_name=set_name, split=split, number=number, bytes=size))
+        jobs.append(ShardJob(root=root, set_name=set_name, split=split, number=number, bytes=size, build=build))
     return jobs
 
 

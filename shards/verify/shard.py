@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import math
+import hashlib
 import reprlib
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from shards import schema, tar
-from shards.dataset import hash_file, row_schema
-from shards.keys import is_key
-from shards.stats import ShardError, ShardStats, shard_paths
+from shards.dataset import hash_file, read_bounded, row_schema
+from shards.stats import ShardError, ShardStats, parse_json, shard_paths
+from shards.verify.findings import REBUILD, RESTORE, Finding, each, guarded, without_root
 from shards.verify.media import jpg_problems, mp4_problems
+from shards.verify.records import Build, record_problems
 
-MAX_FINDINGS = 40  # per shard
 MAX_ROWS_BYTES = 1 << 30  # of a shard's parquet, on disk and uncompressed
-REBUILD = "delete the shard's three files and rerun the build, which reproduces the shard"
-RESTORE = "download the file again from where it was published, or " + REBUILD
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One problem of a dataset."""
-
-    file: str  # relative to the dataset's root
-    key: str = ""  # of the sample, or of the ledger's or span's row, if it concerns a single one
-    problem: str
-    remedy: str
+_MAX_TAR = 1 << 40  # bytes; a larger file is not read, since it would take hours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,29 +34,83 @@ class ShardJob:
     split: str
     number: int
     bytes: int  # of the tar, for the progress bar
+    build: Build = field(default_factory=Build)
 
 
 @dataclass(kw_only=True)
 class ShardReport:
-    """The result of checking one shard."""
+    """The result of checking one shard, and what the checks of the whole dataset need of its samples.
+
+    Shapes in names: S samples of the tar in order, N narrations of its summaries. They are arrays because there are
+    millions of them.
+    """
 
     job: ShardJob
     findings: list[Finding] = field(default_factory=list)
-    keys: list[str] = field(default_factory=list)  # of the samples in the tar, in order
+    keys: list[str] = field(default_factory=list)  # S
+    videos: list[str | None] = field(default_factory=list)  # S; None where the record is invalid
+    extents_S3: np.ndarray = field(
+        default_factory=lambda: np.zeros((0, 3))
+    )  # start, end and frame of what is stored, s
+    digests_S: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))  # what narrations repeat; 0: none
+    narrations: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))  # N keys
+    narration_rows_N: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # the samples they are in
+    narration_digests_N: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
     frames: int = 0  # stored, of all samples with a valid record
+
+    @property
+    def tar(self) -> str:
+        """The path of the tar below the root."""
+        return f"{self.job.set_name}/{self.job.split}/{self.job.number:05d}.tar"
+
+
+class _Facts:
+    """Collects what a report keeps of the samples."""
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+        self.is_filled: list[bool] = []  # of each valid record: whether it has no empty list
+        self._videos: list[str | None] = []
+        self._extents: list[tuple[float, float, float]] = []
+        self._digests: list[int] = []
+        self._narrations: list[tuple[int, str, int]] = []
+
+    def add(self, key: str, record: schema.MediaRecord | None) -> None:
+        if isinstance(record, schema.SummaryRecord):
+            row = len(self.keys)
+            self._narrations += [(row, part.key, _digest(record.video_uid, part)) for part in record.narrations]
+        self.keys.append(key)
+        self._videos.append(None if record is None else sys.intern(record.video_uid))
+        self._extents.append(_extent(record))
+        self._digests.append(_digest(record.video_uid, record) if isinstance(record, schema.ClipRecord) else 0)
+        if record is not None:
+            self.is_filled.append(schema.list_depths_filled(schema.to_json(record)))
+
+    def move_to(self, report: ShardReport) -> None:
+        report.keys, report.videos = self.keys, self._videos
+        report.extents_S3 = np.array(self._extents, np.float64).reshape(-1, 3)
+        report.digests_S = np.array(self._digests, np.uint64)
+        report.narration_rows_N = np.array([row for row, _, _ in self._narrations], np.int64)
+        report.narrations = pa.array([key for _, key, _ in self._narrations], pa.string())
+        report.narration_digests_N = np.array([digest for _, _, digest in self._narrations], np.uint64)
+
+
+def _extent(record: schema.MediaRecord | None) -> tuple[float, float, float]:
+    if record is None:
+        return 0.0, 0.0, 0.0
+    return record.media_start, record.media_start + record.num_frames / record.fps, 1 / record.fps
+
+
+def _digest(video_uid: str, narration: schema.ClipRecord | schema.Narration) -> int:
+    """Return a number, not 0, for what a summary's narration has in common with its clip."""
+    parts = (video_uid, narration.text, narration.clip_start, narration.tag_verb, narration.tag_noun)
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") or 1
 
 
 def check_shard(job: ShardJob) -> ShardReport:
     """Check a shard that has a stats file; its report has at most `MAX_FINDINGS` problems and a note of more."""
     report = ShardReport(job=job)
-    report.findings += islice(_findings(job, report), MAX_FINDINGS + 1)
-    if len(report.findings) > MAX_FINDINGS:
-        last = report.findings[MAX_FINDINGS]
-        report.findings[MAX_FINDINGS:] = [
-            Finding(
-                file=last.file, problem=f"more than {MAX_FINDINGS} problems; the others are omitted", remedy=REBUILD
-            )
-        ]
+    report.findings += guarded(report.tar, lambda: _findings(job, report), root=job.root)
     return report
 
 
@@ -76,7 +119,7 @@ def _findings(job: ShardJob, report: ShardReport) -> Iterator[Finding]:
     try:
         stats = ShardStats.read(stats_path)
     except (ShardError, OSError) as error:
-        yield Finding(file=_name(job, stats_path), problem=_without_root(error, job), remedy=RESTORE)
+        yield Finding(file=_name(job, stats_path), problem=without_root(error, job.root), remedy=RESTORE)
         return
     if stats.shard != _name(job, tar_path):
         yield Finding(file=_name(job, stats_path), problem=f"it describes the shard {stats.shard}", remedy=RESTORE)
@@ -97,39 +140,40 @@ def _tar_findings(
     name = _name(job, path)
     if (size := path.stat().st_size) != stats.bytes:
         yield Finding(file=name, problem=f"{size} bytes; its stats file lists {stats.bytes}", remedy=RESTORE)
-    reader = tar.TarReader(path)
+    if size > _MAX_TAR:
+        yield Finding(file=name, problem=f"{size} bytes are too many for a shard; not read", remedy=RESTORE)
+        return
+    reader = tar.TarReader(path, hash_rest=size == stats.bytes)
     member_bytes = dict.fromkeys(schema.MEMBERS, 0)
-    seen: set[str] = set()
-    filled: list[bool] = []
+    facts = _Facts()
     try:
         for members in _samples(reader):
             key = members[0].key
-            if key in seen:
-                yield Finding(file=name, key=key, problem="the key or its members are repeated", remedy=RESTORE)
-            seen.add(key)
             for member in members:
                 member_bytes[member.ext] += member.size
-            record, problems = _check_sample(job.set_name, members)
-            for problem in problems:
-                yield Finding(file=name, key=key, problem=problem, remedy=RESTORE)
-            report.keys.append(key)
+            record, problems = _check_sample(job, members)
+            yield from each(name, problems, RESTORE, key=key)
+            facts.add(key, record)
             rows.append(_row(job.set_name, members, record))
-            if record is not None:
-                report.frames += record.num_frames
-                filled.append(schema.list_depths_filled(schema.to_json(record)))
+            report.frames += 0 if record is None else record.num_frames
     except tar.TarError as error:
         yield Finding(file=name, problem=str(error), remedy=RESTORE)
+    finally:
+        facts.move_to(report)
     for name_of_value, actual, expected in (
         ("sha256", reader.sha256, stats.sha256),
         ("number of samples", len(rows), stats.samples),
         ("bytes of the members", member_bytes, stats.member_bytes),
     ):
-        if actual != expected:
+        if actual != expected and actual is not None:
             problem = f"{name_of_value} is {actual}; its stats file lists {expected}"
             yield Finding(file=name, problem=problem, remedy=RESTORE)
-    if any(filled) and not filled[0]:
+    if any(facts.is_filled) and not facts.is_filled[0]:
         problem = "the first sample has an empty list, from which readers cannot infer types, though others have none"
         yield Finding(file=name, key=rows[0]["key"], problem=problem, remedy=REBUILD)
+    repeated = [key for key, count in Counter(facts.keys).items() if count > 1]
+    problem = "the key or its members are repeated"
+    yield from (Finding(file=name, key=key, problem=problem, remedy=RESTORE) for key in repeated)
 
 
 def _samples(reader: tar.TarReader) -> Iterator[list[tar.Member]]:
@@ -144,7 +188,7 @@ def _samples(reader: tar.TarReader) -> Iterator[list[tar.Member]]:
         yield group
 
 
-def _check_sample(set_name: str, members: list[tar.Member]) -> tuple[schema.MediaRecord | None, list[str]]:
+def _check_sample(job: ShardJob, members: list[tar.Member]) -> tuple[schema.MediaRecord | None, list[str]]:
     """Return a sample's record, None if it is absent or invalid, and the problems of the sample."""
     exts = tuple(member.ext for member in members)
     problems = []
@@ -159,11 +203,11 @@ def _check_sample(set_name: str, members: list[tar.Member]) -> tuple[schema.Medi
     if "json" not in data:
         return None, problems
     try:
-        record = schema.from_json(set_name, json.loads(data["json"]))
-        schema.check(set_name, record)
+        record = schema.from_json(job.set_name, parse_json(data["json"]))
+        schema.check(job.set_name, record)
     except (ValueError, RecursionError) as error:
         return None, [*problems, f"json: {error}"]
-    problems += _record_problems(record)
+    problems += [f"json: {problem}" for problem in record_problems(job.set_name, members[0].key, record, job.build)]
     if schema.to_bytes(record) != data["json"]:
         problems.append("json: the bytes are not those that the writer produces for this record")
     if "txt" in data and data["txt"] != record.text.encode():
@@ -171,23 +215,8 @@ def _check_sample(set_name: str, members: list[tar.Member]) -> tuple[schema.Medi
     if "jpg" in data:
         problems += [f"jpg: {problem}" for problem in jpg_problems(data["jpg"], record)]
     if "mp4" in data:
-        problems += [f"mp4: {problem}" for problem in mp4_problems(data["mp4"], record)]
+        problems += [f"mp4: {problem}" for problem in mp4_problems(data["mp4"], record, data.get("jpg"))]
     return record, problems
-
-
-def _record_problems(record: schema.MediaRecord) -> Iterator[str]:
-    """Yield contradictions between the fields of a record."""
-    if isinstance(record, schema.ClipRecord):
-        segment = f"{record.video_uid}_{math.floor(record.narration_time / 60)}"
-        if record.segment != segment:
-            yield f"json: segment is {record.segment!r}; by narration_time it should be {segment!r}"
-    if isinstance(record, schema.SummaryRecord):
-        starts = [narration.clip_start for narration in record.narrations]
-        if starts != sorted(starts):
-            yield "json: the narrations are not in time order"
-        invalid = [narration.key for narration in record.narrations if not is_key(narration.key)]
-        if invalid:
-            yield f"json: narrations with invalid keys: {invalid[:3]}"
 
 
 def _row(set_name: str, members: list[tar.Member], record: schema.MediaRecord | None) -> dict[str, Any]:
@@ -205,13 +234,16 @@ def _parquet_findings(
 ) -> Iterator[Finding]:
     """Yield problems of the parquet; `rows` are those expected from the tar, None without a tar."""
     name = _name(job, path)
+    if (size := path.stat().st_size) > MAX_ROWS_BYTES:
+        yield Finding(file=name, problem=f"{size} bytes are too many for an index; not read", remedy=RESTORE)
+        return
     if (sha256 := hash_file(path)) != stats.parquet_sha256:
         problem = f"sha256 is {sha256}; the stats file lists {stats.parquet_sha256}"
         yield Finding(file=name, problem=problem, remedy=RESTORE)
     try:
-        table = read_bounded(path, row_schema(job.set_name))
-    except (ShardError, pa.ArrowException, OSError) as error:
-        yield Finding(file=name, problem=_without_root(error, job), remedy=RESTORE)
+        table = _read_index(path, row_schema(job.set_name))
+    except (ValueError, KeyError, TypeError, MemoryError, pa.ArrowException, OSError) as error:
+        yield Finding(file=name, problem=without_root(error, job.root), remedy=RESTORE)
         return
     if len(table) != stats.samples:
         yield Finding(
@@ -219,32 +251,20 @@ def _parquet_findings(
         )
     if rows is None:
         return
-    for number, (expected, actual) in enumerate(zip(rows, table.to_pylist(), strict=False)):
+    for number, (expected, actual) in enumerate(zip(rows, table.slice(0, len(rows)).to_pylist(), strict=False)):
         for column, value in expected.items():
             if actual[column] != value:
                 problem = f"row {number}: {column} is {reprlib.repr(actual[column])}; in the tar {reprlib.repr(value)}"
                 yield Finding(file=name, key=expected["key"], problem=problem, remedy=RESTORE)
 
 
-def read_bounded(path: Path, expected: pa.Schema | None = None, *, limit: int = MAX_ROWS_BYTES) -> pa.Table:
-    """Return an untrusted parquet file as a table.
-
-    Raises `ShardError` if it has more than `limit` bytes, compressed or not, or other columns than `expected`.
-    """
-    with pq.ParquetFile(path) as handle:
-        groups = (handle.metadata.row_group(i) for i in range(handle.metadata.num_row_groups))
-        if max(path.stat().st_size, sum(group.total_byte_size for group in groups)) > limit:
-            raise ShardError(f"{path}: more than {limit} bytes, compressed or uncompressed; not read")
-        actual = handle.schema_arrow
-        if expected is not None and not actual.equals(expected):
-            columns = [f"{column.name} {column.type}" for column in expected]
-            raise ShardError(f"{path}: the columns are {', '.join(actual.names)}; expected: {', '.join(columns)}")
-        return handle.read()
+def _read_index(path: Path, expected: pa.Schema) -> pa.Table:
+    table = read_bounded(path, limit=MAX_ROWS_BYTES)
+    if not table.schema.equals(expected):
+        columns = [f"{column.name} {column.type}" for column in expected]
+        raise ShardError(f"{path}: the columns are {', '.join(table.column_names)}; expected: {', '.join(columns)}")
+    return table
 
 
 def _name(job: ShardJob, path: Path) -> str:
     return path.relative_to(job.root).as_posix()
-
-
-def _without_root(error: Exception, job: ShardJob) -> str:
-    return str(error).replace(f"{job.root}/", "")

@@ -50,7 +50,9 @@ def companion(set_name: str, split: str) -> companions.Companion:
             ),
         )
     if set_name == "epic_mir":
-        rows = [{"narration_id": f"P01_01_{i}", "text": "cut", "verb_class": i, "noun_classes": (i, 9)} for i in (0, 1)]
+        rows = [
+            {"narration_id": f"P01_01_{i}", "text": "cut", "verb_class": i, "noun_classes": (i, 9)} for i in range(3)
+        ]
         return companions.EpicLabels(
             videos=tuple(companions.EpicVideo(key=k, **row) for k, row in zip(keys, rows, strict=False)),
             sentences=tuple(companions.EpicSentence(**row) for row in rows),

@@ -9,7 +9,7 @@ from shards import schema
 from shards.dataset import Dataset
 from shards.index import finish_split, write_dataset
 from shards.keys import make_key
-from tests.media import coded_mp4, make_jpg
+from tests.media import coded_mp4, key_frame_jpg
 from tests.shards.samples import TOOLCHAIN, write_shard
 
 SIDE, FPS, FRAMES_A_CLIP = 128, 30, 64  # pixels; frames/s; the code of a clip's first frame is its number × 64
@@ -38,7 +38,8 @@ def coded_clip(number: int, *, video: str = "video-a", first_frame: int = 2, cli
         segment=f"{video}_{int(start // 60)}",
     )
     mp4 = coded_mp4(FRAMES_A_CLIP * number, record.num_frames)
-    return schema.Sample(key=make_key(video, "c", 1, number), record=record, jpg=make_jpg(number, SIDE, SIDE), mp4=mp4)
+    jpg = key_frame_jpg(mp4, first_frame + (clip_frames - 1) / 2)
+    return schema.Sample(key=make_key(video, "c", 1, number), record=record, jpg=jpg, mp4=mp4)
 
 
 def coded_summary(number: int, *, seconds: int, narrations: int, video: str = "video-a") -> schema.Sample:
@@ -59,11 +60,12 @@ def coded_summary(number: int, *, seconds: int, narrations: int, video: str = "v
     count = 2 * seconds
     fields |= {"first_frame": 1, "clip_frames": count, "num_frames": count + 1, "fps": 2.0, "narrations": listed}
     fields |= {"text": f"#Summary C did {number}", "clip_end": clip.clip_start + seconds}
+    mp4 = coded_mp4(FRAMES_A_CLIP * number, count + 1, fps=2, gop=8)
     return schema.Sample(
         key=make_key(video, "s", 1, number),
         record=schema.SummaryRecord(**fields),
-        jpg=make_jpg(number, SIDE, SIDE),
-        mp4=coded_mp4(FRAMES_A_CLIP * number, count + 1, fps=2, gop=8),
+        jpg=key_frame_jpg(mp4, 1 + (count - 1) / 2),
+        mp4=mp4,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ from shards import schema
 from shards.index import Dataset, FailedItem, ShardStats, finish_split, write_dataset
 from shards.keys import make_key
 from shards.writer import ShardWriter
-from tests.media import make_jpg, make_mp4
+from tests.media import key_frame_jpg, make_mp4
 
-WIDTH, HEIGHT, FPS = 64, 48, 10
+WIDTH, HEIGHT, FPS, SUMMARY_FPS = 64, 48, 10, 2
 TOOLCHAIN = {"ffmpeg": "7.1", "x264": "165", "pillow": "13"}
 DOTTED_VIDEO = "P01_01.take.2"  # readers split member names at the first dot
 TEXTS = (
@@ -35,7 +36,7 @@ def clip(
     fields: dict[str, Any] = {
         "video_uid": video,
         "clip_start": start,
-        "clip_end": start + 0.6,
+        "clip_end": start + 0.7,
         "media_start": start - 0.1,
         "first_frame": 1,
         "clip_frames": frames - 1,
@@ -52,23 +53,36 @@ def clip(
         "segment": f"{video}_{int((start + 0.3) // 60)}",
     }
     record = schema.ClipRecord(**{**fields, **changes})
-    return schema.Sample(
-        key=make_key(video, "c", 1, index), record=record, jpg=make_jpg(index), mp4=make_mp4(frames, seed=index)
-    )
+    mp4 = make_mp4(frames, seed=index)
+    return schema.Sample(key=make_key(video, "c", 1, index), record=record, jpg=key_frame_jpg(mp4, 4.0), mp4=mp4)
 
 
 def summary(index: int, *, video: str = "video-a", narrations: Sequence[schema.Sample] = ()) -> schema.Sample:
-    """Return a summary over the given clips."""
+    """Return a summary over the given clips, at 2 frames/s from the first frame of the video; without any, over 1 s."""
     base = clip(index, video=video, text=f"#Summary C made tea «{index}»").record
     listed = [
         schema.Narration(**{name: getattr(c.record, name) for name in _NARRATION_FIELDS}, key=c.key) for c in narrations
     ]
-    fields = {**{name: getattr(base, name) for name in schema.ClipRecord.__dataclass_fields__}, "narrations": listed}
+    start = min([narration.clip_start for narration in listed], default=base.clip_start)
+    end = max([narration.clip_end for narration in listed], default=start + 1)
+    count = math.ceil((end - start) * SUMMARY_FPS)
+    changes: dict[str, Any] = {
+        "clip_start": start,
+        "clip_end": end,
+        "media_start": start,
+        "first_frame": 0,
+        "clip_frames": count,
+        "num_frames": count,
+        "fps": float(SUMMARY_FPS),
+        "narrations": listed,
+    }
+    fields = {name: getattr(base, name) for name in schema.ClipRecord.__dataclass_fields__}
+    mp4 = make_mp4(count, seed=index, fps=SUMMARY_FPS)
     return schema.Sample(
         key=make_key(video, "s", 1, index),
-        record=schema.SummaryRecord(**fields),
-        jpg=make_jpg(index),
-        mp4=make_mp4(seed=index),
+        record=schema.SummaryRecord(**{**fields, **changes}),
+        jpg=key_frame_jpg(mp4, (count - 1) / 2),
+        mp4=mp4,
     )
 
 

@@ -32,7 +32,7 @@ def test_the_tables_add_up(root: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert main([str(root)]) == 0
     printed = capsys.readouterr().out
     assert re.search(r"clips/train +3 +9 +2 +3 +6\.3 s +7\.2 s", printed)
-    assert re.search(r"summaries/train +0\.70", printed)
+    assert re.search(r"summaries/train +1.00", printed)
     assert re.search(r"clips +failed +decode_error +1", printed)
     assert re.search(r"failed +damaged +20\.0 s", printed)
     assert "x264" in printed

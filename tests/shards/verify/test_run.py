@@ -15,7 +15,7 @@ from tests.shards.verify.damage import flip
 def test_a_dataset_of_the_writer_is_sound(sample_dataset: Dataset) -> None:
     report = verify(sample_dataset.root)
     assert report.findings == ()
-    assert (report.shards, report.samples, report.frames) == (6, 15, 120)
+    assert (report.shards, report.samples, report.frames) == (6, 15, 176)
 
 
 def test_every_flipped_bit_is_found(sample_dataset: Dataset, root: Path) -> None:
