@@ -1,6 +1,7 @@
 """A node's cache of fetched files: shared by all its processes, addressed by hash, bounded in bytes, safe to kill.
 
     FOLDER/objects/<sha256>             complete, checked files; the access time is the time of last use
+    FOLDER/sums/<sha256>                checksums of the file's blocks, against which every read is checked
     FOLDER/filling/<sha256>             empty, locked by the process that fills this file
     FOLDER/filling/<sha256>.<pid>-<n>   partial files of full size, each locked by the process that fills it
     FOLDER/budget.lock                  held while files are evicted
@@ -20,6 +21,8 @@ import os
 import secrets
 import threading
 import time
+from array import array
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,18 +30,20 @@ from pathlib import Path
 from typing import BinaryIO
 
 from shards import files
+from shards.remote import sums
+from shards.remote.private import FULL, allocate, is_own_file, is_same_file, lock, open_own, private_folder
 from shards.remote.private import CacheError as CacheError
-from shards.remote.private import is_own_file, is_same_file, lock, open_own, private_folder
 from shards.remote.sink import Sink as Sink
 from shards.remote.sink import WrongBytesError as WrongBytesError
 from shards.remote.sink import this_thread
+from shards.remote.sums import BlockSums
 
 logger = logging.getLogger(__name__)
 
 _WAIT_SECONDS = 0.05  # between attempts to reserve room that other processes' fills occupy
 _SPARED_SECONDS = 30.0  # prefetching does not evict files that were used within this time
 _SOUND_SECONDS = 600.0  # a file found sound is not checked again within this time, unless it was written to
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_MAX_TABLES = 64  # whose checksums are kept in memory, 256 KiB for each GiB of a file
 
 
 @dataclass
@@ -50,6 +55,18 @@ class CacheCounts:
     repairs: int = 0  # files that were found wrong and removed
 
 
+class _SummedSink(Sink):
+    """A sink that gathers the checksums of the file's blocks."""
+
+    def restart(self) -> None:
+        super().restart()
+        self.sums = BlockSums()
+
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        self.sums.update(data)
+
+
 class ShardCache:
     """A folder of files named by sha256, at most `budget` bytes in total."""
 
@@ -57,10 +74,12 @@ class ShardCache:
         """Open the cache in `folder`; raise `CacheError` for a folder that others could write to."""
         self.folder, self.budget = folder, budget
         self.counts = CacheCounts()
-        self._objects, self._filling = folder / "objects", folder / "filling"
-        for path in (folder, self._objects, self._filling):
+        self._objects, self._filling, self._sums = folder / "objects", folder / "filling", folder / "sums"
+        for path in (folder, self._objects, self._filling, self._sums):
             private_folder(path)
+        files.remove_temporaries(self._sums, is_locked=False)
         self._read: dict[str, _Identity] = {}  # sha256 → the file that was read last
+        self._tables: OrderedDict[str, array[int]] = OrderedDict()  # sha256 → checksums of its blocks
         self._sound: dict[str, tuple[_Identity, float]] = {}  # sha256 → a file that had its hash, and when, monotonic
 
     def find(self, sha256: str, size: int | None = None) -> Path | None:
@@ -108,12 +127,17 @@ class ShardCache:
         return self._objects / sha256
 
     def read(self, sha256: str, offset: int, size: int) -> bytes | None:
-        """Return `size` bytes at `offset` of a cached file, fewer if it ends before; None if it is not cached."""
+        """Return `size` bytes at `offset` of a cached file, fewer if it ends before.
+
+        None if it is not cached, or was wrong where it was read and is removed: ensure it again.
+        """
         path = self._objects / sha256
         try:
             with open_own(path, os.O_RDONLY) as handle:
-                self._read[sha256] = _identity(os.fstat(handle.fileno()))
-                return os.pread(handle.fileno(), size, offset)
+                status = os.fstat(handle.fileno())
+                self._read[sha256] = _identity(status)
+                begin, end = sums.covering(offset, size, status.st_size)
+                data = os.pread(handle.fileno(), end - begin, begin)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -121,6 +145,11 @@ class ShardCache:
                 raise
             self._remove(path, os.lstat(path), "the disk cannot read it")
             return None
+        table = self._table(sha256, status.st_size)
+        if table is None or not sums.are_right(data, begin, table):
+            self.repair(sha256, is_forced=True)  # which makes the checksums anew if they are what is wrong
+            return None
+        return data[offset - begin : offset - begin + size]
 
     def repair(self, sha256: str, *, is_forced: bool = False) -> bool:
         """Check a cached file, and remove it if it is wrong; return whether another read may give other bytes.
@@ -138,8 +167,10 @@ class ShardCache:
                 known, checked = self._sound.get(sha256, (None, 0.0))
                 if not is_forced and known == identity and time.monotonic() - checked < _SOUND_SECONDS:
                     return False
-                if _hash(handle) == sha256:
+                actual, table = _hash(handle)
+                if actual == sha256:
                     self._sound[sha256] = (identity, time.monotonic())
+                    self._keep_table(sha256, table)
                     return False
         except FileNotFoundError:
             return True
@@ -150,6 +181,37 @@ class ShardCache:
         self._remove(path, status, "its hash is another")
         return True
 
+    def _table(self, sha256: str, size: int) -> array[int] | None:
+        """Return the checksums of a file's blocks; None if there are none."""
+        table = self._tables.get(sha256)
+        if table is None:
+            try:
+                with open_own(self._sums / sha256, os.O_RDONLY) as handle:
+                    table = sums.unpack(handle.read(), size)
+            except OSError:  # absent or unreadable: they are made from the file itself
+                return None
+            if table is not None:
+                self._remember(sha256, table)
+        return table
+
+    def _remember(self, sha256: str, table: array[int]) -> None:
+        self._tables[sha256] = table
+        while len(self._tables) > _MAX_TABLES:
+            self._tables.popitem(last=False)
+
+    def _keep_table(self, sha256: str, table: array[int]) -> None:
+        self._remember(sha256, table)
+        temporary = files.temporary_name(self._sums / sha256)
+        with suppress(OSError):  # such as a full disk: the next process makes them again
+            temporary.write_bytes(sums.pack(table))
+            os.replace(temporary, self._sums / sha256)  # not fsynced, since the table has a checksum of its own
+        temporary.unlink(missing_ok=True)
+
+    def _evict(self, path: str) -> None:
+        for each in (path, self._sums / os.path.basename(path)):
+            with suppress(FileNotFoundError):
+                os.unlink(each)
+
     def _remove(self, path: Path, status: os.stat_result, reason: str) -> None:
         """Remove a wrong file, unless it was replaced; at worst a sound one is fetched again."""
         with suppress(FileNotFoundError):
@@ -159,18 +221,18 @@ class ShardCache:
                 logger.warning("%s: %s: removed, to be fetched again", path, reason)
 
     def _fill(self, handle: BinaryIO, sha256: str, size: int, fill: Callable[[Sink], None]) -> None:
-        sink = Sink(handle, sha256=sha256, size=size)
+        sink = _SummedSink(handle, sha256=sha256, size=size)
         try:
             fill(sink)
             sink.check()
             handle.flush()
             os.fsync(handle.fileno())  # after a power failure a file is complete or absent
+            self._keep_table(sha256, sink.sums.table())
         except OSError as error:
-            if error.errno in _FULL:
+            if error.errno in FULL:
                 raise self._is_full(size) from error
             raise
         os.replace(handle.name, self._objects / sha256)
-        files.fsync(self._objects)
 
     def _is_full(self, size: int) -> CacheError:
         return CacheError(
@@ -222,17 +284,16 @@ class ShardCache:
         while True:
             try:
                 lock(handle, self.folder)
-                _allocate(handle.fileno(), size)
+                allocate(handle.fileno(), size)
                 return handle
             except OSError as error:
-                if error.errno not in _FULL or not evictable:
+                if error.errno not in FULL or not evictable:
                     os.unlink(path)
                     handle.close()
-                    if error.errno not in _FULL:
+                    if error.errno not in FULL:
                         raise
                     return None
-                with suppress(FileNotFoundError):
-                    os.unlink(evictable.pop(0)[1])
+                self._evict(evictable.pop(0)[1])
 
     def _make_room(self, held: int, size: int, *, spare: float) -> bool:
         """Evict files until `size` bytes fit beside `held` in progress; return whether they do."""
@@ -240,8 +301,7 @@ class ShardCache:
         for file_size, path in self._by_last_use(spare):
             if held + size <= self.budget:
                 break
-            with suppress(FileNotFoundError):
-                os.unlink(path)
+            self._evict(path)
             held -= file_size
         return held + size <= self.budget
 
@@ -325,18 +385,10 @@ def _identity(status: os.stat_result) -> _Identity:
     return _Identity(status.st_ino, status.st_mtime_ns)
 
 
-def _hash(handle: BinaryIO) -> str:
-    digest = hashlib.sha256()
+def _hash(handle: BinaryIO) -> tuple[str, array[int]]:
+    """Return the hex sha256 of a file and the checksums of its blocks."""
+    digest, blocks = hashlib.sha256(), BlockSums()
     while data := handle.read(1 << 20):
         digest.update(data)
-    return digest.hexdigest()
-
-
-def _allocate(handle: int, size: int) -> None:
-    """Give a file its size, and its blocks where the file system can tell now whether it has them."""
-    try:
-        os.posix_fallocate(handle, 0, size)
-    except OSError as error:
-        if error.errno in _FULL:
-            raise
-        os.truncate(handle, size)
+        blocks.update(data)
+    return digest.hexdigest(), blocks.table()

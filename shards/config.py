@@ -49,8 +49,8 @@ class SourceConfig:
     timeout_seconds: PositiveFloat = 60.0  # seconds without a byte before an attempt fails
     # KiB/s: an attempt also fails after timeout_seconds plus the time that the bytes received take at this rate.
     min_kib_per_second: PositiveFloat = 100.0
-    # Probability that a read from the cache checks the whole shard against its hash; a sample that cannot be decoded
-    # leads to this check in any case. At 0.0001, about 0.1 ms a sample with shards of 1 GiB.
+    # Probability that a read from the cache hashes the whole shard. Checksums cover what is read in any case, and a
+    # sample that cannot be decoded has its shard hashed. At 0.0001, about 0.2 ms a sample with shards of 1 GiB.
     cache_check_rate: Probability = 0.0001
 
     def __post_init__(self) -> None:

@@ -13,6 +13,8 @@ from typing import BinaryIO, ClassVar
 
 logger = logging.getLogger(__name__)
 
+FULL = (errno.ENOSPC, errno.EDQUOT)  # errors of a disk or quota that is full
+
 
 class CacheError(OSError):
     """A cache that cannot be used: the folder, its disk or its budget do not serve; the message has the remedy."""
@@ -57,14 +59,15 @@ def open_own(path: Path, flags: int) -> BinaryIO:
 
     def opener(name: str, _: int) -> int:
         # Non-blocking, since a FIFO would wait for a writer; regular files do not mind.
-        return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+        number = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+        if not is_own_file(os.fstat(number)):
+            os.close(number)
+            raise OSError(errno.ENXIO, "not a regular file of this user", name)
+        return number
 
     for _ in range(2):
         try:
-            handle = open(path, "rb" if flags & os.O_ACCMODE == os.O_RDONLY else "r+b", opener=opener)  # noqa: SIM115
-            if is_own_file(os.fstat(handle.fileno())):
-                return handle
-            handle.close()
+            return open(path, "rb" if flags & os.O_ACCMODE == os.O_RDONLY else "r+b", opener=opener)
         except PermissionError as error:
             raise CacheError(f"{path}: {error.strerror}: remove it, if another user made it") from error
         except OSError as error:
@@ -92,3 +95,13 @@ def is_same_file(handle: BinaryIO, path: Path) -> bool:
         return os.path.samestat(os.fstat(handle.fileno()), os.lstat(path))
     except FileNotFoundError:
         return False
+
+
+def allocate(handle: int, size: int) -> None:
+    """Give a file its size, and its blocks where the file system can tell now whether it has them."""
+    try:
+        os.posix_fallocate(handle, 0, size)
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        os.truncate(handle, size)

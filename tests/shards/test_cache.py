@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import multiprocessing
 import os
+import random
+import shutil
 import signal
+import stat
+import subprocess
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shards import cache as cache_module
 from shards.cache import CacheError, Prefetcher, ShardCache, Sink, WrongBytesError
 
 FORK = multiprocessing.get_context("fork")
@@ -175,3 +182,184 @@ def test_the_prefetcher_fetches_in_order_can_be_redirected_and_continues_after_e
         time.sleep(0.01)
     prefetcher.stop()
     assert seen == [0, 1, 2, 7]
+
+
+def test_a_stopped_prefetcher_gives_up_its_fetch(tmp_path: Path) -> None:
+    cache, began = ShardCache(tmp_path, budget=1000), time.monotonic()
+    is_filling = threading.Event()
+
+    def fill(sink: Sink) -> None:
+        while True:
+            is_filling.set()
+            time.sleep(0.01)
+            sink.restart()
+
+    prefetcher = Prefetcher(lambda _: cache.ensure("0" * 64, 10, fill, is_prefetch=True))
+    prefetcher.want([0])
+    assert is_filling.wait(5)
+    prefetcher.stop()
+    assert time.monotonic() - began < 5
+    assert list((tmp_path / "filling").iterdir()) == []
+
+
+def test_the_cache_belongs_to_its_user_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "cache"
+    put(ShardCache(folder, budget=100), b"abc")
+    kept = [path for path in (folder, *folder.rglob("*")) if path.is_dir()]
+    assert len(kept) == 4 and {stat.S_IMODE(path.stat().st_mode) for path in kept} == {0o700}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*") if path.is_file()} <= {0o600, 0o644}
+    folder.chmod(0o777)  # by mistake
+    ShardCache(folder, budget=100)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o755
+
+
+@pytest.mark.parametrize("part", [".", "objects", "filling", "sums"])
+def test_links_and_folders_of_others_are_refused(tmp_path: Path, part: str) -> None:
+    folder, elsewhere = tmp_path / "cache", tmp_path / "elsewhere"
+    ShardCache(folder, budget=100)
+    shutil.move(folder / part if part != "." else folder, elsewhere)
+    (folder / part if part != "." else folder).symlink_to(elsewhere)
+    with pytest.raises(CacheError, match=r"a symbolic link.*give the folder itself"):
+        ShardCache(folder, budget=100)
+    (folder / part if part != "." else folder).unlink()
+    (folder / part if part != "." else folder).write_text("a file")
+    with pytest.raises(CacheError, match="not a folder"):
+        ShardCache(folder, budget=100)
+    if os.geteuid() == 0:
+        (folder / part if part != "." else folder).unlink()
+        shutil.move(elsewhere, folder / part if part != "." else folder)
+        os.chown(folder / part, 12345, 12345)
+        with pytest.raises(CacheError, match="belongs to user 12345, not to 0"):
+            ShardCache(folder, budget=100)
+
+
+def test_a_parent_where_anyone_may_rename_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    open_parent = tmp_path / "open"
+    open_parent.mkdir()
+    open_parent.chmod(0o1777)
+    ShardCache(open_parent / "cache", budget=100)
+    assert not caplog.records
+    open_parent.chmod(0o777)
+    ShardCache(open_parent / "cache", budget=100)
+    assert f"anyone may rename what is in {open_parent}" in caplog.text
+
+
+@pytest.mark.parametrize("planted", ["link", "fifo", "short", "long", "foreign"])
+def test_what_others_planted_is_neither_read_nor_written(tmp_path: Path, planted: str) -> None:
+    cache, victim = ShardCache(tmp_path / "c", budget=1000), tmp_path / "victim"
+    victim.write_bytes(b"xyz")
+    name = name_of(b"abc")
+    for folder, file in (("objects", name), ("filling", name), (".", "budget.lock"), ("sums", name)):
+        path = tmp_path / "c" / folder / file
+        path.unlink(missing_ok=True)
+        if planted == "link":
+            path.symlink_to(victim)
+        elif planted == "fifo":
+            os.mkfifo(path)
+        elif planted == "foreign" and os.geteuid() == 0:
+            path.write_bytes(b"xyz")
+            os.chown(path, 12345, 12345)
+        else:
+            path.write_bytes(b"xy" if planted == "short" else b"wxyz")
+    assert put(cache, b"abc") is not None
+    assert cache.read(name, 0, 3) == b"abc"
+    assert victim.read_bytes() == b"xyz"
+
+
+def test_every_flipped_bit_is_found_where_it_is_read(tmp_path: Path) -> None:
+    data, rng = random.Random(1).randbytes(200_000), random.Random(2)
+    cache = ShardCache(tmp_path, budget=10**6)
+    path = put(cache, data)
+    assert path is not None
+    for trial in range(60):
+        at = rng.randrange(len(data))
+        with path.open("r+b") as handle:
+            handle.seek(at)
+            handle.write(bytes([data[at] ^ 1 << rng.randrange(8)]))
+        begin = max(0, at - rng.randrange(30_000))
+        if trial % 2:  # another process, which has no checksums in memory
+            cache = ShardCache(tmp_path, budget=10**6)
+        assert cache.read(name_of(data), begin, at - begin + 1 + rng.randrange(3000)) is None
+        assert cache.find(name_of(data)) is None  # removed
+        assert put(cache, data) == path
+        size = rng.randrange(len(data) - begin)
+        assert cache.read(name_of(data), begin, size) == data[begin : begin + size]
+
+
+def test_absent_and_wrong_checksums_are_made_anew(tmp_path: Path) -> None:
+    data = random.Random(3).randbytes(70_000)
+    put(ShardCache(tmp_path, budget=10**6), data)
+    sums = tmp_path / "sums" / name_of(data)
+    right = sums.read_bytes()
+    for wrong in (None, b"", right[:-1], bytes([right[0] ^ 1]) + right[1:], bytes(len(right))):
+        sums.unlink() if wrong is None else sums.write_bytes(wrong)
+        cache = ShardCache(tmp_path, budget=10**6)
+        parts = [cache.read(name_of(data), 5, 100) for _ in range(2)]
+        assert parts[1] == data[5:105] and parts[0] in (None, parts[1])
+        assert sums.read_bytes() == right
+        assert cache.counts.repairs == 0 and cache.find(name_of(data)) is not None
+
+
+def test_repair_hashes_a_sound_file_once_and_a_changed_one_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    data = bytes(100_000)
+    cache = ShardCache(tmp_path, budget=10**6)
+    path = put(cache, data)
+    assert path is not None
+    cache.read(name_of(data), 0, 10)
+    hashed = []
+    hash_of = cache_module._hash
+    monkeypatch.setattr(cache_module, "_hash", lambda handle: hashed.append(1) or hash_of(handle))
+    assert [cache.repair(name_of(data)) for _ in range(3)] == [False] * 3
+    assert len(hashed) == 1
+    assert not cache.repair(name_of(data), is_forced=True) and len(hashed) == 2
+    path.write_bytes(b"\1" + data[1:])
+    cache.read(name_of(data), 50_000, 10)  # of another block: seen only by hashing the file
+    assert cache.repair(name_of(data)) and len(hashed) == 3
+    assert cache.find(name_of(data)) is None
+    assert "its hash is another: removed" in caplog.text
+    assert cache.repair(name_of(data))  # gone: another read fetches it anew
+
+
+def _kill_while_filling(folder: Path, data: bytes, delay: float) -> None:
+    child = FORK.Process(target=_fill_slowly, args=(folder, data, folder.parent / "log"))
+    child.start()
+    time.sleep(delay)
+    os.kill(child.pid, signal.SIGKILL)  # type: ignore[arg-type]
+    child.join()
+
+
+def test_killed_processes_leave_nothing_that_is_used(tmp_path: Path) -> None:
+    data, rng = random.Random(4).randbytes(12_000), random.Random(5)
+    for _ in range(12):
+        _kill_while_filling(tmp_path / "c", data, rng.uniform(0.0, 0.35))
+        for path in (tmp_path / "c" / "objects").glob("*"):
+            assert path.read_bytes() == data
+            path.unlink()
+    cache = ShardCache(tmp_path / "c", budget=13_000)
+    assert put(cache, data) is not None and cache.read(name_of(data), 0, 12_000) == data
+    assert list((tmp_path / "c" / "filling").iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small disk")
+def test_a_full_disk_evicts_files_and_then_says_so(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1M", "tmpfs", str(disk)], capture_output=True)
+    if mount.returncode:
+        pytest.skip(f"cannot mount a tmpfs: {mount.stderr.decode().strip()}")
+    try:
+        cache = ShardCache(disk / "cache", budget=1 << 30)
+        for number in range(6):
+            data = bytes([number]) * 300_000
+            assert put(cache, data) is not None
+            assert cache.read(name_of(data), 299_000, 1000) == data[-1000:]
+        assert cache.find(name_of(bytes([5]) * 300_000)) and not cache.find(name_of(bytes(300_000)))
+        with pytest.raises(CacheError, match=r"no space for a file of 2000000 bytes.*lower data.source.cache_gib"):
+            put(cache, bytes(2_000_000))
+        assert put(cache, bytes(300_000)) is not None
+        assert list((disk / "cache" / "filling").iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
