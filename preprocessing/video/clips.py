@@ -16,14 +16,19 @@ import av
 import numpy as np
 import simplejpeg
 from av.container import InputContainer
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import ColorRange, Colorspace
+
+from shards.decode import DecodeError, matrix_and_range
 
 _JPEG_QUALITY = 90
-# Without the last two flags, the result of swscale depends on the processor.
-_TO_RGB = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
-
-# Matrix coefficients that mean BT.601, including "unspecified", which readers treat as BT.601 (ITU-T H.273, table 4).
-_BT601 = (2, 5, 6)
+# Weights of red and blue in luma (ITU-T H.273, table 4). JPEG has those of BT.601.
+_WEIGHTS = {
+    Colorspace.ITU601: (0.299, 0.114),
+    Colorspace.ITU709: (0.2126, 0.0722),
+    Colorspace.FCC: (0.30, 0.11),
+    Colorspace.SMPTE240M: (0.212, 0.087),
+    Colorspace.BT2020: (0.2627, 0.0593),
+}
 # Video range to full range: luma 16–235, chroma 16–240 around 128.
 _LEVELS = np.arange(256)
 _LUMA = np.clip(np.round((_LEVELS - 16) * (255 / 219)), 0, 255).astype(np.uint8)
@@ -115,7 +120,6 @@ class Cutter:
         self._decoder = av.CodecContext.create("h264", "r")
         self._decoder.extradata = self._stream.codec_context.extradata
         self._decoder.thread_count = 1
-        self._reformatter = VideoReformatter()
 
     def __enter__(self) -> Cutter:
         return self
@@ -185,25 +189,50 @@ class Cutter:
         return self._encode(decoded[0])
 
     def _encode(self, frame: av.VideoFrame) -> bytes:
-        """Return a frame as a JPEG. JPEG uses BT.601, so planes in BT.601 only need their range expanded."""
-        jpg: bytes
-        if frame.colorspace in _BT601:
-            y, u, v = _full_range_planes(frame)
-            jpg = simplejpeg.encode_jpeg_yuv_planes(y, u, v, quality=_JPEG_QUALITY)
-        else:
-            rgb = self._reformatter.reformat(frame, format="rgb24", interpolation=_TO_RGB)
-            rgb_HWC = np.ascontiguousarray(rgb.to_ndarray())
-            jpg = simplejpeg.encode_jpeg(rgb_HWC, quality=_JPEG_QUALITY, colorspace="RGB", colorsubsampling="420")
+        """Return a frame as a JPEG, which has no other matrix than that of BT.601 and no other range than the full one.
+
+        Raises `CutError` for a pixel format or matrix that shards do not store.
+        """
+        if frame.format.name not in ("yuv420p", "yuvj420p"):
+            raise CutError(f"the pixel format of the chunk is {frame.format.name}, not yuv420p")
+        try:
+            matrix, limits = matrix_and_range(frame)
+        except DecodeError as error:
+            raise CutError(str(error)) from None
+        y, u, v = _full_range_planes(frame, limits)
+        if matrix != Colorspace.ITU601:
+            y, u, v = _in_bt601(y, u, v, matrix)
+        jpg: bytes = simplejpeg.encode_jpeg_yuv_planes(y, u, v, quality=_JPEG_QUALITY)
         return jpg
 
 
-def _full_range_planes(frame: av.VideoFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the planes of a 4:2:0 frame in full range: Y (H, W), U and V (H/2, W/2), uint8."""
+def _in_bt601(
+    y: np.ndarray, u: np.ndarray, v: np.ndarray, matrix: Colorspace
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return planes of full range (as of `_full_range_planes`) with another matrix converted to that of BT.601.
+
+    Colour differences of one matrix are sums of those of another, without luma, so they need no other resolution.
+    """
+    (red, blue), (red_601, blue_601) = _WEIGHTS[matrix], _WEIGHTS[Colorspace.ITU601]
+    b = 2 * (1 - blue) * (u.astype(np.float32) - 128)  # B − Y
+    r = 2 * (1 - red) * (v.astype(np.float32) - 128)  # R − Y
+    g = -(red * r + blue * b) / (1 - red - blue)  # G − Y
+    more = red_601 * r + blue_601 * b + (1 - red_601 - blue_601) * g  # luma of BT.601 − Y
+    luma = y + more.repeat(2, axis=0).repeat(2, axis=1)
+    planes = luma, 128 + (b - more) / (2 * (1 - blue_601)), 128 + (r - more) / (2 * (1 - red_601))
+    y, u, v = (np.clip(np.rint(plane), 0, 255).astype(np.uint8) for plane in planes)
+    return y, u, v
+
+
+def _full_range_planes(frame: av.VideoFrame, limits: ColorRange) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the planes of a 4:2:0 frame of range `limits` in full range: Y (H, W), U and V (H/2, W/2), uint8."""
     height, width = frame.height, frame.width
     samples = frame.to_ndarray().reshape(-1)
     luma, chroma = np.split(samples, [height * width])
-    u, v = _CHROMA[chroma].reshape(2, height // 2, width // 2)
-    return _LUMA[luma].reshape(height, width), u, v
+    if limits != ColorRange.JPEG:
+        luma, chroma = _LUMA[luma], _CHROMA[chroma]
+    u, v = chroma.reshape(2, height // 2, width // 2)
+    return luma.reshape(height, width), u, v
 
 
 def _is_referenced(packet: bytes) -> bool:

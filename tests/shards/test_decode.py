@@ -1,53 +1,53 @@
-"""Decoders return exactly the wanted frames; a damaged clip is an error and never a frame."""
+"""Decoders return exactly the wanted frames in the right colours; a damaged clip is an error and never a frame."""
 
 from __future__ import annotations
 
-import importlib.util
+import io
+import itertools
+import subprocess
 from pathlib import Path
 
 import av
+import imageio_ffmpeg
 import numpy as np
 import pytest
-from av.video.reformatter import Interpolation
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from preprocessing.video.clips import Cutter, read_packet_span
-from shards.decode import DecodeError, PyAVDecoder, open_decoder
+from shards.decode import DecodeError, DecoderName, PyAVDecoder, open_decoder
 from shards.mp4 import read_packets
 from shards.sampling import Crop, centre_crop
 from tests.media import BUILD_OPTIONS, coded_mp4
 from tests.paths import shared
 from tests.preprocessing.coded_video import read_number, steady, write_video
+from tests.shards import colours
 from tests.shards.coded import SIDE
 
 WHOLE = Crop(top=0, left=0, height=SIDE, width=SIDE)
-DECODERS = ["pyav", "decord"] + (["torchcodec"] if importlib.util.find_spec("torchcodec") else [])
+FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 
 
-def reference(mp4: bytes, crop: Crop, size: int) -> np.ndarray:
+def _loads(name: DecoderName) -> bool:
+    try:
+        open_decoder(name)
+    except ImportError:
+        return False
+    return True
+
+
+DECODERS: list[DecoderName] = [name for name in ("pyav", "decord", "torchcodec") if _loads(name)]
+
+
+def reference(mp4: bytes, crop: Crop, size: int, *, matrix: int = colours.UNSPECIFIED, limits: int = 1) -> np.ndarray:
     """Return all frames of an mp4, each decoded, cropped and scaled without the code under test."""
-    out = []
-    with av.open(_io(mp4)) as container:
-        for frame in container.decode(video=0):
-            planes = frame.to_ndarray(format="yuv420p")
-            cropped = crop_yuv(planes, frame.width, frame.height, crop)
-            scaled = cropped.reformat(
-                width=size, height=size, format="rgb24", interpolation=Interpolation.BILINEAR | Interpolation.BITEXACT
-            ).to_ndarray()
-            out.append(scaled[:, ::-1] if crop.flip else scaled)
-    return np.stack(out)
-
-
-def crop_yuv(planes: np.ndarray, width: int, height: int, crop: Crop) -> av.VideoFrame:
-    flat, at, parts = planes.reshape(-1), 0, []
-    for step in (1, 2, 2):
-        w, h = width // step, height // step
-        plane = flat[at : at + w * h].reshape(h, w)
-        at += w * h
-        top, left = crop.top // step, crop.left // step
-        parts.append(plane[top : top + crop.height // step, left : left + crop.width // step].reshape(-1))
-    return av.VideoFrame.from_ndarray(np.concatenate(parts).reshape(crop.height * 3 // 2, crop.width), "yuv420p")
+    return np.stack(
+        [
+            colours.expected_rgb(planes, crop, size, matrix=matrix, limits=limits)
+            for planes in colours.decoded_planes(mp4)
+        ]
+    )
 
 
 @given(
@@ -58,14 +58,14 @@ def crop_yuv(planes: np.ndarray, width: int, height: int, crop: Crop) -> av.Vide
     crop=st.tuples(st.integers(0, 10), st.integers(0, 10), st.integers(10, 36), st.integers(10, 36), st.booleans()),
 )
 @settings(max_examples=40, deadline=None)
-def test_frames_are_bit_identical_to_decoding_everything(
+def test_frames_equal_those_of_decoding_everything(
     frames: int, gop: int, b_frames: int, wanted: list[int], crop: tuple[int, int, int, int, bool]
 ) -> None:
     mp4 = coded_mp4(100, frames, gop=gop, b_frames=b_frames)
     part = Crop(top=2 * crop[0], left=2 * crop[1], height=2 * crop[2], width=2 * crop[3], flip=crop[4])
     numbers = np.array([number % frames for number in wanted])
     found = PyAVDecoder().decode(mp4, numbers, [part] * len(numbers), 64)
-    assert (found == reference(mp4, part, 64)[numbers]).all()
+    assert np.abs(found - reference(mp4, part, 64)[numbers]).max() < 2
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -145,19 +145,175 @@ def test_a_crop_outside_the_frame_is_an_error() -> None:
 
 def test_a_real_video_is_decoded_like_libavcodec_does() -> None:
     mp4 = shared("media/sintel_30s_854x480_24fps_h264.mp4").read_bytes()
-    numbers = np.array([5, 130, 131, 400, 719])
+    numbers = [5, 130, 131, 400, 719]
     crop = centre_crop(854, 480)
-    found = PyAVDecoder().decode(mp4, numbers, [crop] * 5, 224)
-    with av.open(_io(mp4)) as container:
+    found = PyAVDecoder().decode(mp4, np.array(numbers), [crop] * 5, 224)
+    with av.open(io.BytesIO(mp4)) as container:
         for index, frame in enumerate(container.decode(video=0)):
             if index in numbers:
-                expected = crop_yuv(frame.to_ndarray(format="yuv420p"), 854, 480, crop).reformat(
-                    width=224, height=224, format="rgb24", interpolation=Interpolation.BILINEAR | Interpolation.BITEXACT
-                )
-                assert (found[numbers.tolist().index(index)] == expected.to_ndarray()).all()
+                matrix = int(frame.colorspace)
+                expected = colours.expected_rgb(colours.planes_of(frame), crop, 224, matrix=matrix, limits=1)
+                difference = found[numbers.index(index)] - expected
+                assert np.abs(difference).max() < 4 and np.abs(difference.mean()) < 0.05
 
 
-def _io(mp4: bytes) -> object:
-    import io
+# Crops of `colours.patches`: all of it, a part, a part scaled by 1; the sizes to which they are scaled.
+CROPS = [
+    (Crop(top=0, left=0, height=160, width=192), 224),
+    (Crop(top=10, left=34, height=96, width=120, flip=True), 112),
+    (Crop(top=32, left=2, height=128, width=128), 128),
+]
 
-    return io.BytesIO(mp4)
+
+def _flat(expected: np.ndarray) -> np.ndarray:
+    """Return where a frame, (H, W, 3), is flat: decoders interpolate colours at borders differently."""
+    reach, (height, width, _) = 5, expected.shape
+    around = np.pad(expected, ((reach, reach), (reach, reach), (0, 0)), mode="edge")
+    offsets = (0, reach, 2 * reach)
+    shifted = [around[row : row + height, column : column + width] for row in offsets for column in offsets]
+    return np.asarray(np.max([np.abs(part - expected).max(axis=-1) for part in shifted], axis=0) < 1)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("limits", [0, colours.LIMITED, colours.FULL])
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        colours.BT709,
+        colours.UNSPECIFIED,
+        colours.FCC,
+        colours.BT470BG,
+        colours.SMPTE170M,
+        colours.SMPTE240M,
+        colours.BT2020,
+    ],
+)
+def test_decoders_convert_colours_as_the_stream_says(name: DecoderName, matrix: int, limits: int) -> None:
+    mp4 = colours.tagged_mp4(matrix, limits)
+    for crop, size in CROPS:
+        (found,) = open_decoder(name).decode(mp4, np.array([1]), [crop], size)
+        expected = reference(mp4, crop, size, matrix=matrix, limits=limits)[1]
+        inside = _flat(expected)
+        assert inside.mean() > 0.3
+        assert np.abs(found - expected)[inside].max() <= 3
+        if name == "pyav":
+            assert np.abs(found - expected).max() < 1
+
+
+@pytest.mark.parametrize("limits", [colours.LIMITED, colours.FULL])
+@pytest.mark.parametrize("matrix", [colours.BT709, colours.UNSPECIFIED, colours.FCC, colours.SMPTE170M, colours.BT2020])
+def test_the_jpeg_has_the_colours_of_the_frames(matrix: int, limits: int, tmp_path: Path) -> None:
+    mp4 = colours.tagged_mp4(matrix, limits)
+    (tmp_path / "chunk.mp4").write_bytes(mp4)
+    with Cutter(read_packet_span([(tmp_path / "chunk.mp4", 0)], fps=30, first=0, stop=3)) as cutter:
+        cut = cutter.cut(0, 3)
+    whole = Crop(top=0, left=0, height=160, width=192)
+    expected = colours.expected_rgb(colours.decoded_planes(mp4)[0], whole, None, matrix=matrix, limits=limits)
+    found = np.asarray(Image.open(io.BytesIO(cut.jpg))).astype(float)
+    assert np.abs(found - expected)[_flat(expected)].max() <= 3
+    (frame,) = PyAVDecoder().decode(cut.mp4, np.array([0]), [whole], 160)
+    assert np.abs(frame - reference(mp4, whole, 160, matrix=matrix, limits=limits)[0]).max() < 1
+
+
+def test_a_crop_keeps_the_position_of_chroma_samples() -> None:
+    mp4 = colours.tagged_mp4(colours.BT709, colours.LIMITED)
+    decoder = PyAVDecoder()
+    whole = decoder.decode(mp4, np.array([0]), [Crop(top=0, left=0, height=160, width=160)], 160)[0]
+    part = decoder.decode(mp4, np.array([0]), [Crop(top=20, left=16, height=120, width=120)], 120)[0]
+    inner = np.s_[4:-4, 4:-4]
+    assert np.abs(whole[20:140, 16:136].astype(int) - part)[inner].max() <= 1
+
+
+def test_scaling_has_no_bias() -> None:
+    mp4 = colours.tagged_mp4(colours.SMPTE170M, colours.LIMITED, noise=True, quality=20)
+    crop = Crop(top=2, left=4, height=150, width=140)
+    for size in (64, 112, 150, 200):
+        found = PyAVDecoder().decode(mp4, np.arange(3), [crop] * 3, size)
+        difference = found - reference(mp4, crop, size, matrix=colours.SMPTE170M)
+        assert np.abs(difference.mean()) < 0.05 and np.abs(difference).mean() < 0.3
+
+
+def ffmpeg_copy(mp4: bytes, folder: Path, *options: str, before: tuple[str, ...] = ()) -> bytes:
+    """Return an mp4 copied by ffmpeg with options for the output, and for the input `before` it."""
+    (folder / "in.mp4").write_bytes(mp4)
+    command = [FFMPEG, "-v", "error", "-y", *before, "-i", "in.mp4", "-c", "copy", *options, "out.mp4"]
+    subprocess.run(command, check=True, cwd=folder)
+    return (folder / "out.mp4").read_bytes()
+
+
+@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize(
+    ("option", "reason"),
+    [
+        ("matrix_coefficients=0", "colour: matrix coefficients 0"),  # RGB
+        ("matrix_coefficients=8", "colour: matrix coefficients 8"),  # YCgCo
+        ("matrix_coefficients=10", "colour: matrix coefficients 10"),  # BT.2020, constant luminance
+        ("matrix_coefficients=12", "colour: matrix coefficients 12"),  # from the primaries
+        ("matrix_coefficients=14", "colour: matrix coefficients 14"),  # ICtCp
+        ("sample_aspect_ratio=2/1", "pixels not square"),
+        ("rotate=90", "rotated"),
+        ("flip=horizontal", "rotated"),
+    ],
+)
+def test_what_decoders_would_show_differently_is_refused(
+    name: DecoderName, option: str, reason: str, tmp_path: Path
+) -> None:
+    key = "display_orientation=insert:" if option.startswith(("rotate", "flip")) else ""
+    mp4 = ffmpeg_copy(coded_mp4(0, 20), tmp_path, "-bsf:v", f"h264_metadata={key}{option}")
+    with pytest.raises(DecodeError, match=reason):
+        open_decoder(name).decode(mp4, np.array([3]), [WHOLE], 64)
+
+
+def test_pixels_may_be_out_of_square_by_rounding(tmp_path: Path) -> None:
+    mp4 = ffmpeg_copy(coded_mp4(0, 20), tmp_path, "-bsf:v", "h264_metadata=sample_aspect_ratio=5120/5123")
+    assert read_number(PyAVDecoder().decode(mp4, np.array([3]), [WHOLE], 64)[0]) == 3
+
+
+def test_columns_that_the_stream_cuts_off_at_the_left_are_not_shown(tmp_path: Path) -> None:
+    mp4 = coded_mp4(0, 20)
+    cut = ffmpeg_copy(mp4, tmp_path, "-bsf:v", "h264_metadata=crop_left=8:crop_top=4")
+    with pytest.raises(DecodeError, match="size differs: frame 0 has 120×124 pixels; the mp4 says 128×128"):
+        PyAVDecoder().decode(cut, np.array([3]), [WHOLE], 64)
+    cut = ffmpeg_copy(cut, tmp_path)  # which writes the size of the stream into the mp4
+    found = PyAVDecoder().decode(cut, np.array([3]), [Crop(top=0, left=0, height=124, width=120)], 64)
+    expected = reference(mp4, Crop(top=4, left=8, height=124, width=120), 64)[3]
+    assert np.abs(found[0] - expected).max() < 2
+    with pytest.raises(DecodeError, match="size differs"):  # its own libavcodec shows them
+        open_decoder("decord").decode(cut, np.array([3]), [Crop(top=0, left=0, height=124, width=120)], 64)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_colours_that_only_the_container_states_are_used(name: DecoderName) -> None:
+    mp4 = colours.tagged_mp4(colours.UNSPECIFIED, 0)
+    crop, size = CROPS[1]
+    for matrix, limits in itertools.product((colours.BT709, colours.BT2020), (colours.LIMITED, colours.FULL)):
+        (found,) = open_decoder(name).decode(insert_box(mp4, colr_box(matrix, limits)), np.array([0]), [crop], size)
+        expected = reference(mp4, crop, size, matrix=matrix, limits=limits)[0]
+        assert np.abs(found - expected)[_flat(expected)].max() <= 3
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_container_that_contradicts_the_stream_is_refused(name: DecoderName) -> None:
+    mp4 = colours.tagged_mp4(colours.BT709, colours.LIMITED)
+    for box in (colr_box(colours.SMPTE170M, colours.LIMITED), colr_box(colours.BT709, colours.FULL)):
+        with pytest.raises(DecodeError, match="colour: the stream says matrix 1, MPEG"):
+            open_decoder(name).decode(insert_box(mp4, box), np.array([0]), [CROPS[0][0]], 64)
+
+
+def colr_box(matrix: int, limits: int) -> bytes:
+    """Return a box that states the colours of a track."""
+    codes = b"".join(code.to_bytes(2, "big") for code in (2, 2, matrix))
+    return b"\0\0\0\x13colrnclx" + codes + (b"\x80" if limits == colours.FULL else b"\0")
+
+
+def insert_box(mp4: bytes, box: bytes) -> bytes:
+    """Return an mp4, whose index is behind its media data, with a box added to its sample description."""
+    data = bytearray(mp4)
+    moov = data.index(b"moov")
+    at = data.index(b"avcC", moov) - 4
+    for name in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1"):
+        size_at = data.index(name, moov) - 4
+        size = int.from_bytes(data[size_at : size_at + 4], "big") + len(box)
+        data[size_at : size_at + 4] = size.to_bytes(4, "big")
+    data[at:at] = box
+    return bytes(data)
