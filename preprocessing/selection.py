@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,15 +14,17 @@ import pyarrow.compute as pc
 
 from preprocessing import ledger
 from preprocessing.annotations import Annotations
+from preprocessing.annotations.tables import NARRATION_SCHEMA
 from preprocessing.config import BuildConfig
 from preprocessing.errors import UsageError
 from preprocessing.hierarchy import join
-from preprocessing.plan import ShardPlan, clip_items, plan_shards, summary_items
+from preprocessing.plan import ShardPlan, clip_items, plan_shards, record_sizes, summary_items
 from preprocessing.video.sources import subset
 from shards.dataset import MANIFEST, hash_file, open_dataset, read_rows
 from shards.index import done_shards, splits_of
 from shards.schema import SetSpec, set_spec
 from shards.stats import shard_number, shard_paths
+from shards.tar import MAX_MEMBER
 
 ABSENT = "missing"
 
@@ -45,7 +48,7 @@ class Selection:
 
     plans: list[ShardPlan]
     videos: set[str]  # uids of the videos with planned samples
-    filtered: pa.Table  # ledger rows of items that the rules exclude
+    filtered: pa.Table  # ledger rows of items that the rules exclude, or that no shard can hold
     items: int  # number of planned samples
 
 
@@ -112,7 +115,9 @@ def select(
     videos: set[str] = set()
     for set_name, table in _items(kept, config).items():
         spec = set_spec(set_name)
-        table = table.filter(pa.array(_is_due(table, published, video_paths, config)))
+        table, oversized = _drop_oversized(table, set_name)
+        filtered.append(oversized)
+        table = table.filter(pa.array(_is_due(table, published, video_paths, config), pa.bool_()))
         splits = np.array(_splits(table, split_of), dtype=object)
         for split in spec.splits:
             part = table.filter(pa.array(splits == split, pa.bool_()))
@@ -130,6 +135,26 @@ def select(
         videos=videos,
         filtered=pa.concat_tables([ledger.LEDGER_SCHEMA.empty_table(), *filtered]),
         items=sum(len(plan.items) for plan in plans),
+    )
+
+
+def require_samples(annotations: Annotations, selection: Selection, published: PublishedState) -> None:
+    """Raise `UsageError`, with the most frequent reasons, where a new dataset would have no sample at all."""
+    if selection.plans or published.next_number:
+        return
+    rejects = annotations.rejects.filter(pc.not_equal(annotations.rejects["set"], "videos"))
+    reasons: Counter[str] = Counter()
+    for table in (rejects, selection.filtered):
+        names = [table[name].to_pylist() for name in ("set", "status", "reason")]
+        reasons.update(f"{set_name} {status}: {reason}" for set_name, status, reason in zip(*names, strict=True))
+    rows = sum(count for name, count in annotations.input_rows.items() if name != "videos")
+    shown = "; ".join(f"{count} {reason}" for reason, count in reasons.most_common(5))
+    example = f" (for example {rejects['detail'][0].as_py()})" if len(rejects) else ""
+    raise UsageError(
+        f"nothing to build: the annotation files ({', '.join(annotations.sources)}) have {rows} rows, "
+        + (f"of which none is left: {shown}{example}" if rows else "so there is no sample")
+        + ". Correct the files, or what the configuration excludes: annotations.exclude, annotations.redacted, "
+        "videos.limit, videos.allow_missing"
     )
 
 
@@ -165,9 +190,26 @@ def _items(kept: Mapping[str, pa.Table], config: BuildConfig) -> dict[str, pa.Ta
     """Return the items to plan of each set; summaries are joined with all kept narrations, also published ones."""
     items = {set_name: clip_items(table) for set_name, table in kept.items() if set_name != "summaries"}
     if "summaries" in kept:
-        hierarchy = join(kept["clips"], kept["summaries"], match_pass=config.annotations.match_pass)
-        items["summaries"] = summary_items(kept["summaries"], kept["clips"], hierarchy)
+        clips = kept.get("clips", NARRATION_SCHEMA.empty_table())
+        hierarchy = join(clips, kept["summaries"], match_pass=config.annotations.match_pass)
+        items["summaries"] = summary_items(kept["summaries"], clips, hierarchy)
     return items
+
+
+def _drop_oversized(items: pa.Table, set_name: str) -> tuple[pa.Table, pa.Table]:
+    """Return the items whose records fit into a shard, and ledger rows for the others.
+
+    Single texts are limited when they are read, but a summary's record also has those of all its narrations.
+    """
+    sizes = record_sizes(items)
+    fits = pa.array(sizes <= MAX_MEMBER["json"], pa.bool_())
+    dropped = items.filter(pc.invert(fits))
+    limit = f"the limit of a record is {MAX_MEMBER['json']} bytes"
+    details = [f"the record would have {size} bytes; {limit}" for size in sizes[sizes > MAX_MEMBER["json"]].tolist()]
+    rows = ledger.make_rows(
+        set_name, dropped["key"], dropped["video_uid"], status=ledger.FAILED, reason="record too large", detail=details
+    )
+    return items.filter(fits), rows
 
 
 def _splits(table: pa.Table, split_of: Mapping[str, str]) -> list[str]:
