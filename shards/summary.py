@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import pyarrow.compute as pc
@@ -9,6 +10,8 @@ import pyarrow.compute as pc
 from shards.dataset import Split
 
 PERCENTILES = (0, 5, 25, 50, 75, 95, 100)  # of clip lengths
+# Control characters, line separators, changes of writing direction, and lone surrogates.
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +39,8 @@ class SplitSummary:
 def summarize(split: Split) -> SplitSummary:
     """Return the statistics of a split; reads its parquet files, not its tars."""
     rows = split.rows(["video_uid", "clip_frames", "num_frames", "fps"])
-    clip_seconds = pc.divide(pc.cast(rows["clip_frames"], "float64"), rows["fps"])
-    stored_seconds = pc.divide(pc.cast(rows["num_frames"], "float64"), rows["fps"])
+    clip_seconds = pc.divide(pc.cast(rows["clip_frames"], "float64", safe=False), rows["fps"])
+    stored_seconds = pc.divide(pc.cast(rows["num_frames"], "float64", safe=False), rows["fps"])
     quantiles = pc.quantile(clip_seconds, [q / 100 for q in PERCENTILES]) if len(rows) else []
     return SplitSummary(
         set_name=split.set_name,
@@ -68,3 +71,10 @@ def human_hours(hours: float) -> str:
     if hours >= 1:
         return f"{hours:,.1f} h"
     return f"{hours * 60:.1f} min" if hours * 60 >= 1 else f"{hours * 3600:.1f} s"
+
+
+def printable(text: object, *, limit: int = 1000) -> str:
+    """Return untrusted text as one line of at most `limit` characters that a terminal only shows."""
+    whole = str(text)
+    short = whole if len(whole) <= limit else f"{whole[:limit]}… ({len(whole)} characters)"
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", short.replace("\n", " "))

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 _VOID = frozenset({"br", "img", "link", "meta"})
+_MAX_SECONDS = 1e9  # 30 years
 _SLOW_FPS, _SPEED_UP = 5.0, 8  # videos of fewer frames per second are played that many times as fast
 
 
@@ -32,6 +33,8 @@ def text(value: object, *, limit: int = 2000) -> Html:
         return value
     whole = str(value)
     shown = whole if len(whole) <= limit else f"{whole[:limit]}… ({len(whole):,} characters)"
+    if not shown.isascii():
+        shown = shown.encode("utf-8", "replace").decode()  # a lone surrogate, as of a file name, has no UTF-8
     return Html(escape(shown.replace("\0", "\N{REPLACEMENT CHARACTER}"), quote=True))
 
 
@@ -147,7 +150,11 @@ def absent(reason: object) -> Html:
 
 
 def clock(seconds: float) -> str:
-    """Return a time in a video as h:mm:ss.s or m:ss.s."""
+    """Return a time in a video as h:mm:ss.s or m:ss.s; − before a negative one, – for one that no video has."""
+    if not abs(seconds) < _MAX_SECONDS:
+        return "–"
+    if seconds < 0:
+        return f"\N{MINUS SIGN}{clock(-seconds)}"
     minutes, tenths = divmod(round(seconds * 10), 600)
     hours, minutes = divmod(minutes, 60)
     rest = f"{tenths // 10:02d}.{tenths % 10}"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from rich.console import Console
+from rich.markup import escape
 
 from configs.cli import Command, Request
 from shards import files, schema
@@ -17,16 +18,19 @@ from shards.dataset import open_dataset
 from shards.inspect import page
 from shards.inspect.tables import Located, find_sample, table, tables
 from shards.stats import ShardError
+from shards.summary import printable
 
 
 def _show_sample(found: Located, console: Console) -> None:
     place = f"{found.set_name}/{found.split}/{found.shard.name}"
-    console.print(f"[bold]{found.row['key']}[/] in {place}", highlight=False)
+    console.print(f"[bold]{escape(printable(found.row['key']))}[/] in {place}", highlight=False)
     members = [
         (ext, f"{found.row[f'{ext}_offset']:,}", f"{found.row[f'{ext}_size']:,}") for ext in schema.MEMBERS
     ]  # fmt: skip
     console.print(table("Members", ("member", "offset", "bytes"), members))
-    console.print_json(json.dumps(found.record, ensure_ascii=False))
+    # Of each line, since the record quotes an untrusted file; it may be long.
+    lines = json.dumps(found.record, ensure_ascii=False, indent=2).split("\n")
+    console.print_json("\n".join(printable(line, limit=1 << 20) for line in lines))
 
 
 class InspectError(RuntimeError):
@@ -36,7 +40,7 @@ class InspectError(RuntimeError):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run what the command line asks for; return the exit code: 1 where there is no such dataset or key."""
+    """Run what the command line asks for; return the exit code: 1 where there is no such dataset or key, or damage."""
     command = Command("python -m shards.inspect", __doc__)
     command.positional("root", type=Path, help="the dataset's folder")
     command.flag("--key", help="show this sample's place and record")
@@ -49,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             command.error(f"--samples {flags.samples}: must be at least 1")
         try:
             _inspect(flags.root, key=flags.key, html=flags.html, samples=flags.samples)
-        except ShardError as error:
-            raise InspectError(str(error)) from error
+        except (ShardError, OSError) as error:
+            raise InspectError(printable(error)) from error
 
     return command.run(work, argv)
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from shards import schema
-from shards.dataset import Dataset, Split, read_member
-from shards.html.elements import Html, absent, clock, heading, image, table, tag, tile, tiles
+from shards.dataset import Dataset, Shard, Split, read_member
+from shards.html.elements import Html, absent, clock, heading, image, notice, table, tag, tile, tiles
 from shards.html.page import document
+from shards.inspect.tables import read_record
+from shards.stats import ShardError
 from shards.summary import SplitSummary, human_bytes, human_hours, summarize
 
 _STRIP = 8  # narrations shown as images below a summary's timeline
 _LANES = 4  # rows of a timeline
+_MAX_JPG = 4 << 20  # bytes of an image in the page
 _SUMMARIES = 12  # most summaries shown of a split: each takes much room
 
 
@@ -74,28 +77,43 @@ def _header(dataset: Dataset, totals: Sequence[SplitSummary]) -> list[Html]:
 
 
 def _choose(split: Split, count: int) -> list[dict[str, Any]]:
-    """Return up to `count` samples of a split, each its record with `key` and the image as `jpg`."""
+    """Return up to `count` samples of a split: its record with `key` and `jpg`, or `key` and the `problem` with it."""
     rows = split.rows(["key", "jpg_offset", "jpg_size", "json_offset", "json_size"])
     step = max(len(rows) / count, 1.0)
     wanted = rows.take(pa.array([int(index * step) for index in range(min(count, len(rows)))], pa.int64()))
-    paths = {shard.name: shard.path for shard in split.shards}
-    chosen = []
+    shards = {shard.name: shard for shard in split.shards}
+    chosen: list[dict[str, Any]] = []
     for row in wanted.to_pylist():
-        record = json.loads(read_member(paths[row["shard"]], row["json_offset"], row["json_size"]))
-        jpg = read_member(paths[row["shard"]], row["jpg_offset"], row["jpg_size"])
-        chosen.append({**record, "key": row["key"], "jpg": jpg})
+        shard = shards[row["shard"]]
+        try:
+            record = read_record(split.set_name, shard, row)
+            chosen.append({**record, "key": row["key"], "jpg": _jpg(shard, row)})
+        except ShardError as error:
+            chosen.append({"key": row["key"], "problem": str(error)})
     return chosen
+
+
+def _jpg(shard: Shard, row: Mapping[str, Any]) -> bytes:
+    """Return a sample's image; raise `ShardError` if it cannot be read, or is too large for a page."""
+    if row["jpg_size"] > _MAX_JPG:
+        raise ShardError(f"{shard.name}: an image of {row['jpg_size']} bytes is too large for a page")
+    try:
+        return read_member(shard.path, row["jpg_offset"], row["jpg_size"])
+    except OSError as error:
+        raise ShardError(f"{shard.name}: {error.strerror or error}") from None
 
 
 def _narration_images(dataset: Dataset, summaries: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
     """Return key → JPEG of the narrations in the summaries' strips, as far as `clips` has them."""
-    wanted = pa.array([n["key"] for summary in summaries for n in _strip(summary["narrations"])], pa.string())
+    listed = [summary["narrations"] for summary in summaries if "problem" not in summary]
+    wanted = pa.array([narration["key"] for narrations in listed for narration in _strip(narrations)], pa.string())
     images = {}
     for split in dataset.sets.get("clips", {}).values():
-        paths = {shard.name: shard.path for shard in split.shards}
+        shards = {shard.name: shard for shard in split.shards}
         rows = split.rows(["key", "jpg_offset", "jpg_size"])
         for row in rows.filter(pc.is_in(rows["key"], wanted)).to_pylist():
-            images[row["key"]] = read_member(paths[row["shard"]], row["jpg_offset"], row["jpg_size"])
+            with suppress(ShardError):  # then it is shown as absent
+                images[row["key"]] = _jpg(shards[row["shard"]], row)
     return images
 
 
@@ -106,6 +124,10 @@ def _strip(narrations: Sequence[Any]) -> list[Any]:
 
 
 def _sample(sample: Mapping[str, Any]) -> Html:
+    if "problem" in sample:
+        return tag(
+            "figure", absent("damaged"), tag("figcaption", sample["key"], ": ", sample["problem"], class_="words")
+        )
     length = sample["clip_frames"] / sample["fps"]
     facts = [
         f"{clock(sample['clip_start'])} · {length:.2f} s",
@@ -123,6 +145,8 @@ def _sample(sample: Mapping[str, Any]) -> Html:
 
 def _summary(sample: Mapping[str, Any], images: Mapping[str, bytes]) -> Html:
     """Return a summary: its image and text, its narrations on a timeline, and some of them as images."""
+    if "problem" in sample:
+        return tag("section", notice(sample["key"], ": ", sample["problem"]), class_="item")
     start, end, narrations = sample["clip_start"], sample["clip_end"], sample["narrations"]
     count = f"{len(narrations)} narration{'' if len(narrations) == 1 else 's'}"
     where = f"{clock(start)}–{clock(end)} · {count} · {sample['num_frames']} frames at {sample['fps']:g}/s"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,10 @@ import pyarrow.compute as pc
 from rich.markup import escape
 from rich.table import Table
 
-from shards.dataset import Dataset, Shard, read_member, read_rows
-from shards.stats import ShardError
-from shards.summary import PERCENTILES, SplitSummary, human_bytes, human_hours, summarize
+from shards import schema
+from shards.dataset import Dataset, Shard, read_member, read_rows, row_schema
+from shards.stats import ShardError, parse_json
+from shards.summary import PERCENTILES, SplitSummary, human_bytes, human_hours, printable, summarize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +33,25 @@ def find_sample(dataset: Dataset, key: str) -> Located:
     """Return the sample with a key; raise `ShardError` if the dataset has none."""
     for set_name, split, entry in dataset.splits():
         for shard in entry.shards:
-            table = shard.rows()
+            table = shard.rows(row_schema(set_name).names)
             rows = table.filter(pc.equal(table["key"], key)).to_pylist()
             if rows:
-                raw = read_member(shard.path, rows[0]["json_offset"], rows[0]["json_size"])
-                return Located(set_name=set_name, split=split, shard=shard, row=rows[0], record=json.loads(raw))
+                record = read_record(set_name, shard, rows[0])
+                return Located(set_name=set_name, split=split, shard=shard, row=rows[0], record=record)
     raise ShardError(f"{dataset.root}: no sample has the key {key!r}; the shards' parquet files list all keys")
+
+
+def read_record(set_name: str, shard: Shard, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the record of a row of a shard's parquet as parsed JSON; raise `ShardError` if it is damaged."""
+    try:
+        raw = read_member(shard.path, row["json_offset"], row["json_size"])
+        record = schema.from_json(set_name, parse_json(raw))
+        schema.check_values(record)
+    except OSError as error:
+        raise ShardError(f"{shard.path}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ShardError(f"{shard.path}: {row['key']}: {error}: run python -m shards.verify") from None
+    return schema.to_json(record)
 
 
 def tables(dataset: Dataset) -> Iterator[Table]:
@@ -103,5 +116,5 @@ def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], *, num
         is_number = numbers and index > 0 and name not in ("status", "reason", "fingerprint")
         table.add_column(name, justify="right" if is_number else "left", overflow="fold")
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*(escape(printable(cell)) for cell in row))
     return table

@@ -15,8 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from configs.cli import Command, ExitCode, Request
-from shards.summary import human_bytes
-from shards.verify.findings import printable
+from shards.summary import human_bytes, printable
 from shards.verify.run import Report, verify
 from shards.verify.shard import ShardReport
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from shards.stats import ShardError
+from shards.summary import printable
 
 FINISH = "rerun the build, which rewrites the index files from the existing shards"
 REBUILD = "delete the shard's three files and rerun the build, which reproduces the shard"
 RESTORE = "download the file again from where it was published, or " + REBUILD
 MOVE = "move it out of the dataset"
 MAX_FINDINGS = 40  # of one check
-_MAX_TEXT = 1000  # characters of a problem
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 logger = logging.getLogger(__name__)
 
 
@@ -34,12 +32,6 @@ class Finding:
         """Make the texts, which quote untrusted files, short and printable on one line."""
         for name in ("file", "key", "problem"):
             object.__setattr__(self, name, printable(getattr(self, name)))
-
-
-def printable(text: str) -> str:
-    """Return untrusted text as one line of bounded length that can be printed and written as UTF-8."""
-    short = text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}… ({len(text)} characters)"
-    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", short.replace("\n", " "))
 
 
 def guarded(file: str, check: Callable[[], Iterable[Finding]], *, root: Path, remedy: str = RESTORE) -> list[Finding]:
