@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+import random
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from shards.config import LoaderConfig, SourceConfig
+from shards.dataset import hash_file, open_dataset
+from shards.index import finish_split, write_dataset
 from shards.loader import Loader
-from shards.sources import LocalSource, RemoteSource, SourceError, fetch_bytes, open_source
-from shards.stats import ShardError
-from tests.shards.coded import coded_dataset
-from tests.shards.servers import FaultyServer, faulty_server
+from shards.sources import AbsentError, ForbiddenError, LocalSource, RemoteSource, SourceError, fetch_bytes, open_source
+from shards.stats import ShardError, ShardStats
+from tests.shards.coded import coded_dataset, overwrite_member
+from tests.shards.servers import FaultyServer, faulty_server, framed
 
 TAR = "/clips/train/00001.tar"
 
@@ -143,6 +149,155 @@ def test_the_servers_denylist_is_read_at_each_opening(root: Path, tmp_path: Path
         finally:
             (root / "denylist.txt").unlink()
         assert RemoteSource(server.url, config(tmp_path)).dataset.denylist == frozenset()
+
+
+def test_a_refused_denylist_counts_as_absent_where_absent_files_are_refused(
+    root: Path, server: FaultyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.absent_status = 403  # as S3 answers without the permission to list
+    assert RemoteSource(server.url, config(tmp_path)).dataset.denylist == frozenset()
+    assert f"{server.url}/denylist.txt: counts as absent" in caplog.text
+    with pytest.raises(AbsentError, match=r"questions.json: refused, as every absent file of this server"):
+        RemoteSource(server.url, config(tmp_path)).file("egomcq/test/questions.json")
+    caplog.clear()
+    server.absent_status = 404  # now a refusal says that there is a list
+    server.faults["/denylist.txt"].append("403")
+    with pytest.raises(ForbiddenError, match=r"denylist.txt: HTTP 403 Forbidden: it exists"):
+        RemoteSource(server.url, config(tmp_path))
+    assert not caplog.records
+    assert RemoteSource(server.url, config(tmp_path)).dataset.denylist == frozenset()
+
+
+@pytest.mark.parametrize("answer", ["no length", "length short", "surplus", "chunk cut", "cut", "page", "bytes"])
+def test_no_part_of_a_denylist_passes_for_the_whole(root: Path, tmp_path: Path, answer: str) -> None:
+    copy = shutil.copytree(root, tmp_path / "set")
+    (copy / "denylist.txt").write_text("video-000\nvideo-001\n", encoding="utf-8")
+    other = {"page": b"<html>please log in</html>", "bytes": bytes(range(128, 256))}.get(answer)
+    with faulty_server(copy) as server:
+        for attempts, planned in ((4, 1), (4, 9)):
+            server.faults["/denylist.txt"].extend([] if other else [answer] * planned)
+            left = [planned if other else 0]
+
+            def choose(path: str, left: list[int] = left) -> object:
+                if path != "/denylist.txt" or not left[0]:
+                    return ""
+                left[0] -= 1
+                return lambda _: framed(other)  # type: ignore[arg-type]
+
+            server.choose = choose  # type: ignore[assignment]
+            if planned < attempts:
+                source = RemoteSource(server.url, config(tmp_path / "cache"))
+                assert source.dataset.denylist == {"video-000", "video-001"}
+                continue
+            with pytest.raises(SourceError, match=r"denylist.txt: .*gave up after 4 attempts"):
+                RemoteSource(server.url, config(tmp_path / "cache"))
+
+
+def test_what_the_manifest_does_not_allow_is_not_read(root: Path, server: FaultyServer, tmp_path: Path) -> None:
+    server.choose = lambda path: "endless" if path.endswith((".tar", ".parquet")) else ""
+    source = RemoteSource(server.url, config(tmp_path, attempts=2))
+    shard = source.dataset.split("clips", "train").shards[0]
+    with pytest.raises(SourceError, match=f"received more than the expected {shard.bytes} bytes"):
+        source.read(shard, 0, 512)
+    with pytest.raises(SourceError, match=f"received more than the accepted {shard.bytes + 2**20} bytes"):
+        source.parquet(shard)
+    with pytest.raises(ShardError, match="lie outside of the"):
+        source.read(shard, shard.bytes - 1, 2)
+    server.choose = lambda path: lambda data: framed(data, Content_Length=10**12)
+    with pytest.raises(SourceError, match=r"dataset.json: Content-Length is 1000000000000, more than"):
+        RemoteSource(server.url, config(tmp_path, attempts=2))
+    with pytest.raises(ShardError, match="no path below"):
+        source.file("../elsewhere")
+
+
+def flip(path: Path, at: int) -> None:
+    with path.open("r+b") as handle:
+        handle.seek(at)
+        byte = handle.read(1)[0]
+        handle.seek(at)
+        handle.write(bytes([byte ^ 4]))
+
+
+def frames_of(url: str | Path, source: SourceConfig, *, workers: int = 0) -> dict[str, torch.Tensor]:
+    small = LoaderConfig(global_batch=3, size=32, workers=workers, source=source)
+    with Loader(url, "clips", "train", small) as loader:
+        batches = list(loader)
+        assert not any(failure for batch in batches for failure in batch.failures)
+        return {key: frames for batch in batches for key, frames in zip(batch.keys, batch.frames, strict=True)}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_bits_that_flip_in_the_cache_during_a_run_change_no_batch(
+    root: Path, server: FaultyServer, tmp_path: Path, workers: int
+) -> None:
+    expected, rng = frames_of(root, SourceConfig()), random.Random(workers)
+    source = config(tmp_path, cache_check_rate=0.0)
+    small = LoaderConfig(global_batch=3, size=32, workers=workers, prefetch=1, source=source)
+    flipped = 0
+    with Loader(server.url, "clips", "train", small) as loader:
+        for _ in range(4):
+            got = {}
+            for batch in loader:
+                got |= dict(zip(batch.keys, batch.frames, strict=True))
+                assert not any(batch.failures)
+                for path in (tmp_path / "objects").iterdir():
+                    size = path.stat().st_size
+                    for _ in range(20):
+                        flip(path, rng.randrange(size))
+                        flipped += 1
+            if not workers:  # epochs differ in their random frames
+                assert set(got) == set(expected)
+    assert flipped > 100 and server.requests[TAR] > 1
+    damaged = frames_of(server.url, source, workers=workers)
+    assert damaged.keys() == expected.keys()
+    assert all(torch.equal(damaged[key], expected[key]) for key in expected)
+
+
+def test_a_cache_without_checksums_is_hashed_before_it_is_read(
+    root: Path, server: FaultyServer, tmp_path: Path
+) -> None:
+    expected = frames_of(server.url, config(tmp_path))
+    shutil.rmtree(tmp_path / "sums")
+    for path in (tmp_path / "objects").iterdir():
+        flip(path, path.stat().st_size // 2)
+    found = frames_of(server.url, config(tmp_path))
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+    assert server.requests[TAR] == 2
+
+
+def test_reads_check_the_whole_shard_at_the_given_rate(root: Path, server: FaultyServer, tmp_path: Path) -> None:
+    source = RemoteSource(server.url, config(tmp_path, cache_check_rate=1.0))
+    shard = max(source.dataset.split("clips", "train").shards, key=lambda shard: shard.bytes)
+    right = source.read(shard, 0, 512)
+    path = tmp_path / "objects" / shard.sha256
+    flip(path, shard.bytes - 700)  # in another block than is read
+    assert RemoteSource(server.url, config(tmp_path, cache_check_rate=0.0)).read(shard, 0, 512) == right
+    assert source.cache.counts.repairs == 0
+    assert source.read(shard, 0, 512) == right
+    assert (source.cache.counts.repairs, source.cache.counts.fills) == (1, 2)
+
+
+def test_a_sample_that_is_bad_at_its_source_is_fetched_once(root: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(root, tmp_path / "set")
+    overwrite_member(open_dataset(copy), 1, 0, b"\0" * 1500)
+    tar = copy / "clips/train/00001.tar"
+    stats = ShardStats.read(copy / "clips/train/00001_stats.json")
+    dataclasses.replace(stats, sha256=hash_file(tar)).write(copy / "clips/train/00001_stats.json")
+    finish_split(copy, "clips", "train")
+    rewrite_manifest(copy)
+    with faulty_server(copy) as server:
+        small = LoaderConfig(global_batch=5, size=32, workers=0, source=config(tmp_path / "cache"))
+        with Loader(server.url, "clips", "train", small) as loader:
+            failures = [failure for batch in loader for tried in batch.failures for failure in tried]
+        assert [failure.reason for failure in failures] == ["not an mp4"]
+        assert server.requests[TAR] == 1
+
+
+def rewrite_manifest(folder: Path) -> None:
+    """Write `dataset.json` anew for the shards that are in the folder."""
+    old = open_dataset(folder)
+    provenance = {name: old.provenance[name] for name in ("code_revision", "annotations", "licence_notice", "counts")}
+    write_dataset(folder, config=old.config, toolchain=old.toolchain, provenance=provenance)
 
 
 @pytest.fixture
