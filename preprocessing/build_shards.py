@@ -31,7 +31,7 @@ from preprocessing.demo.benchmarks import BenchmarkFiles
 from preprocessing.errors import UsageError
 from preprocessing.estimate import dry_run
 from preprocessing.publish import close_ledger, publish, require_companions
-from preprocessing.selection import is_up_to_date, read_published, require_same_plan, require_samples, select
+from preprocessing.selection import is_up_to_date, read_published, require_same_plan, select
 from preprocessing.toolchain import find_ffmpeg, versions
 from preprocessing.video.sources import find_videos
 from shards.files import remove_temporaries, write_bytes
@@ -86,10 +86,7 @@ def build(config: BuildConfig, console: Console, *, is_dry_run: bool = False, is
     video_paths = find_videos(config.videos.root, config.videos.pattern, wanted=annotated)
     published = read_published(config.output)
     require_companions(config.output, annotations, published)
-    for message in annotations.ignored:
-        console.print(message, markup=False, highlight=False)
     selection = select(annotations, video_paths, published, config)
-    require_samples(annotations, selection, published)
     if is_dry_run:
         dry_run(config, annotations, selection, video_paths, ffmpeg=ffmpeg, toolchain=toolchain, console=console)
         return
@@ -102,12 +99,14 @@ def build(config: BuildConfig, console: Console, *, is_dry_run: bool = False, is
         remove_temporaries(folder, is_locked=is_locked)
     write_bytes(config.work_folder / "config.yaml", f"# {code_revision()}\n{to_yaml(config)}".encode())
     stages.write_format(config, toolchain)
-    with stages.BuildRun(config, annotations, video_paths, ffmpeg=ffmpeg, toolchain=toolchain, console=console) as run:
+    with stages.BuildRun(
+        config, annotations, video_paths, excluded=excluded, ffmpeg=ffmpeg, toolchain=toolchain, console=console
+    ) as run:
         sources = run.probe(selection)
         run.chunk_and_pack(selection, sources, done)
     chunks = stages.chunk_records(config, sources)
     ledger, spans = close_ledger(config, annotations, selection, chunks, excluded)
-    report.require_few_failures(config, ledger, annotations.sets)
+    report.require_few_failures(config, ledger, spans, annotations.sets)
     dataset = publish(config, annotations, ledger, spans, excluded=excluded, toolchain=toolchain, published=published)
     report.summary(dataset, ledger, chunks, seconds=time.monotonic() - began, console=console)
 

@@ -22,6 +22,8 @@ from shards.files import write_json
 from shards.index import done_shards, splits_of, write_dataset
 from shards.schema import LABELS, QUESTIONS, SETS
 
+PENDING = "pending"  # status of what a build that stopped early did not get to; in no published ledger
+
 
 def close_ledger(
     config: BuildConfig,
@@ -36,6 +38,49 @@ def close_ledger(
     videos that these annotations do not mention are carried over from the ledger of earlier builds. Raises
     `UnbalancedError` unless every input item is accounted for exactly once.
     """
+    return _ledger(config, annotations, selection, chunks, excluded, pending=None)
+
+
+def interim_ledger(
+    config: BuildConfig,
+    annotations: Annotations,
+    selection: Selection,
+    chunks: Mapping[str, Sequence[Chunk] | str],
+    excluded: frozenset[str],
+) -> tuple[pa.Table, list[ledger.SourceSpan]]:
+    """Return the ledger and the spans of a build that stops early: as `close_ledger`, with the rest as `pending`.
+
+    `chunks` lacks the videos of which chunks are still to be made. Planned samples of unusable videos are failed ones.
+    """
+    tables = []
+    for plan in selection.plans:
+        uids = plan.items["video_uid"].to_pylist()
+        reasons = [records if isinstance(records := chunks.get(uid), str) else "" for uid in uids]
+        parts = [reason.partition(": ") for reason in reasons]
+        tables.append(
+            ledger.make_rows(
+                plan.set_name,
+                plan.items["key"],
+                plan.items["video_uid"],
+                status=[ledger.FAILED if reason else PENDING for reason in reasons],
+                reason=[short for short, _, _ in parts],
+                detail=[long or short for short, _, long in parts],
+            )
+        )
+    pending = pa.concat_tables([ledger.LEDGER_SCHEMA.empty_table(), *tables])
+    return _ledger(config, annotations, selection, chunks, excluded, pending=pending)
+
+
+def _ledger(
+    config: BuildConfig,
+    annotations: Annotations,
+    selection: Selection,
+    chunks: Mapping[str, Sequence[Chunk] | str],
+    excluded: frozenset[str],
+    *,
+    pending: pa.Table | None,
+) -> tuple[pa.Table, list[ledger.SourceSpan]]:
+    """Return the ledger and the spans; a row of `pending` counts only where there is no other of that item."""
     root = config.output
     before = ledger.read_ledger(root)
     carried = _carried_over(annotations, before)
@@ -45,6 +90,7 @@ def close_ledger(
         ledger.reject_rows(annotations.rejects),
         selection.filtered,
         _video_rows(annotations, selection, chunks, before, excluded),
+        *([pending] if pending is not None else []),
     ]
     for set_name, split in splits_of(root):
         tables += [ledger.shard_rows(root, stats, video_of) for stats in done_shards(root, set_name, split)]
@@ -140,7 +186,8 @@ def _video_rows(
             row = (earlier[uid]["status"], earlier[uid]["reason"], earlier[uid]["detail"])
         elif records is None:
             default = "excluded: used by evaluation" if uid in excluded else "no usable annotation"
-            row = (ledger.FILTERED, filtered.get(uid, default), "")
+            is_pending = uid in selection.videos  # only where the build stops early
+            row = (PENDING, "", "") if is_pending else (ledger.FILTERED, filtered.get(uid, default), "")
         elif isinstance(records, str):
             short, _, long = records.partition(": ")
             row = (ledger.FAILED, short, long)
@@ -155,7 +202,7 @@ def _video_rows(
 
 def _latest(table: pa.Table) -> pa.Table:
     """Return a ledger with one row per item: `packed` before `failed` before `filtered`, then the latest shard's."""
-    rank = pc.index_in(table["status"], pa.array([ledger.PACKED, ledger.FAILED, ledger.FILTERED])).to_numpy()
+    rank = pc.index_in(table["status"], pa.array([ledger.PACKED, ledger.FAILED, ledger.FILTERED, PENDING])).to_numpy()
     order = np.lexsort((-np.arange(len(table)), rank))
     ordered = table.take(pa.array(order)).append_column("row", pa.array(order))
     kept = ordered.group_by(["set", "item"], use_threads=False).aggregate([("row", "first")])["row_first"]

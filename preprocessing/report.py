@@ -16,26 +16,63 @@ from preprocessing.errors import TooManyFailuresError
 from preprocessing.video.chunks import Chunk
 from shards.dataset import Dataset
 
+_REASONS = 3  # kinds of failure that a message names
 
-def require_few_failures(config: BuildConfig, ledger_table: pa.Table, sets: Iterable[str]) -> None:
-    """Raise `TooManyFailuresError` with the most frequent reasons where too many samples of `sets` failed.
 
-    Other sets of the same dataset were checked when they were built. On failure, the ledger is written to the
-    work folder.
+def require_few_failures(
+    config: BuildConfig, ledger_table: pa.Table, spans: Sequence[ledger.SourceSpan], sets: Iterable[str]
+) -> None:
+    """Raise `TooManyFailuresError` where too many samples of `sets` failed.
+
+    Other sets of the same dataset were checked when they were built.
     """
-    samples = ledger_table.filter(pc.is_in(ledger_table["set"], pa.array(list(sets), pa.string())))
-    failed = samples.filter(pc.equal(samples["status"], ledger.FAILED))
+    samples = _of_sets(ledger_table, sets)
+    failed = len(samples.filter(pc.equal(samples["status"], ledger.FAILED)))
     tried = len(samples.filter(pc.not_equal(samples["status"], ledger.FILTERED)))
-    if len(failed) > config.max_failed_fraction * tried:
-        ledger.write(config.work_folder, ledger_table, [])
-        reasons = sorted(ledger.summarise(failed), key=lambda row: -row[3])[:5]
-        shown = "; ".join(f"{count} {name} {reason}" for name, _, reason, count in reasons)
-        raise TooManyFailuresError(
-            f"{len(failed)} of {tried} samples failed ({shown}), more than max_failed_fraction = "
-            f"{config.max_failed_fraction} allows; {config.work_folder / 'ledger.parquet'} lists each. The shards are "
-            "kept: raise max_failed_fraction to publish them as they are, or repair the sources and rerun with "
-            "retry=failed"
-        )
+    if failed > config.max_failed_fraction * tried:
+        raise too_many_failures(config, ledger_table, spans, sets=sets, failed=failed, tried=tried)
+
+
+def too_many_failures(
+    config: BuildConfig,
+    ledger_table: pa.Table,
+    spans: Sequence[ledger.SourceSpan],
+    *,
+    sets: Iterable[str],
+    failed: int,
+    tried: int,
+) -> TooManyFailuresError:
+    """Write the ledger and the spans to the work folder; return the error with the most frequent reasons."""
+    ledger.write(config.work_folder, ledger_table, spans)
+    samples = _of_sets(ledger_table, sets)
+    reasons = _frequent_reasons(samples.filter(pc.equal(samples["status"], ledger.FAILED)))
+    return TooManyFailuresError(
+        f"{failed} of {tried} samples failed, more than max_failed_fraction = {config.max_failed_fraction} allows. "
+        + "\n".join(["The most frequent reasons:", *reasons])
+        + f"\nEvery item is listed in {config.work_folder / 'ledger.parquet'}. Finished work is kept. Repair the "
+        "sources and rerun with retry=failed (missing videos that were added need the same command only); or, if that "
+        "many failures are expected, raise max_failed_fraction, or set videos.allow_missing=true for missing videos"
+    )
+
+
+def _of_sets(ledger_table: pa.Table, sets: Iterable[str]) -> pa.Table:
+    return ledger_table.filter(pc.is_in(ledger_table["set"], pa.array(list(sets), pa.string())))
+
+
+def _frequent_reasons(failed: pa.Table) -> list[str]:
+    """Return a line for each of the most frequent reasons, with the number of samples and an example."""
+    counted = sorted(
+        pc.value_counts(failed["reason"]).to_pylist(), key=lambda entry: (-entry["counts"], entry["values"])
+    )
+    lines = []
+    for entry in counted[:_REASONS]:
+        rows = failed.filter(pc.equal(failed["reason"], entry["values"]))
+        row = rows.take(pc.sort_indices(rows, [("set", "ascending"), ("item", "ascending")])[:1]).to_pylist()[0]
+        of_video = f" of video {row['video_uid']}" if row["video_uid"] else ""
+        lines.append(f"  {entry['counts']} × {entry['values']}, such as {row['item']}{of_video}: {row['detail'][:300]}")
+    if len(counted) > _REASONS:
+        lines.append(f"  and {len(counted) - _REASONS} more reasons")
+    return lines
 
 
 def summary(

@@ -3,28 +3,47 @@
 from __future__ import annotations
 
 import json
+import logging
+import traceback
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
+import pyarrow.parquet as pq
 from rich.console import Console
 
-from preprocessing import jobs
+from preprocessing import jobs, report
 from preprocessing.annotations import Annotations
 from preprocessing.config import BuildConfig
-from preprocessing.errors import TooManyFailuresError, TransientError, UsageError, is_output_fault
+from preprocessing.errors import TransientError, UsageError, is_output_fault
 from preprocessing.pack import PackTask, ShardOutcome, pack_shard
-from preprocessing.plan import ShardPlan, write_plan
-from preprocessing.progress import StageProgress
+from preprocessing.plan import ShardPlan, plan_path, write_plan
+from preprocessing.progress import StageProgress, log_file
+from preprocessing.publish import interim_ledger
 from preprocessing.selection import ABSENT, Selection
-from preprocessing.video.chunks import Chunk, Damage, delete_media, has_media, is_current, read_sidecar, write_sidecar
+from preprocessing.video.chunks import (
+    Chunk,
+    Damage,
+    delete_media,
+    has_media,
+    is_current,
+    read_sidecar,
+    sidecar_path,
+    write_sidecar,
+)
 from preprocessing.video.probe import ProbedVideo
-from preprocessing.video.sources import ProbeTask, probe_video
+from preprocessing.video.sources import ProbeTask, SourcePlace, places, probe_video
 from preprocessing.video.transcode import ChunkTask, make_chunk, stored_size
 from shards.files import write_json
 from shards.index import require_toolchain
+from shards.stats import FailedItem
+from shards.writer import ShardWriter
+
+_UNEXPECTED = "unexpected error"  # the reason of what an exception of our own code fails
+logger = logging.getLogger(__name__)
 
 ProbeResults = dict[str, ProbedVideo | str]
 """video_uid → the probed video, or `reason: detail` where it cannot be used."""
@@ -71,8 +90,25 @@ def chunk_records(config: BuildConfig, sources: ProbeResults) -> dict[str, list[
     return records
 
 
+def finished_records(config: BuildConfig, sources: ProbeResults) -> dict[str, list[Chunk] | str]:
+    """Return what `chunk_records` does, without the videos of which chunks are still to be made."""
+    done: ProbeResults = {}
+    for uid, source in sources.items():
+        if isinstance(source, str):
+            done[uid] = source
+            continue
+        chunks = [read_sidecar(config.work_folder, uid, index) for index in range(_count(source, config))]
+        if all(chunk is not None and is_current(chunk, source) for chunk in chunks):
+            done[uid] = source
+    return chunk_records(config, done)
+
+
 class BuildRun:
-    """Runs the stages of one build on its cluster, with a progress bar for each; a context manager."""
+    """Runs the stages of one build on its cluster, with a progress bar for each; a context manager.
+
+    An unexpected exception in the work on one video or shard fails that video or shard; its traceback goes to the log,
+    which is also in `build.log` of the work folder.
+    """
 
     def __init__(
         self,
@@ -80,20 +116,25 @@ class BuildRun:
         annotations: Annotations,
         video_paths: Mapping[str, Path],
         *,
+        excluded: frozenset[str],
         ffmpeg: str,
         toolchain: dict[str, str],
         console: Console,
     ) -> None:
-        self._config, self._video_paths = config, video_paths
+        assert config.videos.root is not None
+        self._config, self._annotations, self._excluded = config, annotations, excluded
+        self._places = places(video_paths, config.videos.root)
         self._ffmpeg, self._toolchain = ffmpeg, toolchain
         columns = [annotations.videos[name].to_pylist() for name in ("video_uid", "is_stereo")]
         self._is_stereo = dict(zip(*columns, strict=True))
-        self._frame_rates = annotations.frame_rates
         self._console = console
         self._stages = StageProgress(console)
+        self._unfinished: dict[str, ChunkTask] = {}  # name of a job → its task
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
+        self._stack.enter_context(log_file(self._config.work_folder / "build.log"))
+        self._stack.callback(self._forget_unfinished)  # once the workers have ended
         scratch = str(self._config.work_folder / "dask")
         self._client = self._stack.enter_context(jobs.cluster(self._config.dask, scratch=scratch))
         workers = len(self._client.scheduler_info(n_workers=-1)["workers"])
@@ -111,33 +152,52 @@ class BuildRun:
 
         Raises `TooManyFailuresError` where more samples are lost by that than `max_failed_fraction` allows.
         """
-        assert self._config.videos.root is not None
         sources: ProbeResults = {
             uid: f"{ABSENT}: no file of this name in videos.root"
-            for uid in sorted(selection.videos - self._video_paths.keys())
+            for uid in sorted(selection.videos - self._places.keys())
         }
-        work = [
-            jobs.DaskJob(
-                name=f"probe-{uid}",
-                stage="probe",
-                function=probe_video,
-                task=ProbeTask(
-                    video_uid=uid,
-                    path=self._video_paths[uid],
-                    root=self._config.videos.root,
-                    frames_fps=self._config.videos.frames_fps or self._frame_rates.get(uid),
-                ),
-            )
-            for uid in sorted(selection.videos & self._video_paths.keys())
-        ]
+        work = [self._probe_job(uid) for uid in sorted(selection.videos & self._places.keys())]
         self._stages.begin("videos", len(work), "videos")
         for ended in jobs.run(self._client, work):
-            sources[ended.job.task.video_uid] = _value(ended)
+            sources[ended.job.task.video_uid] = self._probed(ended)
             self._stages.advance("videos", 1)
+        sources = dict(sorted(sources.items()))
         lost = {uid for uid, source in sources.items() if isinstance(source, str)}
         items = sum(sum(uid in lost for uid in plan.items["video_uid"].to_pylist()) for plan in selection.plans)
-        self._require_few(items, selection.items, f"{len(lost)} of {len(sources)} videos are missing or unreadable")
-        return dict(sorted(sources.items()))
+        self._require_few(items, selection, sources)
+        return sources
+
+    def _probe_job(self, uid: str) -> jobs.DaskJob:
+        place = self._places[uid]
+        task = ProbeTask(
+            video_uid=uid,
+            path=place.path,
+            root=place.root,
+            neighbours=place.neighbours,
+            frames_fps=self._config.videos.frames_fps or self._annotations.frame_rates.get(uid),
+        )
+        return jobs.DaskJob(name=f"probe-{uid}", stage="probe", function=probe_video, task=task)
+
+    def _probed(self, ended: jobs.JobOutcome) -> ProbedVideo | str:
+        """Return the outcome of probing a video; an exception makes it a failed one."""
+        if ended.error is None and isinstance(ended.value, ProbedVideo):
+            try:  # what later steps compute from it
+                _count(ended.value, self._config)
+                stored_size(ended.value, is_stereo=True, short_side=self._config.chunk.short_side)
+            except Exception:  # noqa: BLE001  the video is at fault, and the traceback is logged
+                return self._unexpected(ended.job.name, traceback.format_exc())
+        if ended.error is not None:
+            return self._unexpected(ended.job.name, ended.error)
+        value: ProbedVideo | str = ended.value
+        return value
+
+    def _unexpected(self, job: str, trace: str) -> str:
+        """Log the traceback of an exception; return `reason: detail` for the ledger, without paths of this machine."""
+        logger.error("%s: %s\n%s", job, _UNEXPECTED, trace.rstrip())
+        detail = trace.strip().splitlines()[-1]
+        for folder, name in ((self._config.work_folder, "WORK"), (self._config.videos.root, "VIDEOS")):
+            detail = detail.replace(str(folder), name)
+        return f"{_UNEXPECTED}: {detail[:300]}"
 
     def chunk_and_pack(self, selection: Selection, sources: ProbeResults, done: set[str]) -> None:
         """Make the missing chunks and the shards not in `done` (names), each shard as soon as its chunks exist.
@@ -169,6 +229,7 @@ class BuildRun:
             for uid in needed_by[plan.name]:
                 users.setdefault(uid, set()).add(plan.name)
 
+        self._unfinished = {job.name: job.task for job in chunking}
         self._stages.begin("chunks", sum(job.size for job in chunking), "s of video")
         self._stages.begin("shards", sum(len(plan.items) for plan in plans), "samples")
         failed = 0
@@ -176,11 +237,11 @@ class BuildRun:
             self._stages.advance(ended.job.stage, ended.job.size)
             if ended.job.stage == "chunks":
                 if ended.error:
-                    self._record_failed_chunk(ended)
+                    self._record_failed_chunk(ended.job, ended.error)
+                del self._unfinished[ended.job.name]
                 continue
-            packed: ShardOutcome = _value(ended)
-            failed += packed.failed
-            self._require_few(failed, selection.items, f"{failed} samples could not be packed")
+            failed += self._record_failed_shard(ended.job, ended.error) if ended.error else _failed(ended)
+            self._require_few(failed, selection, sources)
             if not self._config.chunk.keep:
                 self._delete_unneeded_chunks(ended.job.name, needed_by[ended.job.name], users, counts)
 
@@ -198,7 +259,7 @@ class BuildRun:
         return jobs.DaskJob(
             name=f"chunk-{uid}-{index}",
             stage="chunks",
-            function=_make_chunk,
+            function=partial(_make_chunk, self._places[uid]),
             task=task,
             size=task.end - task.start,
             runs_ffmpeg=True,
@@ -217,7 +278,7 @@ class BuildRun:
             toolchain=self._toolchain,
         )
         return jobs.DaskJob(
-            name=plan.name, stage="shards", function=pack_shard, task=task, size=len(plan.items), needs=needs
+            name=plan.name, stage="shards", function=_pack_shard, task=task, size=len(plan.items), needs=needs
         )
 
     def _must_make(self, uid: str, source: ProbedVideo, index: int, needed_videos: set[str]) -> bool:
@@ -229,12 +290,10 @@ class BuildRun:
             return True
         return uid in needed_videos and not has_media(self._config.work_folder, chunk)
 
-    def _record_failed_chunk(self, ended: jobs.JobOutcome) -> None:
+    def _record_failed_chunk(self, job: jobs.DaskJob, trace: str) -> None:
         """Record a chunk for which our own code raised an exception, so that the build can go on."""
-        task: ChunkTask = ended.job.task
-        assert ended.error is not None
-        reason = f"unexpected error: {ended.error.strip().splitlines()[-1]}"
-        self._console.print(f"{ended.job.name}: {ended.error}", markup=False)
+        task: ChunkTask = job.task
+        reason = self._unexpected(job.name, trace)
         width, height = stored_size(task.source, is_stereo=task.is_stereo, short_side=task.config.short_side)
         chunk = Chunk(
             video_uid=task.video_uid,
@@ -265,30 +324,68 @@ class BuildRun:
                 for index in range(count):
                     delete_media(self._config.work_folder, uid, index)
 
-    def _require_few(self, failed: int, items: int, what: str) -> None:
-        if failed > self._config.max_failed_fraction * items:
-            raise TooManyFailuresError(
-                f"{what}: {failed} of {items} samples are lost, more than max_failed_fraction = "
-                f"{self._config.max_failed_fraction} allows. Finished work is kept. If that many failures are "
-                "expected, raise max_failed_fraction (or set videos.allow_missing=true for missing videos) and rerun"
+    def _record_failed_shard(self, job: jobs.DaskJob, trace: str) -> int:
+        """Record all samples of a shard for which our own code raised an exception as failed; return their number."""
+        task: PackTask = job.task
+        reason, _, detail = self._unexpected(job.name, trace).partition(": ")
+        keys = pq.read_table(plan_path(task.work, task.set_name, task.split, task.number), columns=["key"])["key"]
+        failed = [FailedItem(key=key, reason=reason, detail=detail) for key in keys.to_pylist()]
+        with ShardWriter(task.root, task.set_name, task.split, task.number, toolchain=task.toolchain) as writer:
+            writer.finish(failed)
+        return len(failed)
+
+    def _forget_unfinished(self) -> None:
+        """Remove records of damage by chunks of which nothing was heard: what ended the build may have caused it."""
+        for task in self._unfinished.values():
+            chunk = read_sidecar(task.work, task.video_uid, task.index)
+            if chunk is not None and chunk.damage:
+                sidecar_path(task.work, task.video_uid, task.index).unlink(missing_ok=True)
+
+    def _require_few(self, failed: int, selection: Selection, sources: ProbeResults) -> None:
+        """Raise `TooManyFailuresError` where too many of the planned samples failed; the ledger so far is written."""
+        if failed > self._config.max_failed_fraction * selection.items:
+            chunks = finished_records(self._config, sources)
+            rows, spans = interim_ledger(self._config, self._annotations, selection, chunks, self._excluded)
+            raise report.too_many_failures(
+                self._config, rows, spans, sets=self._annotations.sets, failed=failed, tried=selection.items
             )
 
 
-def _make_chunk(task: ChunkTask) -> Chunk:
-    """Make a chunk on a worker; raise `TransientError` where writing fails because of the machine."""
+def _make_chunk(place: SourcePlace, task: ChunkTask) -> Chunk:
+    """Make a chunk on a worker; raise `TransientError` where the machine fails: in writing, or by losing the source."""
     try:
-        return make_chunk(task)
+        chunk = make_chunk(task)
     except OSError as error:
+        place.require_reachable()
         if is_output_fault(error):
             raise TransientError(f"{task.work}: {error.strerror or error}") from error
         raise
+    except Exception:
+        place.require_reachable()
+        raise
+    if chunk.damage:
+        try:
+            place.require_reachable()
+        except TransientError:
+            sidecar_path(task.work, task.video_uid, task.index).unlink(missing_ok=True)
+            raise
+    return chunk
 
 
-def _value(ended: jobs.JobOutcome) -> Any:
-    """Return the value of a job; raise `RuntimeError` with the worker's traceback where it has none."""
-    if ended.error:
-        raise RuntimeError(f"{ended.job.name} raised an unexpected exception:\n{ended.error}")
-    return ended.value
+def _pack_shard(task: PackTask) -> ShardOutcome:
+    """Pack a shard on a worker; raise `TransientError` where its folders have disappeared."""
+    try:
+        return pack_shard(task)
+    except FileNotFoundError as error:
+        for folder in (task.root, task.work):
+            if not folder.is_dir():
+                raise TransientError(f"{folder}: disappeared during the build") from error
+        raise
+
+
+def _failed(ended: jobs.JobOutcome) -> int:
+    packed: ShardOutcome = ended.value
+    return packed.failed
 
 
 def _videos(plan: ShardPlan) -> set[str]:
