@@ -31,7 +31,7 @@ from preprocessing.demo.benchmarks import BenchmarkFiles
 from preprocessing.errors import UsageError
 from preprocessing.estimate import dry_run
 from preprocessing.publish import close_ledger, publish, require_companions
-from preprocessing.selection import is_up_to_date, read_published, require_same_plan, select
+from preprocessing.selection import is_up_to_date, read_published, require_same_plan, require_samples, select
 from preprocessing.toolchain import find_ffmpeg, versions
 from preprocessing.video.sources import find_videos
 from shards.files import remove_temporaries, write_bytes
@@ -86,7 +86,10 @@ def build(config: BuildConfig, console: Console, *, is_dry_run: bool = False, is
     video_paths = find_videos(config.videos.root, config.videos.pattern, wanted=annotated)
     published = read_published(config.output)
     require_companions(config.output, annotations, published)
+    for message in annotations.ignored:
+        console.print(message, markup=False, highlight=False)
     selection = select(annotations, video_paths, published, config)
+    require_samples(annotations, selection, published)
     if is_dry_run:
         dry_run(config, annotations, selection, video_paths, ffmpeg=ffmpeg, toolchain=toolchain, console=console)
         return
