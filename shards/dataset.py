@@ -218,8 +218,8 @@ def read_bounded(parquet: Path, columns: Sequence[str] | None = None, *, limit: 
         texts = [field.name for field in arrow if pa.types.is_string(field.type)]
         batches, size = [], 0
         # As dictionaries, since a page of a few bytes can repeat one value of megabytes a billion times.
-        with pq.ParquetFile(handle, read_dictionary=texts) as opened:
-            for batch in opened.iter_batches(batch_size=_BATCH_ROWS, columns=names):
+        with pq.ParquetFile(handle, read_dictionary=texts, metadata=meta) as opened:
+            for batch in opened.iter_batches(batch_size=_BATCH_ROWS, columns=names, use_threads=False):
                 size += sum(map(_expanded_bytes, batch.columns))
                 if size > limit:
                     raise ShardError(f"{parquet}: more than {limit} bytes uncompressed; not read")

@@ -14,7 +14,7 @@ from typing import Any
 from shards import files, schema
 from shards.dataset import CARD, DENYLIST, FEATURES, MANIFEST, TABLES, hash_file, read_denylist, split_problems
 from shards.index import split_index, split_to_json
-from shards.stats import SPLITS, ShardError, ShardStats, file_problem, shard_paths
+from shards.stats import ShardError, ShardStats, file_problem, shard_paths
 from shards.verify.findings import FINISH, MOVE, RESTORE, Finding, each, guarded, without_root
 
 _UNFINISHED = "rerun the build, which completes the shard; or delete the file"
@@ -42,8 +42,9 @@ def find_shards(root: Path, companions: Iterable[str]) -> Contents:
     inside = root.resolve()
     for set_name in schema.RECORDS:
         for path in _entries(root / set_name, contents, root, inside):
-            if path.name not in SPLITS or not path.is_dir():
-                problem = f"unexpected in a set, which has the folders {', '.join(SPLITS)}"
+            splits = schema.SETS[set_name].splits
+            if path.name not in splits or not path.is_dir():
+                problem = f"unexpected in a set; {set_name} has the folders {', '.join(splits)}"
                 contents.findings.append(Finding(file=_name(root, path), problem=problem, remedy=MOVE))
                 continue
             _list_split(root, path, known, contents, inside)

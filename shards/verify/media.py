@@ -13,6 +13,7 @@ from fractions import Fraction
 import av
 import av.logging
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from PIL import Image, UnidentifiedImageError
 
 from shards.mp4 import Mp4Error, read_packets
@@ -144,7 +145,8 @@ def _image_problems(number: int, frame: av.VideoFrame, jpg: bytes) -> Iterator[s
             shown_HWC = _thumbnail(image)
     except _IMAGE_ERRORS:
         return  # reported by jpg_problems
-    stored_HWC = _thumbnail(Image.fromarray(frame.to_ndarray(format="rgb24")))
+    rgb = VideoReformatter().reformat(frame, format="rgb24", threads=1)
+    stored_HWC = _thumbnail(Image.fromarray(rgb.to_ndarray()))
     if (difference := float(np.abs(shown_HWC - stored_HWC).max())) > _MAX_DIFFERENCE:
         yield f"the jpg does not show frame {number}, the key frame nearest the middle: they differ by {difference:.0f}"
 

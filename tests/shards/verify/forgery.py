@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -157,8 +158,9 @@ def records(root: Path, shard: str, change: Change) -> None:
         rows.append({**row, **{name: sample["json"].get(name) for name in schema.scalar_fields(set_name)}})
     (root / f"{shard}.tar").write_bytes(data + tar.end(len(data)))
     pq.write_table(
-        pa.Table.from_pylist(rows, schema=row_schema(set_name)), root / f"{shard}.parquet", store_schema=False
-    )
+    with suppress(pa.ArrowInvalid, pa.ArrowTypeError):  # a value that no index can hold: the old one remains
+        index = pa.Table.from_pylist(rows, schema=row_schema(set_name))
+        pq.write_table(index, root / f"{shard}.parquet", store_schema=False)
     stats_path = root / f"{shard}_stats.json"
     files.write_json(stats_path, {**json.loads(stats_path.read_text()), "samples": len(made), "member_bytes": sizes})
     resign(root)
