@@ -36,8 +36,8 @@ class Pace:
         """Return the error of an attempt that ran out of time."""
         now = time.monotonic()
         if now - self._last >= 0.9 * self._idle:
-            return TransientSourceError(f"no byte for {now - self._last:.3g} s (timeout_seconds = {self._idle:g})")
+            return TransientSourceError(f"no byte for {now - self._last:.1f} s (timeout_seconds = {self._idle:g})")
         return TransientSourceError(
-            f"too slow: {self._received} bytes in {now - self._began:.3g} s "
+            f"too slow: {self._received} bytes in {now - self._began:.1f} s "
             f"(min_kib_per_second = {self._rate / 1024:g} after {self._idle:g} s)"
         )
