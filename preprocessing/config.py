@@ -28,6 +28,9 @@ class VideosConfig:
             raise ValueError(f"videos.pattern = {self.pattern!r}: a pattern below videos.root, as */rgb_frames/*")
 
 
+FRAME_CHOICE = "2"  # version of the rule that chooses a source frame for each stored one: by the source's clock
+
+
 @dataclass(frozen=True, kw_only=True)
 class ChunkConfig:
     """How a source video becomes chunks. Every key but `keep` and the limits affects their bytes."""
@@ -42,6 +45,7 @@ class ChunkConfig:
     crf: Annotated[int, Field(ge=0, le=51)] = 23  # x264's constant rate factor: lower is better and larger
     summary_fps: PositiveInt = 2  # frames per second of the low-rate rendition; must divide fps
     summary_gop_seconds: float = 4.0  # seconds between key frames of the low-rate rendition
+    hdr: Literal["tonemap", "as_is"] = "tonemap"  # HDR sources (PQ, HLG): map them to SDR, or store their values
     max_gap_seconds: float = 0.5  # seconds without a new frame after which a source counts as frozen there
     keep: bool = True  # false: delete a chunk once every shard that needs it is written
     timeout_seconds: PositiveInt = 7200  # seconds after which ffmpeg is stopped and its chunk counts as failed
@@ -71,7 +75,8 @@ class ChunkConfig:
     def format(self) -> dict[str, str]:
         """Return the values that determine the bytes of chunks; shards with different values are not mixed."""
         names = ("seconds", "short_side", "fps", "gop_seconds", "b_frames", "crf", "summary_fps", "summary_gop_seconds")
-        return {f"chunk.{name}": str(getattr(self, name)) for name in names}
+        values = {f"chunk.{name}": str(getattr(self, name)) for name in (*names, "hdr")}
+        return {**values, "chunk.frames": FRAME_CHOICE}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,13 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from preprocessing.pack import PAST_END
 from preprocessing.video.chunks import Chunk
 from shards.dataset import read_rows
 from shards.files import replacing
 from shards.stats import ShardStats, shard_number, shard_paths
 
 PACKED, FILTERED, FAILED = "packed", "filtered", "failed"
+
+_STATED_TOLERANCE = 0.5  # s by which a video may end before the time that its header or metadata state
 
 LEDGER_SCHEMA = pa.schema(
     [
@@ -96,7 +97,7 @@ def shard_rows(root: Path, stats: ShardStats, video_of: Mapping[str, str]) -> pa
             set_name,
             [item.key for item in failed],
             [video_of.get(item.key, "") for item in failed],
-            status=[FILTERED if item.reason == PAST_END else FAILED for item in failed],
+            status=FAILED,
             reason=[item.reason for item in failed],
             detail=[item.detail for item in failed],
         )
@@ -158,6 +159,11 @@ def video_spans(video_uid: str, chunks: Sequence[Chunk]) -> list[SourceSpan]:
             at = damage.end
         if chunk.end > at:
             spans.append(SourceSpan(video_uid=video_uid, start=at, end=chunk.end, status=PACKED, chunk=chunk.index))
+    last = chunks[-1] if chunks else None
+    if last is not None and last.stated_end - last.end > _STATED_TOLERANCE:
+        reason = f"the source ends at {last.end:.3f} s, its header or metadata state {last.stated_end:.3f} s"
+        span = SourceSpan(video_uid=video_uid, start=last.end, end=last.stated_end, status=FAILED, reason=reason)
+        spans.append(span)
     return spans
 
 

@@ -22,7 +22,7 @@ from shards.schema import Sample
 from shards.stats import FailedItem, ShardStats, is_done, shard_paths
 from shards.writer import ShardWriter
 
-PAST_END = "past the end of the video"  # a filtered sample, not a failed one: the video never had these frames
+PAST_END = "past the end of the video"
 _EPSILON = 1e-6  # frames; tolerance for rounding errors in products such as 0.7 s × 30 fps
 
 
@@ -47,7 +47,6 @@ class ShardOutcome:
 
     samples: int
     failed: int
-    filtered: int
     bytes: int  # size of the tar file
 
 
@@ -96,10 +95,7 @@ def pack_shard(task: PackTask) -> ShardOutcome:
 
 
 def _outcome(stats: ShardStats) -> ShardOutcome:
-    filtered = sum(item.reason == PAST_END for item in stats.failed)
-    return ShardOutcome(
-        samples=stats.samples, failed=len(stats.failed) - filtered, filtered=filtered, bytes=stats.bytes
-    )
+    return ShardOutcome(samples=stats.samples, failed=len(stats.failed), bytes=stats.bytes)
 
 
 def _pack_segment(task: PackTask, segment: str, rows: list[dict[str, Any]]) -> Iterator[Sample | FailedItem]:

@@ -34,6 +34,7 @@ from preprocessing.video.chunks import (
     sidecar_path,
     write_sidecar,
 )
+from preprocessing.video.clock import clock_path
 from preprocessing.video.probe import ProbedVideo
 from preprocessing.video.sources import ProbeTask, SourcePlace, places, probe_video
 from preprocessing.video.transcode import ChunkTask, make_chunk, stored_size
@@ -127,6 +128,8 @@ class BuildRun:
         self._ffmpeg, self._toolchain = ffmpeg, toolchain
         columns = [annotations.videos[name].to_pylist() for name in ("video_uid", "is_stereo")]
         self._is_stereo = dict(zip(*columns, strict=True))
+        columns = [annotations.videos[name].to_pylist() for name in ("video_uid", "duration")]
+        self._durations = {uid: seconds for uid, seconds in zip(*columns, strict=True) if seconds and seconds > 0}
         self._console = console
         self._stages = StageProgress(console)
         self._unfinished: dict[str, ChunkTask] = {}  # name of a job → its task
@@ -175,6 +178,8 @@ class BuildRun:
             root=place.root,
             neighbours=place.neighbours,
             frames_fps=self._config.videos.frames_fps or self._annotations.frame_rates.get(uid),
+            stated_seconds=self._durations.get(uid),
+            clock_file=clock_path(self._config.work_folder, uid),
         )
         return jobs.DaskJob(name=f"probe-{uid}", stage="probe", function=probe_video, task=task)
 
@@ -310,6 +315,10 @@ class BuildRun:
             source_size=task.source.size,
             source_mtime_ns=task.source.mtime_ns,
             toolchain=task.toolchain,
+            stated_end=task.source.stated_duration,
+            deinterlaced=False,
+            tone_mapped="",
+            notes=task.source.notes,
         )
         write_sidecar(task.work, chunk)
 

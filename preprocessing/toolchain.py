@@ -40,35 +40,26 @@ class Ability:
 # What `preprocessing/video/transcode.py` gives to ffmpeg. An ability that is used there belongs here.
 REQUIRED_ENCODER = Ability("encoder", "libx264")
 REQUIRED_MUXER = Ability("muxer", "mp4")
-STATISTICS = Ability("option", "-stats_enc_pre", "stats")  # since ffmpeg 6.0; its value is a file to write
 REQUIRED_OPTIONS: Sequence[Ability] = (
-    Ability("global option", "-max_error_rate", "1"),
     Ability("global option", "-filter_threads", "1"),
-    Ability("input option", "-protocol_whitelist", "file"),
-    Ability("input option", "-format_whitelist", "lavfi"),
-    Ability("input option", "-threads", "1"),
-    STATISTICS,
-    Ability("option", "-stats_enc_pre_fmt", "{n} {ptsi} {tbi}"),
-    Ability("option", "-fps_mode", "cfr"),  # since 5.1
+    Ability("option", "-r", "30"),
+    Ability("option", "-threads", "1"),
     Ability("option", "-preset", "superfast"),
     Ability("option", "-crf", "23"),
     Ability("option", "-x264-params", "keyint=16:b-adapt=0:cabac=0:mbtree=1:rc-lookahead=10:force-cfr=1"),
-    Ability("option", "-sws_flags", "bicubic+accurate_rnd+bitexact"),
     Ability("option", "-flags", "+bitexact"),
     Ability("option", "-fflags", "+bitexact"),
     Ability("option", "-map_metadata", "-1"),
     Ability("option", "-map_chapters", "-1"),
 )
 REQUIRED_FILTERS: Sequence[Ability] = (
-    Ability("filter", "setpts", "PTS-(0)"),
-    Ability("filter", "fps", "30:start_time=0.0"),
-    Ability("filter", "trim", "0.0:10.0"),
     Ability("filter", "select", "not(mod(n\\,1))"),
-    Ability("filter", "crop", "iw/2:ih:0:0"),
-    Ability("filter", "scale", "32:32:flags=bicubic+accurate_rnd+bitexact:out_range=tv"),
-    Ability("filter", "setsar", "1"),
-    Ability("filter", "format", "yuv420p"),
     Ability("filter", "settb", "1/30"),
+    Ability("filter", "setpts", "N"),
+    Ability("filter", "setparams", "range=tv:color_primaries=9:color_trc=16:colorspace=9"),
+    Ability("filter", "zscale", "transfer=linear:npl=100"),  # zscale and tonemap are for HDR sources
+    Ability("filter", "format", "gbrpf32le"),
+    Ability("filter", "tonemap", "hable:desat=0"),
 )
 _TRIAL_SECONDS = 60  # after which a trial is given up
 logger = logging.getLogger(__name__)
@@ -86,8 +77,8 @@ def find_ffmpeg(configured: Path | None) -> str:
             raise UsageError(f"ffmpeg = {configured}: not an executable file; null uses the one on PATH")
         if missing := missing_abilities(found):
             raise UsageError(
-                f"ffmpeg = {configured} ({_version(found)}) cannot be used, it lacks {_listed(missing)}: give ffmpeg "
-                "6.0 or newer with libx264, or null for the one on PATH or else imageio-ffmpeg's"
+                f"ffmpeg = {configured} ({_version(found)}) cannot be used, it lacks {_listed(missing)}: give one "
+                "with libx264 and libzimg, or null for the one on PATH or else imageio-ffmpeg's"
             )
         return found
     on_path = shutil.which("ffmpeg")
@@ -145,6 +136,7 @@ def versions(ffmpeg: str) -> dict[str, str]:
         "pyav": av.__version__,
         "libavformat": ".".join(map(str, av.library_versions["libavformat"])),
         "libavcodec": ".".join(map(str, av.library_versions["libavcodec"])),
+        "libswscale": ".".join(map(str, av.library_versions["libswscale"])),
         "simplejpeg": simplejpeg.__version__,
     }
 
@@ -160,7 +152,7 @@ def _bundled(reason: str) -> str:
     if missing := missing_abilities(bundled):
         raise UsageError(
             f"no usable ffmpeg: {reason}, and imageio-ffmpeg's, {bundled} ({_version(bundled)}), lacks "
-            f"{_listed(missing)}; set ffmpeg to one of version 6.0 or newer with libx264"
+            f"{_listed(missing)}; set ffmpeg to one with libx264 and libzimg"
         )
     return bundled
 
@@ -186,9 +178,7 @@ def _trial(ffmpeg: str, abilities: Sequence[Ability]) -> str:
         messages = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {done.returncode}"]
         if done.returncode:
             return messages[-1][:200]
-        written = ("trial", *(a.value for a in abilities if a == STATISTICS))
-        absent = [name for name in written if not (Path(folder) / name).exists()]
-        return f"nothing was written to the file {absent[0]}" if absent else ""
+        return "" if (Path(folder) / "trial").exists() else "nothing was written to the file trial"
 
 
 def _options(abilities: Sequence[Ability], kind: str) -> list[str]:

@@ -40,6 +40,10 @@ class Chunk:
     width: int  # px
     height: int  # px
     damage: tuple[Damage, ...]
+    stated_end: float  # s; where the container or metadata say that the video ends, if later than its packets
+    deinterlaced: bool
+    tone_mapped: str  # the operator that mapped HDR to SDR; empty: none
+    notes: tuple[str, ...]  # what was found out of the ordinary in the source
     bytes: int  # of both renditions
     cpu_seconds: float  # of ffmpeg
     source_size: int  # `ProbedVideo.size` at that time
@@ -71,7 +75,8 @@ def read_sidecar(work: Path, video_uid: str, index: int) -> Chunk | None:
     """Return the record of a chunk; None if it is absent or unreadable, so that the chunk is made again."""
     try:
         value: dict[str, Any] = json.loads(sidecar_path(work, video_uid, index).read_bytes())
-        return Chunk(**{**value, "damage": tuple(Damage(**damage) for damage in value["damage"])})
+        damage = tuple(Damage(**damage) for damage in value["damage"])
+        return Chunk(**{**value, "damage": damage, "notes": tuple(value["notes"])})
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
 

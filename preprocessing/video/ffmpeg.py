@@ -1,4 +1,4 @@
-"""Runs ffmpeg as a child process with limited memory and time, which dies together with its parent."""
+"""Runs a decoder and ffmpeg as child processes with limited memory and time, which die together with their parent."""
 
 from __future__ import annotations
 
@@ -8,50 +8,88 @@ import shutil
 import subprocess
 import tempfile
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
+from typing import IO
 
 _MESSAGES_KEPT = 64 * 1024  # bytes of stderr; a damaged source can print millions of lines
 
 
 @dataclass(frozen=True, kw_only=True)
-class FfmpegResult:
-    """The result of one run of ffmpeg."""
+class PipeResult:
+    """The result of two commands, of which the first feeds the second."""
 
-    status: int  # exit status
-    messages: str  # the beginning of stderr
-    cpu_seconds: float  # user and system
+    status: int  # exit status of the second
+    messages: str  # the beginning of what both wrote to standard error
+    cause: str  # the line of it that says best why they failed
+    cpu_seconds: float  # user and system, of both
     timed_out: bool
 
 
-def run(command: list[str], *, timeout: float, memory: int) -> FfmpegResult:
-    """Run `command` (arguments) with at most `memory` bytes of address space; kill it after `timeout` seconds."""
-    with tempfile.TemporaryFile() as messages:
-        child = subprocess.Popen(
-            [*_tied_to_parent(), *command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=messages,
-            env={**os.environ, "LC_ALL": "C", "AV_LOG_FORCE_NOCOLOR": "1"},
-        )
-        timed_out = False
-        try:
+def run_piped(producer: list[str], consumer: list[str], *, timeout: float, memory: int) -> PipeResult:
+    """Run two commands (arguments), the standard output of the first feeding the second.
+
+    Each gets at most `memory` bytes of address space; both are killed after `timeout` seconds.
+    """
+    environment = {**os.environ, "LC_ALL": "C", "AV_LOG_FORCE_NOCOLOR": "1", "PYTHONPATH": _import_path()}
+    with ExitStack() as cleanup:
+        messages = [cleanup.enter_context(tempfile.TemporaryFile()) for _ in range(2)]
+
+        def start(
+            command: list[str], stdin: int | IO[bytes], stdout: int, stderr: IO[bytes]
+        ) -> subprocess.Popen[bytes]:
+            child = subprocess.Popen(
+                [*_tied_to_parent(), *command], stdin=stdin, stdout=stdout, stderr=stderr, env=environment
+            )
+            cleanup.callback(_end, child)
             resource.prlimit(child.pid, resource.RLIMIT_AS, (memory, memory))
-            usage = _wait(child, timeout)
-            timed_out = usage is None
-        finally:
-            if child.returncode is None:
-                child.kill()
-                usage = _wait(child, timeout=60)
-        messages.seek(0)
-        text = messages.read(_MESSAGES_KEPT).decode(errors="replace")
-    cpu = usage.ru_utime + usage.ru_stime if usage else 0.0
-    return FfmpegResult(status=child.returncode or 0, messages=text, cpu_seconds=cpu, timed_out=timed_out)
+            return child
+
+        first = start(producer, subprocess.DEVNULL, subprocess.PIPE, messages[0])
+        assert first.stdout is not None
+        second = start(consumer, first.stdout, subprocess.DEVNULL, messages[1])
+        first.stdout.close()  # so that the first ends when the second does
+        deadline = time.monotonic() + timeout
+        usages = [_wait(second, deadline), _wait(first, deadline)]
+        for child in (second, first):
+            _end(child)
+        texts = [_beginning(file) for file in messages]
+    cpu = sum(usage.ru_utime + usage.ru_stime for usage in usages if usage)
+    # A consumer that fails breaks the producer's pipe; one that gets nothing complains only because of that.
+    is_producers = bool(texts[0].strip()) and "BrokenPipeError" not in texts[0]
+    lines = [line.strip() for line in texts[0 if is_producers else 1].splitlines() if line.strip()]
+    cause = lines[-1 if is_producers else 0][:300] if lines else f"no message, exit status {first.returncode}"
+    return PipeResult(
+        status=second.returncode or 0,
+        messages="".join(texts),
+        cause=cause,
+        cpu_seconds=cpu,
+        timed_out=None in usages,
+    )
 
 
-def _wait(child: subprocess.Popen[bytes], timeout: float) -> resource.struct_rusage | None:
-    """Wait for a child as `Popen.wait` does, and return its resource usage; None after `timeout` seconds."""
-    deadline = time.monotonic() + timeout
+def _beginning(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read(_MESSAGES_KEPT).decode(errors="replace")
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Kill a child that still runs."""
+    if child.returncode is None:
+        child.kill()
+        _wait(child, time.monotonic() + 60)
+
+
+def _import_path() -> str:
+    """Return PYTHONPATH with the folder of this project, so that a child imports the same code."""
+    root = str(Path(__file__).resolve().parents[2])
+    return os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def _wait(child: subprocess.Popen[bytes], deadline: float) -> resource.struct_rusage | None:
+    """Wait for a child as `Popen.wait` does, and return its resource usage; None after `deadline`."""
     pause = 0.001
     while True:
         pid, status, usage = os.wait4(child.pid, os.WNOHANG)

@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
+
+from preprocessing.video.clock import VideoClock
+
 _NAME = re.compile(r"(.*?)(\d{1,12})(\.jpe?g)", re.IGNORECASE)
 _MAX_DENOMINATOR = 1001  # camera frame rates are n/1 or n/1001
 
@@ -85,18 +89,20 @@ def list_frame_folder(folder: Path, fps: float) -> FrameFolder:
     )
 
 
-def link_frames(frames: FrameFolder, folder: Path, into: Path, first: int, last: int) -> None:
-    """Create the folder `into` with links to the frames `first … last` of `folder`, without gaps for ffmpeg.
-
-    A missing frame is replaced by the one before it (or by the first that exists); it is recorded as damage elsewhere.
-    """
-    into.mkdir()
-    present = set(frames.present_between(frames.first, frames.last))
-    target = min(present)
-    for number in range(frames.first, last + 1):
-        target = number if number in present else target
-        if number >= first:
-            (into / frames.name(number)).symlink_to((folder / frames.name(target)).absolute())
+def folder_clock(frames: FrameFolder) -> VideoClock:
+    """Return the clock of a folder: its packets are the files that exist, in order; each is a key frame."""
+    numbers = np.array(list(frames.present_between(frames.first, frames.last)), np.int64)
+    rate = float(frames.rate)
+    return VideoClock(
+        time_P=(numbers - frames.first) / rate,
+        key_P=np.ones(len(numbers), bool),
+        pos_P=np.full(len(numbers), -1),
+        size_P=np.zeros(len(numbers), np.int64),
+        raw_P=numbers,
+        end=frames.count / rate,
+        stated_end=frames.count / rate,
+        step=1 / rate,
+    )
 
 
 def _gaps(numbers: list[int]) -> Iterator[tuple[int, int]]:

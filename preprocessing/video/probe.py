@@ -1,23 +1,32 @@
-"""Probes a source video (stream, size, rate, start, duration) without decoding more than its first frame."""
+"""Probes a source video: its stream, size, colour, rate and clock. Only its first frames are decoded."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import av
+import numpy as np
 import simplejpeg
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from preprocessing.video.frame_folder import FrameFolder, FrameFolderError, list_frame_folder
+from preprocessing.video.clock import (
+    MAX_SECONDS,
+    ClockError,
+    VideoClock,
+    load_clock,
+    save_clock,
+    source_identity,
+)
+from preprocessing.video.decode import DecodedFrame, SentPacket, decode
+from preprocessing.video.frame_folder import FrameFolder, FrameFolderError, folder_clock, list_frame_folder
+from preprocessing.video.index import open_source, read_clock
+from preprocessing.video.picture import Colour, colour_of
 
-# libav may open local media containers only. Otherwise a playlist disguised as a video could make it read other files
-# or network addresses.
-SAFE_INPUT = {
-    "protocol_whitelist": "file",
-    "format_whitelist": "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,mxf,h264,hevc,m4v,mjpeg,gif,ivf",
-}
+_FIRST_FRAMES = 32  # decoded to compare the order of output with the times
+_MOST_REORDERED = 16  # frames by which output may lag behind decoding (H.264 and HEVC)
+_WITHOUT_INDEX = ("mpegts", "mpeg", "asf", "flv", "ogg")  # formats in which nothing lists frames that were cut off
 
 
 class UnreadableError(ValueError):
@@ -31,59 +40,93 @@ class ProbedVideo:
     path: Path  # a video file or a folder of numbered frames
     size: int  # bytes; of a folder, the number of its frames
     mtime_ns: int
+    inode: int
     container: str  # libavformat's name of the format
     codec: str
     stream: int  # index of the video stream within the container
     width: int  # px as displayed: after rotation and with square pixels
     height: int  # px
     fps: float  # mean rate; 0 where the container does not state it
-    first_time: float  # s on the container's clock: time of the first key packet, whether or not it decodes
-    first_pts: int  # the same in the stream's time base
-    duration: float  # s from the first frame to the end of the last, according to the container
+    duration: float  # s from the first frame to the end of the last, as its packets show
+    stated_duration: float  # s; what the container or metadata state, where that is longer
+    colour: Colour
+    is_interlaced: bool  # a frame near the start is interlaced
+    notes: tuple[str, ...] = ()  # what was found out of the ordinary
     frame_folder: FrameFolder | None = None  # where `path` is a folder of numbered frames
+
+    @property
+    def identity(self) -> tuple[int, int, int]:
+        """What changes when the source does: size, modification time and inode."""
+        return self.size, self.mtime_ns, self.inode
 
     def frames(self, fps: int) -> int:
         """Return the number of frames of the video at a constant `fps`, at least one."""
         return max(1, round(self.duration * fps))
 
 
-def probe(path: Path) -> ProbedVideo:
-    """Return the properties of the video file at `path`.
+def probe(path: Path, *, stated_seconds: float | None = None, clock_file: Path | None = None) -> ProbedVideo:
+    """Return the properties of the video file at `path`; keep its clock in `clock_file`.
 
-    Raises `UnreadableError` where no frame can be decoded, and `OSError` where the file cannot be read (permission, a
-    lost mount).
+    `stated_seconds` is its duration according to metadata: nothing much later is believed, and what is missing from it
+    is reported as lost. Raises `UnreadableError` where no frame can be decoded, and `OSError` where the file cannot be
+    read (permission, a lost mount).
     """
-    stat = path.stat()
-    if stat.st_size == 0:
+    if path.stat().st_size == 0:
         raise UnreadableError("the file is empty (0 bytes)")
     with path.open("rb"):  # raises the OSError that av would replace by its own error
         pass
+    identity = source_identity(path)
     try:
-        with av.open(str(path), options=SAFE_INPUT) as container:
+        with open_source(path) as container:
             stream = _video_stream(container)
-            frame, first_pts = _first_frame(container, stream)
-            assert stream.time_base is not None
-            width, height = _display_size(frame, stream)
-            first_time = float(first_pts * stream.time_base)
+            clock = read_clock(path, container, stream, limit=_limit(stated_seconds))
+            first, clock = _start(path, container, stream, clock)
+            width, height = _display_size(first, stream)
+            if clock_file is not None:
+                save_clock(clock_file, clock, identity)
             return ProbedVideo(
                 path=path,
-                size=stat.st_size,
-                mtime_ns=stat.st_mtime_ns,
+                size=identity[0],
+                mtime_ns=identity[1],
+                inode=identity[2],
                 container=container.format.name,
                 codec=stream.codec_context.name,
                 stream=stream.index,
                 width=width,
                 height=height,
-                fps=float(stream.average_rate or stream.guessed_rate or 0),
-                first_time=first_time,
-                first_pts=first_pts,
-                duration=max(_end_time(container, stream) - first_time, 0.0),
+                fps=1 / clock.step,
+                duration=clock.end,
+                stated_duration=max(clock.stated_end, min(stated_seconds or 0.0, MAX_SECONDS)),
+                colour=colour_of(first),
+                is_interlaced=bool(first.interlaced_frame),
+                notes=clock.notes,
             )
+    except ClockError as error:
+        raise UnreadableError(str(error)) from None
     except av.FFmpegError as error:
+        if isinstance(error, OSError) and not isinstance(error, ValueError):
+            path.stat()  # raises the OSError of a lost mount
         raise UnreadableError(f"not a video that libav can read: {error.strerror}") from error
 
 
-def probe_frame_folder(path: Path, fps: float | None) -> ProbedVideo:
+def _limit(stated_seconds: float | None) -> float:
+    """Return the latest time (s) that is believed of a video of a stated length."""
+    return MAX_SECONDS if not stated_seconds else min(MAX_SECONDS, 2 * stated_seconds + 60)
+
+
+def read_source_clock(source: ProbedVideo, clock_file: Path) -> VideoClock:
+    """Return the clock of a probed source from `clock_file`; it is read from the source again where that is missing."""
+    if source.frame_folder is not None:
+        return folder_clock(source.frame_folder)
+    clock = load_clock(clock_file, source.identity)
+    if clock is None:
+        probe(source.path, clock_file=clock_file)
+        clock = load_clock(clock_file)
+        assert clock is not None
+    return clock
+
+
+def probe_frame_folder(path: Path, fps: float | None, *, stated_seconds: float | None = None) -> ProbedVideo:
     """Return the properties of a folder of numbered frames at `fps` frames per second.
 
     Raises `UnreadableError` where the files are not the frames of a video, and `OSError` where the folder cannot be
@@ -95,32 +138,38 @@ def probe_frame_folder(path: Path, fps: float | None) -> ProbedVideo:
         folder = list_frame_folder(path, fps)
     except FrameFolderError as error:
         raise UnreadableError(str(error)) from None
-    width, height = _image_size(path, folder)
+    first = _first_image(path, folder)
+    duration = float(folder.count / folder.rate)
     return ProbedVideo(
         path=path,
         size=folder.count - sum(last - first + 1 for first, last in folder.missing),
         mtime_ns=path.stat().st_mtime_ns,
+        inode=path.stat().st_ino,
         container="image2",
         codec="mjpeg",
         stream=0,
-        width=width,
-        height=height,
+        width=first.width,
+        height=first.height,
         fps=float(folder.rate),
-        first_time=0.0,
-        first_pts=0,
-        duration=float(folder.count / folder.rate),
+        duration=duration,
+        stated_duration=max(duration, stated_seconds or 0.0),
+        colour=colour_of(first),
+        is_interlaced=False,
         frame_folder=folder,
     )
 
 
-def _image_size(path: Path, folder: FrameFolder) -> tuple[int, int]:
-    """Return width and height (px) of the first frame with a valid JPEG header."""
+def _first_image(path: Path, folder: FrameFolder) -> av.VideoFrame:
+    """Return the first frame of a folder that is a JPEG with a valid header."""
     for number in folder.present_between(folder.first, folder.last):
+        data = (path / folder.name(number)).read_bytes()
         try:
-            height, width, _, _ = simplejpeg.decode_jpeg_header((path / folder.name(number)).read_bytes())
-        except ValueError:
+            simplejpeg.decode_jpeg_header(data)
+            frames = av.CodecContext.create("mjpeg", "r").decode(av.Packet(data))
+        except (ValueError, av.FFmpegError):
             continue  # a damaged file, which transcoding will report
-        return width, height
+        if frames and isinstance(frames[0], av.VideoFrame):
+            return frames[0]
     raise UnreadableError("none of its frames is a JPEG that can be decoded")
 
 
@@ -130,27 +179,55 @@ def _video_stream(container: InputContainer) -> VideoStream:
     if not isinstance(stream, VideoStream):
         types = ", ".join(sorted({s.type for s in container.streams})) or "none"
         raise UnreadableError(f"no video stream (streams: {types})")
-    stream.thread_type = "NONE"
     return stream
 
 
-def _first_frame(container: InputContainer, stream: VideoStream) -> tuple[av.VideoFrame, int]:
-    """Return the first frame that decodes, and the PTS at which the video starts.
+def _start(
+    path: Path, container: InputContainer, stream: VideoStream, clock: VideoClock
+) -> tuple[av.VideoFrame, VideoClock]:
+    """Return the first frame that decodes, and the clock adjusted to what the decoder puts out.
 
-    They differ where the start is damaged: time is counted from the first key packet even if it does not decode.
+    Where the container lists its frames, time 0 stays the first of them, whether or not it decodes; elsewhere it is
+    the first frame that does. Frames that come out in another order than that of their times are timed by order.
     """
-    first_key: int | None = None
-    for packet in container.demux(stream):
-        if first_key is None and packet.is_keyframe:
-            first_key = packet.pts
-        try:
-            frames = packet.decode()
-        except av.InvalidDataError:
-            continue  # a damaged packet, which transcoding will report
-        for frame in frames:
-            if isinstance(frame, av.VideoFrame) and frame.pts is not None:
-                return frame, frame.pts if first_key is None else min(first_key, frame.pts)
-    raise UnreadableError(f"no frame of its {stream.codec_context.name} stream can be decoded")
+    first: av.VideoFrame | None = None
+    numbers: list[int] = []
+    times: list[float] = []
+    sent = -1
+    for event in decode(path, stream.index, clock, watch_messages=False):
+        if isinstance(event, SentPacket):
+            sent = max(sent, event.number)
+        elif isinstance(event, DecodedFrame):
+            first = first if first is not None and not event.frame.interlaced_frame else event.frame
+            numbers.append(event.frame.opaque if isinstance(event.frame.opaque, int) else -1)
+            times.append(event.time)
+            if len(numbers) == _FIRST_FRAMES:
+                break
+    if first is None:
+        raise UnreadableError(f"no frame of its {stream.codec_context.name} stream can be decoded")
+    if clock.by_order:
+        return first, replace(clock, skipped=_skipped(numbers, sent))
+    shown = np.array([t for t in times if np.isfinite(t)])
+    if (np.diff(shown) < -1e-9).any():
+        if np.isnan(clock.time_P).any():
+            raise ClockError("the times of its frames contradict their order; remux or re-encode it")
+        note = "the times of its frames contradict their order: the n-th frame is shown at the n-th time"
+        skipped = _skipped(numbers, sent)
+        notes = (*clock.notes, note)
+        return first, replace(clock, time_P=np.sort(clock.time_P), by_order=True, notes=notes, skipped=skipped)
+    if len(shown) and shown[0] > 0 and any(word in container.format.name for word in _WITHOUT_INDEX):
+        return first, clock.moved(float(shown[0]))
+    return first, clock
+
+
+def _skipped(numbers: list[int], sent: int) -> int:
+    """Return the number of packets at the start of a stream from which no frame came out.
+
+    `numbers` are those of the packets of the first frames, `sent` the last packet that was decoded. Packets at the end
+    may still be waiting for their turn.
+    """
+    settled = max(min(numbers), max(numbers) - _MOST_REORDERED) if len(numbers) == _FIRST_FRAMES else sent
+    return len(set(range(settled + 1)) - set(numbers))
 
 
 def _display_size(frame: av.VideoFrame, stream: VideoStream) -> tuple[int, int]:
@@ -158,33 +235,3 @@ def _display_size(frame: av.VideoFrame, stream: VideoStream) -> tuple[int, int]:
     aspect = stream.sample_aspect_ratio
     width = max(1, round(frame.width * aspect)) if aspect and 0.1 < aspect < 10 else frame.width
     return (frame.height, width) if abs(frame.rotation) % 180 == 90 else (width, frame.height)
-
-
-def _end_time(container: InputContainer, stream: VideoStream) -> float:
-    """Return when the last frame ends, in s on the container's clock.
-
-    The header is trusted where it is an index of this stream (mov, mp4): if the data end earlier, the rest of the
-    stated time is damage. For other containers the last packets are read.
-    """
-    assert stream.time_base is not None
-    if "mp4" in container.format.name and stream.duration:
-        return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
-    start = container.start_time or 0
-    near_end = start + (container.duration or 0)
-    return max(_last_end(container, stream, seek_to=near_end) or _last_end(container, stream, seek_to=start), 0.0)
-
-
-def _last_end(container: InputContainer, stream: VideoStream, *, seek_to: int) -> float:
-    """Return the latest end (s) of the packets from the key frame before `seek_to` (µs) on; 0 if there are none."""
-    assert stream.time_base is not None
-    step = 1 / stream.average_rate if stream.average_rate else 0
-    end = 0.0
-    try:
-        container.seek(seek_to, backward=True)
-        for packet in container.demux(stream):
-            if packet.pts is not None:
-                end = max(end, float((packet.pts + (packet.duration or 0)) * stream.time_base))
-                end = max(end, float(packet.pts * stream.time_base + step))
-    except av.FFmpegError:
-        return end  # not seekable, or damaged at the end: the packets read so far count
-    return end

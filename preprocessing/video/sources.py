@@ -97,6 +97,8 @@ class ProbeTask:
     root: Path  # videos.root, to distinguish a lost mount from a lost file
     neighbours: tuple[Path, ...] = ()  # other sources in the same folder, for the same purpose
     frames_fps: float | None = None  # frame rate of such a folder; None: unknown
+    stated_seconds: float | None = None  # duration according to metadata; None: unknown
+    clock_file: Path | None = None  # where the clock of the video is kept
 
 
 def find_videos(root: Path, pattern: str = "*", *, wanted: Collection[str] | None = None) -> dict[str, Path]:
@@ -241,7 +243,9 @@ def probe_video(task: ProbeTask) -> ProbedVideo | str:
     """
     place = SourcePlace(path=task.path, root=task.root, neighbours=task.neighbours)
     try:
-        return probe_frame_folder(task.path, task.frames_fps) if task.path.is_dir() else probe(task.path)
+        if task.path.is_dir():
+            return probe_frame_folder(task.path, task.frames_fps, stated_seconds=task.stated_seconds)
+        return probe(task.path, stated_seconds=task.stated_seconds, clock_file=task.clock_file)
     except UnreadableError as error:
         place.require_reachable()
         return f"unreadable: {error}"

@@ -1,32 +1,41 @@
-"""Transcodes one chunk of a source: one ffmpeg process decodes it once and encodes it at both rates.
+"""Transcodes one chunk of a source: a child process decodes it once and chooses frames by time, ffmpeg encodes them.
 
 All chunks of a video share one frame grid: frame n of the chunk that starts at S shows the source at S + n/fps, counted
-from the source's first frame, wherever decoding starts. The low-rate rendition is every k-th frame of the grid.
+from the source's first frame, wherever decoding starts. The low-rate rendition is every k-th frame of the grid. Which
+source frame each stored frame shows is compared with the video's clock before a chunk counts as made.
 """
 
 from __future__ import annotations
 
-import math
-import shutil
+import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import av
 import ffmpeg
+import numpy as np
 
 from preprocessing.config import ChunkConfig
 from preprocessing.errors import TransientError, fault_message
 from preprocessing.video import ffmpeg as ffmpeg_process
 from preprocessing.video.chunks import Chunk, Damage, chunk_path, write_sidecar
-from preprocessing.video.damage import diagnose, frozen_intervals, merge, missing_frames, suggests_damage
-from preprocessing.video.frame_folder import FrameFolder, link_frames
-from preprocessing.video.probe import SAFE_INPUT, ProbedVideo
-from shards.files import TEMPORARY, publish
+from preprocessing.video.clock import VideoClock, clock_path, save_clock, source_identity
+from preprocessing.video.damage import find_damage, merge
+from preprocessing.video.frames import FramesReport, FramesSpec
+from preprocessing.video.picture import Colour, StoredPicture
+from preprocessing.video.probe import ProbedVideo, read_source_clock
+from shards.files import publish, temporary_name
 
-# s decoded before a chunk and discarded; the next longer one is tried where a seek was inaccurate.
-_PREROLLS = (1.0, 60.0, math.inf)
-_PREROLLS_MPEGTS = (12.0, 60.0, math.inf)  # seeks in MPEG-TS land between key frames
-_SCALER = "bicubic+accurate_rnd+bitexact"  # without the last two flags, the result depends on the processor
+# s before a chunk at which decoding starts; the next is tried where frames were missing or broken.
+_PREROLLS = (0.0, 60.0)
+_TONE_MAP = (
+    "zscale=transfer=linear:npl=100,format=gbrpf32le,zscale=primaries=bt709,tonemap=hable:desat=0,"
+    "zscale=transfer=bt709:matrix=bt709:range=tv"
+)
+TONE_MAPPER = "zscale, tonemap=hable"  # recorded where it was applied
+_BT709 = Colour(primaries=1, transfer=1, matrix=1)
+_LOWEST_LIMIT = 2 << 30  # bytes of address space below which Python and libav do not start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,15 +57,39 @@ class ChunkTask:
         return float(self.index * self.config.seconds)
 
     @property
+    def first_frame(self) -> int:
+        """The chunk's first frame on the grid of the whole video."""
+        return self.index * self.config.seconds * self.config.fps
+
+    @property
     def expected_frames(self) -> int:
-        """The number of frames of the chunk if the source is complete."""
+        """The number of frames of the chunk."""
         full = self.config.seconds * self.config.fps
-        return min(full, self.source.frames(self.config.fps) - self.index * full)
+        return min(full, self.source.frames(self.config.fps) - self.first_frame)
 
     @property
     def end(self) -> float:
-        """The end of the chunk if the source is complete, s from the source's first frame."""
+        """The end of the chunk, s from the source's first frame."""
         return self.start + self.expected_frames / self.config.fps
+
+    @property
+    def tone_maps(self) -> bool:
+        """Whether the source is HDR and becomes SDR."""
+        return bool(self.source.colour.hdr) and self.config.hdr == "tonemap"
+
+
+@dataclass(kw_only=True)
+class _Attempt:
+    """What one run of decoder and encoder gave."""
+
+    report: FramesReport
+    damage: list[Damage]
+    cpu_seconds: float
+
+    @property
+    def outcome(self) -> tuple[list[int], list[Damage]]:
+        """What two attempts must agree on to be believed."""
+        return self.report.shown, self.damage
 
 
 def make_chunk(task: ChunkTask) -> Chunk:
@@ -66,131 +99,201 @@ def make_chunk(task: ChunkTask) -> Chunk:
     """
     folder = chunk_path(task.work, task.video_uid, task.index, "full").parent
     folder.mkdir(parents=True, exist_ok=True)
+    if changed := _change(task.source):
+        return _publish(task, _failed(task, changed), {}, cpu_seconds=0.0, is_interlaced=False)
+    clock = read_source_clock(task.source, clock_path(task.work, task.video_uid))
+    if lost := _lost(task, clock):
+        return _publish(task, lost, {}, cpu_seconds=0.0, is_interlaced=False)
     with ExitStack() as cleanup:
-        temporary = {name: folder / f"{TEMPORARY}{task.index:05d}.{name}" for name in ("full", "summary", "stats")}
+        names = ("full", "summary", "report", "clock")
+        temporary = {name: temporary_name(folder / f"{task.index:05d}.{name}") for name in names}
         for path in temporary.values():
             cleanup.callback(path.unlink, missing_ok=True)
-        cpu_seconds = 0.0
-        for preroll in _prerolls(task):
-            result, shown = _encode(task, temporary, preroll=preroll)
-            cpu_seconds += result.cpu_seconds
-            if len(shown) == task.expected_frames or _is_tail_rounding(task, len(shown)):
-                break
-        chunk = _record(task, result, shown, temporary, cpu_seconds)
-        for rendition in ("full", "summary"):
-            if chunk.frames:
-                publish(temporary[rendition], chunk_path(task.work, task.video_uid, task.index, rendition))
-    write_sidecar(task.work, chunk)
-    return chunk
+        save_clock(temporary["clock"], clock, task.source.identity)
+        attempt, cpu_seconds, is_interlaced = _decode_and_encode(task, clock, temporary)
+        damage = attempt.damage
+        if changed := _change(task.source):
+            damage = _failed(task, changed)
+        return _publish(task, damage, temporary, cpu_seconds=cpu_seconds, is_interlaced=is_interlaced)
 
 
-def _prerolls(task: ChunkTask) -> tuple[float, ...]:
-    """Return how far before the chunk to start decoding (s), in the order to try; the last decodes from the start."""
-    if task.index == 0:
-        return (math.inf,)
-    return _PREROLLS_MPEGTS if "mpegts" in task.source.container else _PREROLLS
+def _failed(task: ChunkTask, reason: str) -> list[Damage]:
+    return [Damage(start=task.start, end=task.end, reason=reason)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class FfmpegInput:
-    """The input arguments of ffmpeg for one chunk, and the time of the source's first frame on ffmpeg's clock."""
-
-    decode_from: float  # s from the source's first frame
-    path: str
-    options: dict[str, object]
-    first_pts: int
-    first_time: float  # s
-    links: tuple[Path, int, int] | None = None  # a folder to fill with links to the frames first … last
-
-
-def _ffmpeg_input(task: ChunkTask, preroll: float) -> FfmpegInput:
-    """Return the input that starts `preroll` seconds before the chunk."""
-    source = task.source
-    decode_from = max(0.0, task.start - preroll)
+def _change(source: ProbedVideo) -> str:
+    """Return how a source differs from what was probed; empty if it does not."""
+    try:
+        now = source_identity(source.path)
+    except OSError as error:
+        raise TransientError(f"{source.path}: {error.strerror or error}; it was there when the build began") from error
     if source.frame_folder is not None:
-        return _frame_folder_input(task, source.frame_folder, decode_from)
-    options: dict[str, object] = {"threads": 1, "copyts": None, **SAFE_INPUT}
-    if decode_from > 0:
-        options["ss"] = f"{decode_from:.6f}"
-    return FfmpegInput(
-        decode_from=decode_from,
-        path=f"file:{source.path}",
-        options=options,
-        first_pts=source.first_pts,
-        first_time=source.first_time,
-    )
+        now = (source.size, *now[1:])
+    if now == source.identity:
+        return ""
+    before = source.identity
+    names = ("size", "modification time", "inode")
+    changes = [f"{n} {a} before, {b} now" for n, a, b in zip(names, before, now, strict=True) if a != b]
+    return f"the source changed during the build ({'; '.join(changes)}); run the build again when it is complete"
 
 
-def _frame_folder_input(task: ChunkTask, frames: FrameFolder, decode_from: float) -> FfmpegInput:
-    """Return the input for a folder of numbered frames, starting with the frame shown at `decode_from` (s).
+def _lost(task: ChunkTask, clock: VideoClock) -> list[Damage]:
+    """Return the damage of a chunk of whose span the source has no packets at all; empty where it has some."""
+    for span in clock.lost:
+        if span.start <= task.start and span.end >= task.end - 1e-6:
+            return _failed(task, span.reason)
+    shown = clock.time_P[np.isfinite(clock.time_P)]
+    inside = (shown >= task.start - 1 / task.config.fps) & (shown < task.end)
+    before = shown[shown < task.start]
+    held = len(before) and task.start - before.max() <= max(task.config.max_gap_seconds, 2.5 * clock.step)
+    return [] if inside.any() or held else _failed(task, "no frames: a gap in the source's time stamps")
 
-    ffmpeg stops at the first missing number. Where frames are missing, it reads a folder of links without gaps instead.
+
+def _decode_and_encode(task: ChunkTask, clock: VideoClock, temporary: dict[str, Path]) -> tuple[_Attempt, float, bool]:
+    """Return the attempt that counts, the CPU time of all (s), and whether frames were deinterlaced.
+
+    Where frames are broken or missing, decoding is repeated from earlier: that may be due to where it started. Two
+    attempts that agree count; the last starts at the first packet.
     """
-    folder, links = task.source.path, None
-    first, last = frames.number_at(decode_from), frames.number_at(task.start + task.config.seconds)
-    if frames.missing_between(first, last):
-        chunk = chunk_path(task.work, task.video_uid, task.index, "full")
-        folder = chunk.with_name(f"{TEMPORARY}{task.index:05d}.links")
-        links = (folder, first, last)
-    name = f"{frames.prefix.replace('%', '%%')}%0{frames.digits}d{frames.suffix}"
-    return FfmpegInput(
-        decode_from=decode_from,
-        path=f"file:{str(folder.absolute()).replace('%', '%%')}/{name}",
-        options={
-            "f": "image2",
-            "pattern_type": "sequence",
-            "framerate": str(frames.rate),
-            "start_number": first,
-            "c:v": "mjpeg",
-            "threads": 1,
-            "copyts": None,
-            "protocol_whitelist": "file",
-            "format_whitelist": "image2",
-        },
-        first_pts=frames.first - first,
-        first_time=-frames.time_of(first),
-        links=links,
-    )
+    is_interlaced = task.source.is_interlaced
+    cpu_seconds, previous = 0.0, None
+    starts = _starts(task, clock)
+    while starts:
+        first = starts[0]
+        attempt = encode_from(task, clock, temporary, first=first, deinterlace=is_interlaced)
+        cpu_seconds += attempt.cpu_seconds
+        if attempt.report.needs_deinterlacing and not is_interlaced:
+            is_interlaced = True
+            continue
+        starts = starts[1:]
+        if attempt.report.seek_failed:
+            starts = [0] if first else []
+        elif not attempt.damage or (previous is not None and attempt.outcome == previous.outcome):
+            break
+        previous = attempt
+    return attempt, cpu_seconds, is_interlaced
 
 
-def command(task: ChunkTask, *, full: Path, summary: Path, stats: Path, preroll: float) -> list[str]:
-    """Return ffmpeg's command line for a chunk, decoding from `preroll` seconds before it.
+def _starts(task: ChunkTask, clock: VideoClock) -> list[int]:
+    """Return the numbers of the packets at which to start decoding, in the order to try."""
+    if task.source.frame_folder is not None:
+        return [clock.key_before(task.start)]
+    if clock.by_order:
+        return [0]
+    return [*dict.fromkeys([*(clock.key_before(max(0.0, task.start - preroll)) for preroll in _PREROLLS), 0])]
 
-    The renditions go to `full` and `summary`. `stats` receives, for each encoded frame, the timestamp of the source
-    frame that it shows.
-    """
-    config, source, opened = task.config, task.source, _ffmpeg_input(task, preroll)
-    video = ffmpeg.input(opened.path, **opened.options)[str(source.stream)]
 
-    grid = [
-        f"setpts=PTS-({opened.first_pts})",
-        f"fps={config.fps}:start_time={opened.decode_from:.6f}",
-        f"trim={task.start:.6f}:{task.start + config.seconds:.6f}",
-    ]
-    size = _scale_filters(task)
-    every_kth = f"select=not(mod(n\\,{config.summary_step}))"
-    # The order that gives the scaler fewer frames: a fast source drops frames first, a slow one repeats them last.
-    ordered = [*grid, *size] if source.fps > config.fps else [grid[0], *size, *grid[1:]]
-    outputs = [
-        ffmpeg.output(
-            video,
-            str(full),
-            vf=",".join([*ordered, f"settb=1/{config.fps}", "setpts=N"]),
-            stats_enc_pre=str(stats),
-            stats_enc_pre_fmt="{n} {ptsi} {tbi}",
-            **_encoder(config, fps=config.fps, gop=config.gop),
+def encode_from(
+    task: ChunkTask, clock: VideoClock, temporary: dict[str, Path], *, first: int, deinterlace: bool
+) -> _Attempt:
+    """Decode the chunk from packet `first` of the clock on and encode it into the files `temporary`."""
+    temporary["report"].unlink(missing_ok=True)
+    spec = frames_spec(task, clock_file=temporary["clock"], report=temporary["report"], first=first)
+    spec = FramesSpec(**{**spec.__dict__, "deinterlace": deinterlace})
+    producer = [sys.executable, "-m", "preprocessing.video.frames", spec.to_json()]
+    encoder = encode_command(task, full=temporary["full"], summary=temporary["summary"])
+    memory = max(_LOWEST_LIMIT, task.config.memory_gib * 2**30)
+    result = ffmpeg_process.run_piped(producer, encoder, timeout=task.config.timeout_seconds, memory=memory)
+    if fault := fault_message(result.messages):
+        raise TransientError(f"{task.work}: {fault}")
+    report = FramesReport.read(temporary["report"])
+    if report is None or result.timed_out:
+        reason = "it took too long" if result.timed_out else f"decoding failed: {result.cause}"
+        return _Attempt(report=FramesReport(), damage=_failed(task, reason), cpu_seconds=result.cpu_seconds)
+    if report.seek_failed or report.needs_deinterlacing:
+        return _Attempt(report=report, damage=[], cpu_seconds=result.cpu_seconds)
+    damage = find_damage(
+        report, clock, first=task.first_frame, stop=task.first_frame + task.expected_frames, config=task.config,
+        frames=task.source.frame_folder,
+    )  # fmt: skip
+    if report.shown and result.status != 0:
+        damage = _failed(task, f"encoding failed: {result.cause}")
+        report = FramesReport()
+    elif report.shown and (stored := _stored(temporary)) != (len(report.shown), _every_kth(task, len(report.shown))):
+        damage = _failed(task, f"ffmpeg stored {stored} frames at the two rates, of {len(report.shown)} given to it")
+        report = FramesReport()
+    return _Attempt(report=report, damage=damage, cpu_seconds=result.cpu_seconds)
+
+
+def _every_kth(task: ChunkTask, frames: int) -> int:
+    return -(-frames // task.config.summary_step)
+
+
+def _stored(temporary: dict[str, Path]) -> tuple[int, int]:
+    """Return the number of frames in the two renditions, from their headers."""
+    counts = []
+    for name in ("full", "summary"):
+        with av.open(str(temporary[name])) as container:
+            counts.append(container.streams.video[0].frames)
+    return counts[0], counts[1]
+
+
+def frames_spec(task: ChunkTask, *, clock_file: Path, report: Path, first: int) -> FramesSpec:
+    """Return what the decoding process is told, to start at packet `first`."""
+    width, height = stored_size(task.source, is_stereo=task.is_stereo, short_side=task.config.short_side)
+    folder = task.source.frame_folder
+    images: tuple[str, ...] = ()
+    if folder is not None:
+        images = tuple(folder.name(number) for number in folder.present_between(folder.first, folder.last))
+    return FramesSpec(
+        source=str(task.source.path),
+        images=images,
+        stream=task.source.stream,
+        clock=str(clock_file),
+        first_packet=first,
+        first=task.first_frame,
+        stop=task.first_frame + task.expected_frames,
+        fps=task.config.fps,
+        picture=StoredPicture(
+            width=width,
+            height=height,
+            pixels="yuv420p10le" if task.tone_maps else "yuv420p",
+            colour=task.source.colour,
+            is_stereo=task.is_stereo,
         ),
+        deinterlace=task.source.is_interlaced,
+        report=str(report),
+    )
+
+
+def encode_command(task: ChunkTask, *, full: Path, summary: Path) -> list[str]:
+    """Return ffmpeg's command line: raw frames from standard input to the renditions `full` and `summary`."""
+    config = task.config
+    width, height = stored_size(task.source, is_stereo=task.is_stereo, short_side=config.short_side)
+    video = ffmpeg.input(
+        "pipe:0",
+        f="rawvideo",
+        pix_fmt="yuv420p10le" if task.tone_maps else "yuv420p",
+        video_size=(width, height),
+        framerate=config.fps,
+    )["v"]
+    colour = _colour_filters(task)
+    every_kth = [f"select=not(mod(n\\,{config.summary_step}))", f"settb=1/{config.summary_fps}", "setpts=N"]
+    outputs = [
+        ffmpeg.output(video, str(full), vf=",".join(colour), **_encoder(config, fps=config.fps, gop=config.gop)),
         ffmpeg.output(
             video,
             str(summary),
-            vf=",".join([*grid, every_kth, *size, f"settb=1/{config.summary_fps}", "setpts=N"]),
+            vf=",".join([*every_kth, *colour]),
             **_encoder(config, fps=config.summary_fps, gop=config.summary_gop),
         ),
     ]
-    merged = ffmpeg.merge_outputs(*outputs).global_args(
-        "-v", "warning", "-nostdin", "-nostats", "-max_error_rate", "1", "-filter_threads", "1", "-y"
-    )
+    merged = ffmpeg.merge_outputs(*outputs).global_args("-v", "warning", "-nostats", "-filter_threads", "1", "-y")
     return [str(argument) for argument in merged.compile(cmd=task.ffmpeg)]
+
+
+def _colour_filters(task: ChunkTask) -> list[str]:
+    """Return the filters that say which colour space raw frames are in, and that map HDR to SDR."""
+    filters = [_tagged(task.source.colour)]
+    if task.tone_maps:
+        filters += [_TONE_MAP, "format=yuv420p", _tagged(_BT709)]
+    return filters
+
+
+def _tagged(colour: Colour) -> str:
+    return (
+        f"setparams=range=tv:color_primaries={colour.primaries}:color_trc={colour.transfer}:colorspace={colour.matrix}"
+    )
 
 
 def stored_size(source: ProbedVideo, *, is_stereo: bool, short_side: int) -> tuple[int, int]:
@@ -200,13 +303,6 @@ def stored_size(source: ProbedVideo, *, is_stereo: bool, short_side: int) -> tup
     if scale >= 1:
         return max(2, width // 2 * 2), max(2, source.height // 2 * 2)
     return max(2, round(width * scale / 2) * 2), max(2, round(source.height * scale / 2) * 2)
-
-
-def _scale_filters(task: ChunkTask) -> list[str]:
-    """Return the filters from a source frame to an encoded one: crop (stereo), scale, square pixels, 4:2:0."""
-    width, height = stored_size(task.source, is_stereo=task.is_stereo, short_side=task.config.short_side)
-    crop = ["crop=iw/2:ih:0:0"] if task.is_stereo else []
-    return [*crop, f"scale={width}:{height}:flags={_SCALER}:out_range=tv", "setsar=1", "format=yuv420p"]
 
 
 def _encoder(config: ChunkConfig, *, fps: int, gop: int) -> dict[str, object]:
@@ -235,9 +331,7 @@ def _encoder(config: ChunkConfig, *, fps: int, gop: int) -> dict[str, object]:
         "crf": config.crf,
         "x264-params": ":".join(f"{name}={value}" for name, value in x264.items()),
         "threads": 1,
-        "fps_mode": "cfr",
         "r": fps,
-        "sws_flags": _SCALER,
         "flags": "+bitexact",
         "fflags": "+bitexact",
         "map_metadata": -1,
@@ -246,101 +340,35 @@ def _encoder(config: ChunkConfig, *, fps: int, gop: int) -> dict[str, object]:
     }
 
 
-def _encode(
-    task: ChunkTask, temporary: dict[str, Path], *, preroll: float
-) -> tuple[ffmpeg_process.FfmpegResult, list[float]]:
-    """Run ffmpeg; return its result and, for each encoded frame, the time of the source frame that it shows.
-
-    Times are in s from the source's first frame.
-    """
-    temporary["stats"].unlink(missing_ok=True)
-    opened = _ffmpeg_input(task, preroll)
-    with ExitStack() as cleanup:
-        if opened.links is not None and task.source.frame_folder is not None:
-            into, first, last = opened.links
-            shutil.rmtree(into, ignore_errors=True)
-            cleanup.callback(shutil.rmtree, into, ignore_errors=True)
-            link_frames(task.source.frame_folder, task.source.path, into, first, last)
-        arguments = command(task, **temporary, preroll=preroll)
-        memory = task.config.memory_gib * 2**30
-        result = ffmpeg_process.run(arguments, timeout=task.config.timeout_seconds, memory=memory)
-    if fault := fault_message(result.messages):
-        raise TransientError(f"{task.work}: {fault}")
-    return result, [time - opened.first_time for time in _read_stats(temporary["stats"])]
-
-
-def _read_stats(path: Path) -> list[float]:
-    """Return, for each encoded frame, the time of the source frame that it shows, in s on ffmpeg's clock."""
-    try:
-        lines = path.read_text().splitlines()
-    except FileNotFoundError:
-        return []
-    times = []
-    for line in lines:
-        _, pts, time_base = line.split()
-        numerator, denominator = time_base.split("/")
-        times.append(int(pts) * int(numerator) / int(denominator))
-    return times
-
-
-def _is_tail_rounding(task: ChunkTask, frames: int) -> bool:
-    """Return whether the last chunk of a video differs from its expected length only by rounding."""
-    is_last = task.expected_frames < task.config.seconds * task.config.fps or (
-        task.source.frames(task.config.fps) == (task.index + 1) * task.config.seconds * task.config.fps
-    )
-    slack = 1 + (task.config.fps / task.source.fps if task.source.fps else 1)
-    return is_last and abs(frames - task.expected_frames) <= slack
-
-
-def _record(
-    task: ChunkTask,
-    result: ffmpeg_process.FfmpegResult,
-    shown: list[float],
-    temporary: dict[str, Path],
-    cpu_seconds: float,
+def _publish(
+    task: ChunkTask, damage: list[Damage], temporary: dict[str, Path], *, cpu_seconds: float, is_interlaced: bool
 ) -> Chunk:
-    """Return the record of a chunk made by ffmpeg, with the damage found in its source.
-
-    `shown` has, for each encoded frame, the time of the source frame that it shows (s from the source's first frame).
-    """
-    fps = task.config.fps
-    damage: list[Damage] = []
-    frames = len(shown)
-    if result.status != 0 or result.timed_out:
-        frames = 0
-        reason = "ffmpeg took too long" if result.timed_out else f"ffmpeg failed: {_last_line(result.messages)}"
-        damage.append(Damage(start=task.start, end=task.end, reason=reason))
-    else:
-        is_short = frames != task.expected_frames and not _is_tail_rounding(task, frames)
-        damage += frozen_intervals(shown, start=task.start, fps=fps, source_fps=task.source.fps, config=task.config)
-        if is_short:
-            reason = "the frames end before the stated duration"
-            damage.append(Damage(start=task.start + frames / fps, end=task.end, reason=reason))
-        damage += missing_frames(task.source, start=task.start, end=task.end)
-        if damage or suggests_damage(result.messages):
-            damage += diagnose(task.source, start=task.start, end=task.start + task.config.seconds)
+    """Move the renditions to their place, write the sidecar and return it."""
+    is_whole = any(d.start <= task.start and d.end >= task.end - 1e-6 for d in damage)
+    frames = 0 if is_whole or not temporary else task.expected_frames
     width, height = stored_size(task.source, is_stereo=task.is_stereo, short_side=task.config.short_side)
-    # The last chunk may be a rounded frame longer or shorter than expected; that is then the length of the video.
-    end = task.end if damage else task.start + frames / fps
-    return Chunk(
+    chunk = Chunk(
         video_uid=task.video_uid,
         index=task.index,
         start=task.start,
-        end=end,
+        end=task.end,
         frames=frames,
-        summary_frames=-(-frames // task.config.summary_step),
+        summary_frames=_every_kth(task, frames),
         width=width,
         height=height,
-        damage=merge(damage, start=task.start, end=max(end, task.end)),
+        damage=merge(damage, start=task.start, end=task.end),
+        stated_end=task.source.stated_duration,
+        deinterlaced=is_interlaced,
+        tone_mapped=TONE_MAPPER if task.tone_maps else "",
+        notes=task.source.notes,
         bytes=sum(temporary[name].stat().st_size for name in ("full", "summary")) if frames else 0,
         cpu_seconds=round(cpu_seconds, 2),
         source_size=task.source.size,
         source_mtime_ns=task.source.mtime_ns,
         toolchain=task.toolchain,
     )
-
-
-def _last_line(messages: str) -> str:
-    """Return the last line of ffmpeg's output that is not blank, at most 300 characters of it."""
-    lines = [line for line in messages.strip().splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "no message"
+    if frames:
+        for rendition in ("full", "summary"):
+            publish(temporary[rendition], chunk_path(task.work, task.video_uid, task.index, rendition))
+    write_sidecar(task.work, chunk)
+    return chunk

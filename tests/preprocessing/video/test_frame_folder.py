@@ -1,4 +1,4 @@
-"""Folders of numbered frames: numbering, missing frames, times, and links without gaps."""
+"""Folders of numbered frames: numbering, missing frames, times and clock."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from preprocessing.video.frame_folder import FrameFolderError, link_frames, list_frame_folder
+from preprocessing.video.frame_folder import FrameFolderError, folder_clock, list_frame_folder
 
 
 def write(folder: Path, *names: str) -> Path:
@@ -32,11 +32,10 @@ def test_a_frame_zero_starts_the_numbering(tmp_path: Path) -> None:
     assert list_frame_folder(write(tmp_path / "v", "0.JPG", "1.JPG"), 30).first == 0
 
 
-def test_links_replace_missing_frames_by_the_one_before(tmp_path: Path) -> None:
-    folder = write(tmp_path / "v", "f_02.jpg", "f_03.jpg", "f_06.jpg")
-    link_frames(list_frame_folder(folder, 30), folder, tmp_path / "links", 1, 6)
-    shown = [path.read_text() for path in sorted((tmp_path / "links").iterdir())]
-    assert shown == ["f_02.jpg", "f_02.jpg", "f_03.jpg", "f_03.jpg", "f_03.jpg", "f_06.jpg"]
+def test_the_clock_of_a_folder_has_a_packet_for_each_file_that_exists(tmp_path: Path) -> None:
+    clock = folder_clock(list_frame_folder(write(tmp_path / "v", "f_02.jpg", "f_03.jpg", "f_06.jpg"), 30))
+    assert clock.time_P.tolist() == pytest.approx([1 / 30, 2 / 30, 5 / 30])
+    assert clock.end == 6 / 30 and clock.key_before(4 / 30) == 1
 
 
 @pytest.mark.parametrize(
