@@ -27,13 +27,13 @@ from hiervl_train import trainer
 from hiervl_train.checkpoint.files import COMPLETE
 from hiervl_train.checkpoint.manager import Checkpoints
 from hiervl_train.checkpoint.state import RunState
-from hiervl_train.collectives import average_gradients
 from hiervl_train.config import PretrainConfig
 from hiervl_train.data import StepLoaders
 from hiervl_train.distributed import DistributedContext
 from hiervl_train.launch import launch
 from hiervl_train.models import HierVL, ModelConfig
 from hiervl_train.monitor.metrics import read_metrics
+from hiervl_train.reduction.reducer import GradientReducer
 from hiervl_train.task import Task
 from hiervl_train.tasks.pretraining import pretraining_task
 from shards.loader import Batch
@@ -184,13 +184,14 @@ def be_rank(job: MeasuredRun) -> dict[str, Any]:
         loaders = InMemory(made.loaders, step_types) if job.batches == "memory" else made.loaders
         return replace(made, loaders=TimedLoaders(loaders, requested, cpu))  # type: ignore[arg-type]
 
-    def averaged(*arguments: Any) -> None:
-        began = time.perf_counter()
-        average_gradients(*arguments)
-        reduced.append(time.perf_counter() - began)
+    class TimedReducer(GradientReducer):
+        def finish(self) -> None:
+            began = time.perf_counter()
+            super().finish()
+            reduced.append(time.perf_counter() - began)
 
-    # The process is for this run only, so functions of the trainer can be replaced by timed ones.
-    trainer.average_gradients = averaged  # type: ignore[assignment]
+    # The process is for this run only, so parts of the trainer can be replaced by timed ones.
+    trainer.GradientReducer = TimedReducer  # type: ignore[misc]
     if job.save_every is not None:
         trainer.Checkpoints = type("AlternatingSavesHere", (AlternatingSaves,), {"saves": saves, "last_step": last})  # type: ignore[misc]
     code = launch(load(PretrainConfig, CONFIGS / f"{job.config}.yaml", overrides), task)
@@ -216,11 +217,13 @@ def be_reducer(config: ModelConfig, repeats: int) -> dict[str, Any]:
     parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes]
     for parameter in parameters:
         parameter.grad = torch.ones(parameter.shape)
+    reducer = GradientReducer({str(number): parameter for number, parameter in enumerate(parameters)})
     times = []
     for _ in range(1 + repeats):  # the first also connects the ranks
         dist.barrier()
         began = time.perf_counter()
-        average_gradients(parameters)
+        reducer.begin("step")
+        reducer.finish()
         times.append(time.perf_counter() - began)
     dist.destroy_process_group()
     return {"s": times[1:]}

@@ -1,8 +1,8 @@
-"""What ranks exchange: batches with exact gradients, parameter gradients, and small values as JSON.
+"""What ranks exchange: batches with exact gradients, and small values as JSON.
 
 Every rank computes the loss of the whole batch from gathered embeddings. The backward of the gather sums what all
 ranks' losses contribute to this rank's embeddings, which is `world` times the gradient. The mean over ranks of the
-parameters' gradients (`average_gradients`, or DDP) is then the gradient of the global batch, up to rounding. (The
+parameters' gradients (`reduction.reducer`, or DDP) is then the gradient of the global batch, up to rounding. (The
 published gather kept only the rank's own slice, so its gradient was 1/world of the exact one.)
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -41,26 +41,6 @@ def all_gather(x_B: Tensor) -> Tensor:
         return _gather(x_B)
     gathered: Tensor = _AllGather.apply(x_B)  # type: ignore[no-untyped-call]  # torch's Function is not annotated
     return gathered
-
-
-def average_gradients(parameters: Iterable[torch.nn.Parameter], bucket_bytes: int = 32 * 2**20) -> None:
-    """Replace gradients by their mean over ranks, in buckets; parameters without a gradient stay without.
-
-    The ranks must agree on which parameters have gradients: they do if they take the same type of step.
-    """
-    world = world_size()
-    if world == 1:
-        return
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    pending = []
-    for bucket in _buckets(gradients, bucket_bytes):
-        flat = torch.cat([gradient.flatten() for gradient in bucket])
-        pending.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
-    for bucket, flat, work in pending:
-        work.wait()
-        flat /= world
-        for gradient, mean in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
-            gradient.copy_(mean.view_as(gradient))
 
 
 def broadcast(tensors: Iterable[Tensor]) -> None:
@@ -119,21 +99,6 @@ def all_true(flag: bool, group: dist.ProcessGroup | None) -> bool:
 def _device_for(group: dist.ProcessGroup | None) -> torch.device:
     """Return the device that a group's tensors must be on."""
     return torch.device("cuda" if dist.get_backend(group) == "nccl" else "cpu")
-
-
-def _buckets(tensors: list[Tensor], limit: int) -> Iterator[list[Tensor]]:
-    """Yield the tensors in order, in lists of one dtype and device and of at most about `limit` bytes."""
-    bucket: list[Tensor] = []
-    size = 0
-    for tensor in tensors:
-        layout = (tensor.dtype, tensor.device)
-        if bucket and (size + tensor.nbytes > limit or layout != (bucket[0].dtype, bucket[0].device)):
-            yield bucket
-            bucket, size = [], 0
-        bucket.append(tensor)
-        size += tensor.nbytes
-    if bucket:
-        yield bucket
 
 
 def _gather(x_B: Tensor) -> Tensor:

@@ -51,6 +51,12 @@ class DistributedConfig:
     # auto: nccl on GPUs, else gloo. gloo computes on the CPU.
     backend: Literal["auto", "nccl", "gloo"] = "auto"
     timeout_seconds: PositiveFloat = 600.0  # seconds that a rank waits for the others before it gives up
+    # Average gradients while the backward pass computes others, so that the network's time is hidden; false: after it.
+    # The same numbers, bit for bit.
+    overlap: bool = True
+    # Average gradients in bfloat16: half the bytes on the network. Each sum keeps 8 significant bits.
+    bf16_gradients: bool = False
+    bucket_mib: PositiveFloat = 32.0  # MiB of gradients that are averaged in one message
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,12 +12,14 @@ What cannot be split runs in the loss: gathering over ranks, and the aggregator 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from hiervl_train.random_states import RandomStates
+from hiervl_train.task import NO_SCOPE, StepScope
 
 MicroBatch = TypeVar("MicroBatch")
 
@@ -26,6 +28,7 @@ def cached_backward(
     micro_batches: Sequence[MicroBatch],
     encode: Callable[[MicroBatch], tuple[Tensor, ...]],
     loss: Callable[..., Tensor],
+    scope: StepScope = NO_SCOPE,
 ) -> Tensor:
     """Add the gradient of `loss(embeddings of all micro-batches)` to the parameters; return the detached loss.
 
@@ -44,7 +47,8 @@ def cached_backward(
     torch.clear_autocast_cache()
     leaves = [torch.cat(rows).requires_grad_() for rows in zip(*encoded, strict=True)]
     total = loss(*leaves)
-    total.backward()
+    with scope.last_backward():  # of what only the loss uses, as the aggregator
+        total.backward()
     after_loss = RandomStates.take()
 
     gradients = [_gradient(leaf).split([len(rows[which]) for rows in encoded]) for which, leaf in enumerate(leaves)]
@@ -52,7 +56,9 @@ def cached_backward(
         state.restore()
         embeddings = encode(micro_batch)
         pairs = [(x, slices[index]) for x, slices in zip(embeddings, gradients, strict=True) if x.requires_grad]
-        torch.autograd.backward([x for x, _ in pairs], [gradient for _, gradient in pairs])
+        is_last = index == len(micro_batches) - 1
+        with scope.last_backward() if is_last else nullcontext():
+            torch.autograd.backward([x for x, _ in pairs], [gradient for _, gradient in pairs])
     after_loss.restore()  # otherwise the next step would repeat the loss's random numbers
     return total.detach()
 

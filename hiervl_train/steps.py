@@ -17,7 +17,7 @@ from hiervl_train.models.hiervl import HierVL
 from hiervl_train.models.pixels import ChannelOrder, normalise
 from hiervl_train.models.speed import SpeedConfig, autocast
 from hiervl_train.objectives import Tags, child_loss, parent_loss
-from hiervl_train.task import Step, StepResult
+from hiervl_train.task import NO_SCOPE, Step, StepResult, StepScope
 from hiervl_train.tokenizer import Tokenizer
 from hiervl_train.transfer import to_device
 from shards.loader import Batch
@@ -59,7 +59,7 @@ class PretrainSteps:
         self._encoder = Encoder(model, tokenizer, speed=config.speed, order=config.compat.channel_order)
         self.by_type: dict[str, Step] = {"child": self._child, "parent": self._parent}
 
-    def _child(self, batch: Batch) -> StepResult:
+    def _child(self, batch: Batch, scope: StepScope = NO_SCOPE) -> StepResult:
         """Compare clips with their narrations."""
         config, tags = self._config, Tags(verbs_BV=batch.verbs_BV, nouns_BO=batch.nouns_BO)
         video_BTCHW = batch.video
@@ -72,6 +72,7 @@ class PretrainSteps:
             micro_batches(len(video_BTCHW), config.schedule.clip_micro_batch),
             encode,
             lambda video_BD, text_BD: child_loss(video_BD, text_BD, tags, config.objective),
+            scope,
         )
         operations = None
         if self._has_known_flops:
@@ -79,7 +80,7 @@ class PretrainSteps:
             operations = len(video_BTCHW) * clip.train
         return StepResult(loss=loss, clips=len(video_BTCHW), flops=operations)
 
-    def _parent(self, batch: Batch) -> StepResult:
+    def _parent(self, batch: Batch, scope: StepScope = NO_SCOPE) -> StepResult:
         """Compare aggregated windows and aggregated narrations with the summary, as the objective says."""
         config, tags = self._config, Tags(verbs_BV=batch.verbs_BV, nouns_BO=batch.nouns_BO)
         video_BKTCHW, objective = batch.video, config.objective
@@ -105,7 +106,7 @@ class PretrainSteps:
             summary_BD = next(remaining) if has_summary else None
             return parent_loss(windows_BKD, narrations_BKD, summary_BD, tags, self._encoder.aggregate, objective)
 
-        value = backward(micro_batches(count, config.schedule.summary_micro_batch), encode, loss)
+        value = backward(micro_batches(count, config.schedule.summary_micro_batch), encode, loss, scope)
         operations = None
         if self._has_known_flops:
             operations = count * flops.summary_train(
@@ -129,14 +130,18 @@ def micro_batches(count: int, size: int | None) -> list[slice]:
 
 
 def backward(
-    slices: Sequence[slice], encode: Callable[[slice], tuple[Tensor, ...]], loss: Callable[..., Tensor]
+    slices: Sequence[slice],
+    encode: Callable[[slice], tuple[Tensor, ...]],
+    loss: Callable[..., Tensor],
+    scope: StepScope = NO_SCOPE,
 ) -> Tensor:
     """Add the gradients of `loss(*encode(everything))`; return the detached loss.
 
     A single slice is encoded once; several are encoded twice, by cached gradients, with the memory of one.
     """
     if len(slices) > 1:
-        return cached_backward(slices, encode, loss)
+        return cached_backward(slices, encode, loss, scope)
     value = loss(*encode(slices[0]))
-    value.backward()
+    with scope.last_backward():
+        value.backward()
     return value.detach()

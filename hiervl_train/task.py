@@ -1,9 +1,11 @@
-"""The types between the training loop and the tasks: what a task provides, what a step returns, how a run ended."""
+"""The types between the training loop and the tasks: what a task provides, what steps get and return, how runs end."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from torch import Tensor, nn
 
@@ -29,7 +31,31 @@ class StepResult:
     flops: int | None
 
 
-Step = Callable[[Batch], StepResult]  # adds the gradients of a batch to the model's parameters
+class StepScope(Protocol):
+    """What the loop wants to know of a step while it runs."""
+
+    def last_backward(self) -> AbstractContextManager[None]:
+        """Hold the backward passes that complete gradients: nothing is added to those afterwards."""
+        ...
+
+
+class NoScope:
+    """Nobody wants to know: for steps outside the loop."""
+
+    def last_backward(self) -> AbstractContextManager[None]:
+        """See `StepScope`."""
+        return nullcontext()
+
+
+NO_SCOPE = NoScope()
+
+
+class Step(Protocol):
+    """A training step of one type."""
+
+    def __call__(self, batch: Batch, scope: StepScope = NO_SCOPE) -> StepResult:
+        """Add the gradients of a batch to the model's parameters."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from hiervl_train.checkpoint.manager import Checkpoints
 from hiervl_train.checkpoint.resume import Resumer
-from hiervl_train.collectives import average_gradients, gather_json
+from hiervl_train.collectives import gather_json
 from hiervl_train.config import RunSettings
 from hiervl_train.distributed import DistributedContext, FlagConsensus
 from hiervl_train.monitor.nonfinite import NonFiniteGuard
@@ -26,6 +26,7 @@ from hiervl_train.monitor.run_folder import RunFolder
 from hiervl_train.monitor.run_logger import RunLogger
 from hiervl_train.optim import EMA, apply_zero_grads, build_optimizer, learning_rate, update
 from hiervl_train.preemption import StopRequest
+from hiervl_train.reduction.reducer import MIB, GradientReducer
 from hiervl_train.task import Outcome, Task
 
 
@@ -40,7 +41,8 @@ def train(
     """Train to the end of the schedule or until asked to stop, resuming from the folder's newest checkpoint."""
     model, loaders = task.model, task.loaders
     total = min(task.total_steps, settings.run.max_steps or task.total_steps)
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    parameters = list(trained.values())
     optimizer = build_optimizer(parameters, settings.optim, eps_scale=task.eps_scale)
     ema = EMA(model, settings.optim.ema) if settings.optim.ema is not None else None
     checkpoints = Checkpoints(
@@ -56,6 +58,13 @@ def train(
         stack.callback(loaders.close)
         stack.enter_context(checkpoints)
         consensus = FlagConsensus(context)
+        reducer = GradientReducer(
+            trained,
+            overlap=settings.distributed.overlap,
+            bf16=settings.distributed.bf16_gradients,
+            bucket_bytes=int(settings.distributed.bucket_mib * MIB),
+        )
+        stack.callback(reducer.close)
         profiler = stack.enter_context(Profiler(folder.profile, settings.profile, rank=context.rank))
         guard = NonFiniteGuard(folder.path, context.rank, settings.run.max_consecutive_skips)
         run_logger = stack.enter_context(
@@ -85,9 +94,10 @@ def train(
             waited = time.perf_counter() - began
 
             optimizer.zero_grad(set_to_none=True)
-            result = task.steps[step_type](batch)
+            reducer.begin(step_type)
+            result = task.steps[step_type](batch, reducer)
+            reducer.finish()
             apply_zero_grads(task.zero_grad_parameters)
-            average_gradients(parameters)
             norm = update(optimizer, parameters, settings.optim, lr)
             if ema is not None:
                 ema.update(model)

@@ -14,7 +14,7 @@ from hiervl_train import losses
 from hiervl_train.collectives import all_gather
 from hiervl_train.models.finetuned import FineTuned
 from hiervl_train.steps import Encoder
-from hiervl_train.task import Step, StepResult
+from hiervl_train.task import NO_SCOPE, Step, StepResult, StepScope
 from hiervl_train.tasks.base import FinetuneTask
 from hiervl_train.tasks.config import FinetuneConfig
 from hiervl_train.tasks.labels import column, refuse
@@ -50,8 +50,8 @@ class CharadesEgo(FinetuneTask):
             sim_NN = losses.similarity(all_gather(text_BD), all_gather(video_BD))
             return losses.info_nce(sim_NN, temperature=config.task.temperature)
 
-        def step(batch: Batch) -> StepResult:
+        def step(batch: Batch, scope: StepScope = NO_SCOPE) -> StepResult:
             micro_batch = config.schedule.micro_batch
-            return pair_step(model, encoder, batch.video, batch.texts, loss, micro_batch=micro_batch)
+            return pair_step(model, encoder, batch.video, batch.texts, loss, micro_batch=micro_batch, scope=scope)
 
         return step

@@ -20,7 +20,7 @@ from hiervl_train.collectives import all_gather
 from hiervl_train.models.finetuned import FineTuned
 from hiervl_train.relevancy import Classes, Relevancy
 from hiervl_train.steps import Encoder
-from hiervl_train.task import Step, StepResult
+from hiervl_train.task import NO_SCOPE, Step, StepResult, StepScope
 from hiervl_train.tasks.base import FinetuneTask
 from hiervl_train.tasks.config import FinetuneConfig
 from hiervl_train.tasks.labels import require_labels
@@ -99,7 +99,7 @@ class EpicMir(FinetuneTask):
         """See `FinetuneTask`."""
         config = self._config
 
-        def step(batch: Batch) -> StepResult:
+        def step(batch: Batch, scope: StepScope = NO_SCOPE) -> StepResult:
             video_BTCHW = batch.video
             chosen = [self.sentences.choose(key, batch.epoch) for key in batch.keys]
             relevancies = torch.tensor([sentence.relevancy for sentence in chosen])
@@ -111,6 +111,7 @@ class EpicMir(FinetuneTask):
                 [sentence.text for sentence in chosen],
                 lambda video_BD, text_BD: margin_loss(video_BD, text_BD, relevancy_B, margin=config.task.margin),
                 micro_batch=config.schedule.micro_batch,
+                scope=scope,
             )
 
         return step

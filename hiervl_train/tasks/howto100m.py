@@ -8,6 +8,7 @@ Shapes in names: B this rank's videos, K windows, T frames, C colours, H and W p
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from hiervl_train.models.config import ModelPart
 from hiervl_train.models.finetuned import FineTuned
 from hiervl_train.models.hiervl import HierVL
 from hiervl_train.steps import Encoder, micro_batches
-from hiervl_train.task import Evaluate, Step, StepResult
+from hiervl_train.task import NO_SCOPE, Evaluate, Step, StepResult, StepScope
 from hiervl_train.tasks.base import FinetuneTask
 from hiervl_train.tasks.config import FinetuneConfig
 from hiervl_train.tasks.labels import refuse, require_labels
@@ -72,15 +73,17 @@ class HowTo100M(FinetuneTask):
         """See `FinetuneTask`. The loss is a mean over videos, so the losses of micro-batches add up."""
         self._require_room(model)
 
-        def step(batch: Batch) -> StepResult:
+        def step(batch: Batch, scope: StepScope = NO_SCOPE) -> StepResult:
             video_BKTCHW = batch.video
             count, windows, frames = video_BKTCHW.shape[:3]
             labels_B = self._labels_of(batch, video_BKTCHW.device)
             loss = torch.zeros(1, device=video_BKTCHW.device)
-            for rows in micro_batches(count, self._config.schedule.micro_batch):
+            slices = micro_batches(count, self._config.schedule.micro_batch)
+            for rows in slices:
                 logits_BC = self._logits(model, encoder, video_BKTCHW[rows])
                 value = F.cross_entropy(logits_BC, labels_B[rows], reduction="sum") / count
-                value.backward()
+                with scope.last_backward() if rows is slices[-1] else nullcontext():
+                    value.backward()
                 loss += value.detach()
             operations = None
             if has_known_flops(model):

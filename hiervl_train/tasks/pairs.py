@@ -15,7 +15,7 @@ from torch import Tensor
 from hiervl_train.models import flops
 from hiervl_train.models.finetuned import FineTuned
 from hiervl_train.steps import Encoder, backward, micro_batches
-from hiervl_train.task import StepResult
+from hiervl_train.task import NO_SCOPE, StepResult, StepScope
 
 
 def pair_step(
@@ -26,6 +26,7 @@ def pair_step(
     loss: Callable[[Tensor, Tensor], Tensor],
     *,
     micro_batch: int | None,
+    scope: StepScope = NO_SCOPE,
 ) -> StepResult:
     """Add the gradients of `loss(video_BD, text_BD)`, which gathers over ranks itself."""
     ids_BL, mask_BL = encoder.tokens(texts, like=video_BTCHW)
@@ -36,7 +37,7 @@ def pair_step(
         with graph_if(model.trains("text", "text_projection")):
             return video_BD, encoder.text(ids_BL[rows], mask_BL[rows])
 
-    value = backward(micro_batches(len(video_BTCHW), micro_batch), encode, loss)
+    value = backward(micro_batches(len(video_BTCHW), micro_batch), encode, loss, scope)
     operations = None
     if has_known_flops(model):
         clip = flops.clip(model.config, frames=video_BTCHW.shape[1], text_tokens=ids_BL.shape[1])

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from hiervl_train.collectives import (
     all_gather,
-    average_gradients,
     broadcast_json,
     gather_json,
     sum_over_ranks,
@@ -27,7 +26,9 @@ from hiervl_train.distributed import DistributedContext
 from hiervl_train.grad_cache import cached_backward
 from hiervl_train.models import HierVL
 from hiervl_train.objectives import ObjectiveConfig, Tags, child_loss, parent_loss
+from hiervl_train.reduction.reducer import GradientReducer
 from hiervl_train.tasks.epic_mir import margin_loss
+from tests.hiervl_train.reduction import rank_steps
 from tests.hiervl_train.tiny import random_tags, random_text, random_video, tiny_config, tiny_model
 
 WORLD = 4
@@ -54,8 +55,10 @@ def run(rank: int, world: int) -> dict[str, Result]:
     results = {}
     for name, scenario in scenarios().items():
         model = tiny_model(tiny_config(depth=1)).train()
+        reducer = GradientReducer(dict(model.named_parameters()), bucket_bytes=2000)
+        reducer.begin(name)
         loss = scenario(model, rank, world)
-        average_gradients(model.parameters(), bucket_bytes=2000)
+        reducer.finish()
         results[name] = (loss.detach(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None})
     return results
 
@@ -177,6 +180,7 @@ def main(rank: int, whole: int, folder: Path) -> None:
             "gather": gather_whose_loss_differs_by_rank(rank),
             "values": exchange(rank, world),
             **run(rank, world),
+            "reduction": rank_steps.results(rank, world),
         }
         torch.save(results, folder / f"{world}-{rank}.pt")
         dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Gathering with exact gradients, averaging gradients, and exchanging small values between ranks."""
+"""Gathering with exact gradients, and exchanging small values between ranks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hiervl_train.collectives import _buckets, all_gather, all_true, average_gradients, broadcast_json, gather_json
+from hiervl_train.collectives import all_gather, all_true, broadcast_json, gather_json
 from hiervl_train.distributed import DistributedContext
 from tests.hiervl_train.ranks import WORLD
 
@@ -22,12 +22,9 @@ def test_a_gathered_row_gets_the_gradients_of_every_ranks_loss(rank_results: Pat
         torch.testing.assert_close(torch.load(rank_results / f"{world}-{rank}.pt")["gather"], expected)
 
 
-def test_without_a_process_group_nothing_is_gathered_or_averaged() -> None:
+def test_without_a_process_group_nothing_is_gathered() -> None:
     x = torch.ones(2, 3, requires_grad=True)
     assert all_gather(x) is x
-    parameter = torch.nn.Parameter(torch.ones(2))
-    average_gradients([parameter])
-    assert parameter.grad is None
     assert broadcast_json({"a": 1}, None) == {"a": 1} and gather_json("x", DistributedContext()) == ["x"]
     assert all_true(True, None) and not all_true(False, None)
 
@@ -40,9 +37,3 @@ def test_small_values_are_gathered_in_the_order_of_ranks_and_summed(rank_results
         assert values["summed"] == {"all": float(world), **{f"only {other}": 1.5 for other in range(world)}}
         assert values["broadcast"] == ["from 0", None]
         assert values["too long"] == "a rank gathers 9002 bytes of JSON: at most 8192 are supported"
-
-
-def test_buckets_keep_order_and_dtype_and_have_about_the_size() -> None:
-    tensors = [torch.zeros(3), torch.zeros(4), torch.zeros(100), torch.zeros(1).double(), torch.zeros(1).double()]
-    assert [[t.numel() for t in bucket] for bucket in _buckets(tensors, 32)] == [[3, 4], [100], [1, 1]]
-    assert list(_buckets([], 32)) == []

@@ -105,6 +105,21 @@ def test_a_run_killed_at_random_times_resumes_to_the_same_losses(embedded: Path,
     assert finished(embedded, folder, "run.max_steps=30", DROPOUT, ranks=ranks) == uninterrupted
 
 
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_overlapped_averages_are_those_of_averaging_afterwards_also_after_a_kill(
+    embedded: Path, tmp_path: Path, ranks: int
+) -> None:
+    """Many small buckets, micro-batches, dropout: equal bit for bit, and a resumed run adds in the same order."""
+    options = ("run.max_steps=14", DROPOUT, "schedule.clip_micro_batch=2", "distributed.bucket_mib=0.01")
+    after = finished(embedded, tmp_path / "after", *options, "distributed.overlap=false", ranks=ranks)
+    folder = tmp_path / "overlapped"
+    with ended(start(embedded, folder, *options, ranks=ranks)) as run:
+        assert run.reached(7), run.output()
+        run.signal(signal.SIGKILL, rank=ranks - 1)
+        assert 0 not in run.wait(60)
+    assert finished(embedded, folder, *options, ranks=ranks) == after
+
+
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_bfloat16_and_compiled_blocks_give_the_same_curve(
     embedded: Path, tmp_path: Path, one_rank: Path, compiled: bool

@@ -1,0 +1,1 @@
+"""What ranks do with gradients and with the optimiser's state."""
