@@ -349,7 +349,7 @@ def _require_all_shown(mp4: bytes, track: Boxes, scales: tuple[int, int], first:
         return
     duration, start, rate = _unpack(">QqI" if version == 1 else ">IiI", mp4, span, 8)
     movie, media = scales
-    end = start + (duration + 1) * media / movie  # durations are rounded to the movie's time scale
+    end = start + duration * media / movie
     if count != 1 or rate != 1 << 16 or not 0 <= start <= first or end <= last:
         raise UnsupportedMp4Error(
             f"an edit list hides, delays or repeats frames ({count} entries, the first shows media time {start} … "

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import itertools
+import resource
 import subprocess
+import time
+from collections import Counter
 from pathlib import Path
 
 import av
@@ -111,6 +114,34 @@ def test_damaged_bytes_yield_frames_or_a_decode_error(data: st.DataObject) -> No
         assert error.reason
     else:
         assert found.shape == (3, 32, 32, 3)
+
+
+def test_every_flipped_bit_of_the_index_gives_right_frames_or_an_error() -> None:
+    mp4 = coded_mp4(100, 20, gop=8, b_frames=3)
+    moov, parameters = mp4.index(b"moov") - 4, mp4.index(b"avcC") + 4
+    parameter_bytes = range(parameters, parameters + len(read_packets(mp4).extradata))
+    numbers, decoder = np.array([0, 5, 6, 11, 19]), PyAVDecoder()
+    right = decoder.decode(mp4, numbers, [WHOLE] * 5, 64)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = Counter[str]()
+    for bit in range(8 * moov, 8 * len(mp4)):
+        data = bytearray(mp4)
+        data[bit // 8] ^= 1 << bit % 8
+        began = time.process_time()
+        try:
+            frames = decoder.decode(bytes(data), numbers, [WHOLE] * 5, 64)
+        except DecodeError as error:
+            found[error.reason] += 1
+        else:
+            is_right = (frames == right).all()
+            found["right" if is_right else "other parameters"] += 1
+            # Nothing repeats the parameter sets of H.264 (quantisation, colours): frames are as libavformat reads them.
+            assert is_right or (
+                bit // 8 in parameter_bytes and np.abs(frames - reference(bytes(data), WHOLE, 64)[numbers]).max() < 4
+            )
+        assert time.process_time() - began < 1
+    assert found["right"] > 3000 and found["not an mp4"] > 2000 and found["other parameters"] < 8, found
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 200 * 1024  # KiB
 
 
 @pytest.mark.parametrize("name", DECODERS)
