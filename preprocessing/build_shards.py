@@ -30,7 +30,10 @@ from preprocessing.demo import generate
 from preprocessing.demo.benchmarks import BenchmarkFiles
 from preprocessing.errors import UsageError
 from preprocessing.estimate import dry_run
+from preprocessing.exclusion import carry_out, required_withdrawal
+from preprocessing.provenance import has_same_files
 from preprocessing.publish import close_ledger, publish, require_companions
+from preprocessing.retry import reopen_failed
 from preprocessing.selection import is_up_to_date, read_published, require_same_plan, require_samples, select
 from preprocessing.toolchain import find_ffmpeg, versions
 from preprocessing.video.sources import find_videos
@@ -81,20 +84,25 @@ def build(config: BuildConfig, console: Console, *, is_dry_run: bool = False, is
 
     console.print(f"reading annotations; ffmpeg {toolchain['ffmpeg']}, x264 {toolchain['x264']}")
     annotations = read_annotations(config.annotations)
-    excluded = frozenset(read_excluded(config.annotations))
+    exclusions = read_excluded(config.annotations)
+    excluded = frozenset(exclusions)
     annotated = frozenset(annotations.videos["video_uid"].to_pylist())
     video_paths = find_videos(config.videos.root, config.videos.pattern, wanted=annotated)
     published = read_published(config.output)
     require_companions(config.output, annotations, published)
+    withdrawal = required_withdrawal(config, annotations, exclusions)
     for message in annotations.ignored:
         console.print(message, markup=False, highlight=False)
     selection = select(annotations, video_paths, published, config)
     require_samples(annotations, selection, published)
     if is_dry_run:
+        carry_out(withdrawal, config.output, console, is_dry_run=True)
         dry_run(config, annotations, selection, video_paths, ffmpeg=ffmpeg, toolchain=toolchain, console=console)
         return
     done = require_same_plan(config.output, selection.plans, published)
-    if not selection.plans and published.next_number and is_up_to_date(annotations, published, config.output):
+    carry_out(withdrawal, config.output, console)
+    is_same = has_same_files(config, annotations, published.provenance)
+    if not selection.plans and is_same and is_up_to_date(annotations, published, config.output):
         console.print(f"{config.output} is up to date: nothing to build")
         return
 
@@ -102,11 +110,14 @@ def build(config: BuildConfig, console: Console, *, is_dry_run: bool = False, is
         remove_temporaries(folder, is_locked=is_locked)
     write_bytes(config.work_folder / "config.yaml", f"# {code_revision()}\n{to_yaml(config)}".encode())
     stages.write_format(config, toolchain)
-    with stages.BuildRun(
-        config, annotations, video_paths, excluded=excluded, ffmpeg=ffmpeg, toolchain=toolchain, console=console
-    ) as run:
-        sources = run.probe(selection)
-        run.chunk_and_pack(selection, sources, done)
+    done = reopen_failed(config, selection.plans, done, video_paths.keys())
+    sources: stages.ProbeResults = {}
+    if selection.plans:
+        with stages.BuildRun(
+            config, annotations, video_paths, excluded=excluded, ffmpeg=ffmpeg, toolchain=toolchain, console=console
+        ) as run:
+            sources = run.probe(selection)
+            run.chunk_and_pack(selection, sources, done)
     chunks = stages.chunk_records(config, sources)
     ledger, spans = close_ledger(config, annotations, selection, chunks, excluded)
     report.require_few_failures(config, ledger, spans, annotations.sets)

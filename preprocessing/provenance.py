@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,38 @@ from shards.schema import SETS
 _UNRECORDED_KEYS = ("output", "work", "ffmpeg", "dask", "retry", "demo_root", "max_failed_fraction")
 
 
-def merged_config(config: BuildConfig, before: Mapping[str, Any]) -> dict[str, Any]:
-    """Return this build's configuration; annotation files that it does not set are taken from `before`."""
+def merged_config(config: BuildConfig, before: Mapping[str, Any], *, is_pretraining: bool) -> dict[str, Any]:
+    """Return this build's configuration; annotation files that it does not set are taken from `before`.
+
+    A build of pretraining sets decides what is excluded and what is validation, also by naming no file for it.
+    """
+    own = ("exclude", "val_list") if is_pretraining else ()
     value = {name: item for name, item in to_dict(config).items() if name not in _UNRECORDED_KEYS}
     earlier = before.get("annotations", {})
     value["annotations"] = {
-        name: earlier.get(name, item) if item in (None, []) else item for name, item in value["annotations"].items()
+        name: earlier.get(name, item) if item in (None, []) and name not in own else item
+        for name, item in value["annotations"].items()
     }
     return value
+
+
+def files_by_key(config: BuildConfig, annotations: Annotations) -> dict[str, list[str]]:
+    """Return key of the configuration → sha256s of the annotation files that it names, in their order."""
+    hashes: dict[str, list[str]] = {}
+    for key, path in _annotation_files(config.annotations):
+        hashes.setdefault(key, []).append(annotations.sources.get(path.name) or annotations.sources[str(path)])
+    return dict(sorted(hashes.items()))
+
+
+def has_same_files(config: BuildConfig, annotations: Annotations, before: Mapping[str, Any]) -> bool:
+    """Return whether the sets of this build were last made with these files, each for the same key."""
+    recorded: Mapping[str, Any] = before.get("annotation_files", {})
+    return recorded.get(_names(annotations)) == files_by_key(config, annotations)
+
+
+def is_pretraining(annotations: Annotations) -> bool:
+    """Return whether a build makes sets for pretraining."""
+    return any(not SETS[name].is_benchmark for name in annotations.sets)
 
 
 def merged_provenance(
@@ -40,7 +65,7 @@ def merged_provenance(
     annotations.exclude lists, `counts` the items per set and outcome (set → `status: reason` → items).
     """
     sets = list(annotations.sets)
-    pretraining = any(not SETS[name].is_benchmark for name in sets)
+    pretraining = is_pretraining(annotations)
     files = {Path(name).name: digest for name, digest in annotations.sources.items()}
     licences = dict(before.get("licences", {}))
     for name in counts:
@@ -52,9 +77,29 @@ def merged_provenance(
         "code_revision": code_revision(),
         "seed": config.shard.seed,
         "annotations": {**before.get("annotations", {}), **files},
+        "annotation_files": {
+            **before.get("annotation_files", {}),
+            _names(annotations): files_by_key(config, annotations),
+        },
         "alpha": annotations.alpha if pretraining else before.get("alpha"),
         "licence_notice": "\n\n".join(dict.fromkeys(notice for notice in licences.values() if notice)),
         "licences": licences,
         "excluded_videos": excluded if pretraining else before.get("excluded_videos", 0),
         "counts": dict(counts),
     }
+
+
+def _names(annotations: Annotations) -> str:
+    """Return the names of a build's sets, which identify it among the builds of a dataset."""
+    return " ".join(name for name in SETS if name in annotations.sets)
+
+
+def _annotation_files(config: Any, prefix: str = "") -> Iterator[tuple[str, Path]]:
+    """Yield the key and the path of every annotation file that is configured."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, Path):
+                yield f"{prefix}{field.name}", item
+            elif dataclasses.is_dataclass(item):
+                yield from _annotation_files(item, f"{prefix}{field.name}.")

@@ -14,10 +14,10 @@ from preprocessing import ledger
 from preprocessing.annotations import Annotations
 from preprocessing.config import BuildConfig
 from preprocessing.errors import UsageError
-from preprocessing.provenance import merged_config, merged_provenance
+from preprocessing.provenance import is_pretraining, merged_config, merged_provenance
 from preprocessing.selection import PublishedState, Selection, is_published
 from preprocessing.video.chunks import Chunk
-from shards.dataset import Dataset
+from shards.dataset import DENYLIST, Dataset, read_denylist
 from shards.files import write_json
 from shards.index import done_shards, splits_of, write_dataset
 from shards.schema import LABELS, QUESTIONS, SETS
@@ -119,9 +119,9 @@ def publish(
     """Write companions, ledger, spans, index files, dataset card and, last, dataset.json; return the dataset.
 
     `published` is the state of the output before this build; what it records about other sets is kept. Raises
-    `UsageError` where a sample of an excluded video is in a set for pretraining.
+    `UsageError` where a sample of an excluded video that is not on the denylist is in a set for pretraining.
     """
-    _require_exclusion(ledger_table, excluded)
+    _require_exclusion(ledger_table, excluded - read_denylist(config.output / DENYLIST))
     for path, value in annotations.companions.items():
         write_json(config.output / path, value)
     ledger.write(config.output, ledger_table, spans)
@@ -130,7 +130,7 @@ def publish(
         counts.setdefault(set_name, {})[f"{status}: {reason}" if reason else status] = count
     return write_dataset(
         config.output,
-        config=merged_config(config, published.config),
+        config=merged_config(config, published.config, is_pretraining=is_pretraining(annotations)),
         toolchain=toolchain,
         provenance=merged_provenance(config, annotations, published.provenance, excluded=len(excluded), counts=counts),
         companions=sorted({*annotations.companions, *_companions(published)}),
@@ -243,6 +243,7 @@ def _require_exclusion(table: pa.Table, excluded: frozenset[str]) -> None:
     if len(leaked):
         row = leaked.slice(0, 1).to_pylist()[0]
         raise UsageError(
-            f"{row['shard']} contains {row['key']} of video {row['video_uid']}, which annotations.exclude lists; it "
-            "was packed by an earlier build, and published shards are never rewritten: build into another output"
+            f"{row['shard']} contains {row['key']} of video {row['video_uid']}, which annotations.exclude lists and "
+            f"{DENYLIST} does not: it was packed by an earlier build, and shards are never rewritten. Run the same "
+            "command again, which withdraws it"
         )
