@@ -31,7 +31,18 @@ from typing import BinaryIO
 
 from shards import files
 from shards.remote import sums
-from shards.remote.private import FULL, allocate, is_own_file, is_same_file, lock, open_own, private_folder
+from shards.remote.private import (
+    FULL,
+    allocate,
+    full_disk,
+    is_own_file,
+    is_same_file,
+    lock,
+    open_own,
+    private_folder,
+    reporting_a_full_disk,
+    unlink,
+)
 from shards.remote.private import CacheError as CacheError
 from shards.remote.sink import Sink as Sink
 from shards.remote.sink import WrongBytesError as WrongBytesError
@@ -216,29 +227,19 @@ class ShardCache:
         """Remove a wrong file, unless it was replaced; at worst a sound one is fetched again."""
         with suppress(FileNotFoundError):
             if os.path.samestat(os.lstat(path), status):
-                os.unlink(path)
+                unlink(path)
                 self.counts.repairs += 1
                 logger.warning("%s: %s: removed, to be fetched again", path, reason)
 
     def _fill(self, handle: BinaryIO, sha256: str, size: int, fill: Callable[[Sink], None]) -> None:
         sink = _SummedSink(handle, sha256=sha256, size=size)
-        try:
+        with reporting_a_full_disk(self.folder, size):
             fill(sink)
             sink.check()
             handle.flush()
             os.fsync(handle.fileno())  # after a power failure a file is complete or absent
-            self._keep_table(sha256, sink.sums.table())
-        except OSError as error:
-            if error.errno in FULL:
-                raise self._is_full(size) from error
-            raise
+        self._keep_table(sha256, sink.sums.table())
         os.replace(handle.name, self._objects / sha256)
-
-    def _is_full(self, size: int) -> CacheError:
-        return CacheError(
-            f"{self.folder}: no space for a file of {size} bytes, although the cache may hold {self.budget}: free some "
-            "on this disk, lower data.source.cache_gib, or choose another folder as data.source.cache"
-        )
 
     @contextmanager
     def _locked(self, sha256: str) -> Iterator[None]:
@@ -268,7 +269,7 @@ class ShardCache:
                     if partial is not None:
                         return partial
                     if not is_prefetch and not in_progress:
-                        raise self._is_full(size)
+                        raise full_disk(self.folder, size)
             if is_prefetch:
                 return None
             time.sleep(_WAIT_SECONDS)  # other processes' fills occupy the room; once complete, they can be evicted

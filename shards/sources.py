@@ -21,7 +21,7 @@ from shards.remote.errors import SourceError as SourceError
 from shards.remote.errors import TransientSourceError as TransientSourceError
 from shards.remote.fetch import MAX_BYTES, fetch
 from shards.remote.fetch import fetch_bytes as fetch_bytes
-from shards.remote.private import private_folder
+from shards.remote.private import private_folder, reporting_a_full_disk
 from shards.stats import ShardError
 
 logger = logging.getLogger(__name__)
@@ -70,6 +70,8 @@ def open_source(root: str | Path, config: SourceConfig) -> Source:
     text = str(root)
     if "://" not in text:
         return LocalSource(Path(text))
+    scheme, _, rest = text.partition("://")
+    text = f"{scheme.lower()}://{rest}"
     if text.startswith("file://"):
         return LocalSource(Path(urllib.parse.unquote(text.removeprefix("file://"))))
     return RemoteSource(text.rstrip("/"), config)
@@ -114,9 +116,9 @@ class RemoteSource:
         for folder in (manifests, self._mirror):
             private_folder(folder)
         remove_temporaries(self._mirror, is_locked=False)
-        write_bytes(self._mirror / MANIFEST, fetch_bytes(f"{url}/{MANIFEST}", config, check=_require_json))
+        self._store(self._mirror / MANIFEST, fetch_bytes(f"{url}/{MANIFEST}", config, check=_require_json))
         try:
-            write_bytes(self._mirror / DENYLIST, self._fetch_optional(DENYLIST, _require_list))
+            self._store(self._mirror / DENYLIST, self._fetch_optional(DENYLIST, _require_list))
         except AbsentError:
             (self._mirror / DENYLIST).unlink(missing_ok=True)
         self.dataset = open_dataset(self._mirror)
@@ -161,7 +163,7 @@ class RemoteSource:
         path, sha256 = self.dataset.root / name, self.dataset.files.get(name)
         if sha256 is not None:
             return self._mirrored(path, sha256, limit=MAX_BYTES)
-        write_bytes(path, self._fetch_optional(name))
+        self._store(path, self._fetch_optional(name))
         return path
 
     def prefetch(self, shard: Shard) -> None:
@@ -171,9 +173,17 @@ class RemoteSource:
     def _mirrored(self, path: Path, sha256: str, *, limit: int) -> Path:
         """Return `path`, a file beside the copy of the manifest, fetched unless it already has the hash."""
         if not path.is_file() or hash_file(path) != sha256:
-            with replacing(path) as temporary, temporary.open("x+b") as handle:
+            with (
+                reporting_a_full_disk(self.cache.folder, limit),
+                replacing(path) as temporary,
+                temporary.open("x+b") as handle,
+            ):
                 fetch(self._url_of(path), Sink(handle, sha256=sha256, limit=limit), self._config)
         return path
+
+    def _store(self, path: Path, data: bytes) -> None:
+        with reporting_a_full_disk(self.cache.folder, len(data)):
+            write_bytes(path, data)
 
     def _fetch_optional(self, name: str, check: Callable[[bytes], None] | None = None) -> bytes:
         """Return a file that the dataset may not have; raise `AbsentError` if so.

@@ -7,7 +7,8 @@ import fcntl
 import logging
 import os
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, ClassVar
 
@@ -20,6 +21,25 @@ class CacheError(OSError):
     """A cache that cannot be used: the folder, its disk or its budget do not serve; the message has the remedy."""
 
     exit_code: ClassVar[int] = 1
+
+
+@contextmanager
+def reporting_a_full_disk(folder: Path, size: int) -> Iterator[None]:
+    """Raise `CacheError` with the remedy where there is no space in `folder` for a file of `size` bytes."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise full_disk(folder, size) from error
+        raise
+
+
+def full_disk(folder: Path, size: int) -> CacheError:
+    """Return the error of a disk without space for a file of `size` bytes."""
+    return CacheError(
+        f"{folder}: no space on this disk for a file of {size} bytes: free some, lower data.source.cache_gib, or "
+        "choose another folder as data.source.cache"
+    )
 
 
 def private_folder(path: Path) -> None:
@@ -68,15 +88,23 @@ def open_own(path: Path, flags: int) -> BinaryIO:
     for _ in range(2):
         try:
             return open(path, "rb" if flags & os.O_ACCMODE == os.O_RDONLY else "r+b", opener=opener)
-        except PermissionError as error:
+        except (PermissionError, IsADirectoryError) as error:
             raise CacheError(f"{path}: {error.strerror}: remove it, if another user made it") from error
         except OSError as error:
             if error.errno not in (errno.ELOOP, errno.ENXIO):
                 raise
-        os.unlink(path)
+        unlink(path)
         if not flags & os.O_CREAT:
             break
     raise FileNotFoundError(errno.ENOENT, "not a regular file of this user", str(path))
+
+
+def unlink(path: Path) -> None:
+    """Remove a file; raise `CacheError` for a folder in its place, and `FileNotFoundError` if it is absent."""
+    try:
+        os.unlink(path)
+    except (IsADirectoryError, PermissionError) as error:
+        raise CacheError(f"{path}: {error.strerror}: remove it, so that the cache can be used") from error
 
 
 def lock(handle: BinaryIO, folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from array import array
 
-BLOCK = 1 << 14  # bytes; a clip has some ten blocks, and CRC-32 takes about 0.1 ms for them
+BLOCK = 1 << 14  # bytes; a clip has some ten blocks, and their CRC-32 takes about 0.03 ms
 
 
 class BlockSums:

@@ -266,6 +266,15 @@ def test_what_others_planted_is_neither_read_nor_written(tmp_path: Path, planted
     assert victim.read_bytes() == b"xyz"
 
 
+@pytest.mark.parametrize("place", ["objects", "filling", "."])
+def test_a_folder_in_place_of_a_file_is_named(tmp_path: Path, place: str) -> None:
+    cache = ShardCache(tmp_path, budget=1000)
+    path = tmp_path / place / ("budget.lock" if place == "." else name_of(b"abc"))
+    path.mkdir()
+    with pytest.raises(CacheError, match=f"{path}: Is a directory: remove it"):
+        put(cache, b"abc")
+
+
 def test_every_flipped_bit_is_found_where_it_is_read(tmp_path: Path) -> None:
     data, rng = random.Random(1).randbytes(200_000), random.Random(2)
     cache = ShardCache(tmp_path, budget=10**6)
@@ -357,7 +366,9 @@ def test_a_full_disk_evicts_files_and_then_says_so(tmp_path: Path) -> None:
             assert put(cache, data) is not None
             assert cache.read(name_of(data), 299_000, 1000) == data[-1000:]
         assert cache.find(name_of(bytes([5]) * 300_000)) and not cache.find(name_of(bytes(300_000)))
-        with pytest.raises(CacheError, match=r"no space for a file of 2000000 bytes.*lower data.source.cache_gib"):
+        with pytest.raises(
+            CacheError, match=r"no space on this disk for a file of 2000000 bytes.*lower data.source.cache_gib"
+        ):
             put(cache, bytes(2_000_000))
         assert put(cache, bytes(300_000)) is not None
         assert list((disk / "cache" / "filling").iterdir()) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,9 +24,9 @@ QUICK = SourceConfig(attempts=2, first_wait_seconds=0.0, timeout_seconds=0.3, mi
 
 
 class OddFile(MemoryFile):
-    """A file of a store that is slow, or that says another size than it has."""
+    """A file of a store that pauses before each piece."""
 
-    pause, extra = 0.0, 0
+    pause = 0.0
 
     def read(self, size: int = -1) -> bytes:
         time.sleep(self.pause)
@@ -64,13 +65,15 @@ def test_final_errors_are_not_repeated() -> None:
         fetch_bytes("nosuch://x", QUICK)
 
 
-@pytest.mark.parametrize(("pause", "message"), [(1.0, "no byte for 0.3 s"), (0.2, "too slow: .* bytes in")])
+@pytest.mark.parametrize(
+    ("pause", "message"), [(2.0, r"no byte for \d\.\d s \(timeout"), (0.4, r"too slow: [12]\d{6} bytes in 1\.\d s")]
+)
 def test_a_slow_store_is_given_up(monkeypatch: pytest.MonkeyPatch, pause: float, message: str) -> None:
     monkeypatch.setattr(OddFile, "pause", pause)
     began = time.monotonic()
     with pytest.raises(SourceError, match=f"odd://x/file: {message}.*gave up after 2 attempts"):
-        fetch_bytes("odd://x/file", QUICK)
-    assert time.monotonic() - began < 2
+        fetch_bytes("odd://x/file", dataclasses.replace(QUICK, timeout_seconds=1.0))
+    assert time.monotonic() - began < 4
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,3 +93,37 @@ def test_client_errors_are_final(server: FaultyServer) -> None:
         with pytest.raises(kind, match=f"{server.url}/file: HTTP {status}"):
             fetch_bytes(f"{server.url}/file", QUICK)
     assert server.requests["/file"] == 3
+
+
+@pytest.fixture
+def tls_server(server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FaultyServer:
+    """The same server behind TLS, with a certificate that this process trusts."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl, which makes the certificate, is not installed")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    names = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *names]
+    subprocess.run([*command, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+    server.encrypt(certificate, key)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    return server
+
+
+def test_https_keeps_the_same_limits_and_checks_the_certificate(
+    tls_server: FaultyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"{tls_server.url}/file"
+    assert url.startswith("https://") and fetch_bytes(url, QUICK) == DATA
+    for fault in ("length short", "chunk size", "drop", "cut", "surplus", "endless"):
+        tls_server.faults["/file"].append(fault)
+        assert fetch_bytes(url, QUICK, limit=1 << 20) == DATA
+    tls_server.faults["/file"].extend(["drip"] * 2)
+    with pytest.raises(SourceError, match="too slow"):
+        fetch_bytes(url, QUICK)
+    plain = head("302 Found", Location=url.replace("https:", "http:"))
+    tls_server.choose = lambda path: lambda _: iter((plain,))
+    with pytest.raises(SourceError, match=r"a redirect from https to 'http://.*not encrypted; gave up"):
+        fetch_bytes(url, QUICK)
+    monkeypatch.delenv("SSL_CERT_FILE")
+    with pytest.raises(SourceError, match="CERTIFICATE_VERIFY_FAILED"):
+        fetch_bytes(url, QUICK)
