@@ -14,6 +14,7 @@ import pyarrow.csv as pacsv
 
 from preprocessing.annotations.files import open_head, open_utf8
 from preprocessing.annotations.tables import AnnotationError
+from preprocessing.annotations.values import plain
 
 BLOCK = 32 << 20  # bytes read at a time
 _MAX_LINE = 16 << 20  # bytes; a longer line is a bad row, so that a file without line ends does not fill the memory
@@ -37,7 +38,7 @@ class Header:
         missing = [name for name in required if name not in self.names]
         if missing:
             raise AnnotationError(
-                f"{self.path}: missing columns {', '.join(missing)}; the first line has {', '.join(self.names)}; "
+                f"{self.path}: missing columns {', '.join(missing)}; the first line has {plain(', '.join(self.names), 500)}; "
                 f"columns are separated by {self.delimiter!r}"
             )
         present = [name for name in required + optional if name in self.names]
