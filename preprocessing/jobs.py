@@ -75,8 +75,7 @@ def cluster(config: DaskConfig, *, scratch: str) -> Iterator[Client]:
                 slurm_cluster(config, scratch) as slurm,
                 Client(slurm) as client,  # type: ignore[no-untyped-call]  # as above
             ):
-                # Unlike `scale`, `adapt` resubmits jobs that ended because of their walltime or a dead node.
-                slurm.adapt(minimum_jobs=config.slurm.jobs, maximum_jobs=config.slurm.jobs)
+                slurm.keep(config.slurm.jobs)
                 yield client
         else:
             with _connect(config.cluster) as client:
@@ -187,24 +186,15 @@ def _connect(address: str) -> Client:
 
 
 def slurm_cluster(config: DaskConfig, scratch: str) -> Any:
-    """Return a cluster whose workers are SLURM jobs; no job is submitted until it is scaled."""
+    """Return a cluster whose workers are SLURM jobs; no job is submitted until it is told to `keep` some.
+
+    Raises `UsageError` where the walltime is in no form of SLURM's.
+    """
     on_interrupt = signal.getsignal(signal.SIGINT)
-    from dask_jobqueue.slurm import SLURMCluster  # imported here because only SLURM builds need it
+    from preprocessing.slurm import cluster as worker_jobs  # imported here because only SLURM builds need dask-jobqueue
 
     signal.signal(signal.SIGINT, on_interrupt)  # the import installs a handler that exits with 0 on Ctrl-C
-    slurm = config.slurm
-    return SLURMCluster(
-        queue=slurm.queue,
-        account=slurm.account,
-        cores=slurm.cores,
-        processes=slurm.cores,
-        memory=slurm.memory,
-        walltime=slurm.walltime,
-        interface=slurm.interface,
-        job_extra_directives=list(slurm.extra_directives),
-        job_script_prologue=list(slurm.prologue),
-        worker_extra_args=["--resources", "ffmpeg=1", "--lifetime-stagger", "2m"],
-        local_directory=scratch,
-        log_directory=f"{scratch}/logs",  # of the workers' jobs; SLURM's default is the working directory
-        scheduler_options={"dashboard_address": config.dashboard},
-    )
+    try:
+        return worker_jobs.slurm_cluster(config, scratch)
+    except ValueError as error:
+        raise UsageError(f"dask.slurm: {error}") from error

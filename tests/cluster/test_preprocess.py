@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import imageio_ffmpeg
 import pytest
 
-from tests.cluster.slurm import Slurm
+from tests.cluster.slurm import ENDED, Slurm
+from tests.paths import REPOSITORY
+from tests.preprocessing.slurm.tasks import starts
 from tests.preprocessing.world import files_of
 
 WORKERS = "dask.slurm={jobs: 2, cores: 1, memory: 2GB, walltime: '00:20:00', interface: lo}"
@@ -70,3 +75,46 @@ def test_jobs_of_workers_that_end_early_are_submitted_anew(slurm: Slurm, embedde
     job = slurm.wait(number, seconds=240)
     assert job["JobState"] == "COMPLETED", Path(f"{tmp_path}/built.log").read_text()
     assert files_of(tmp_path / "built" / "shards") == files_of(embedded)
+
+
+def run_at_walltimes(slurm: Slurm, folder: Path, *, count: int, seconds: float, cores: int) -> list[str]:
+    """Run tasks on two worker jobs of a minute, the shortest walltime of SLURM; return how the worker jobs ended."""
+    arguments = [str(folder), str(count), str(seconds), str(cores)]
+    with (folder / "out.txt").open("w") as out:
+        script = subprocess.Popen(
+            [sys.executable, "-m", "tests.cluster.worker_jobs", *arguments],
+            cwd=REPOSITORY,
+            env={**slurm.environment, "PYTHONPATH": str(REPOSITORY), "SBATCH_EXPORT": "ALL"},
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+        states: dict[str, str] = {}
+        try:
+            end = time.monotonic() + 400
+            while script.poll() is None and time.monotonic() < end:
+                listed = slurm.call("squeue", "--noheader", "--states=all", "--format=%A %T").stdout
+                states |= dict(line.split() for line in listed.splitlines())
+                time.sleep(1)
+        finally:
+            script.kill()
+            script.wait()
+    output = (folder / "out.txt").read_text()
+    assert script.returncode == 0, output
+    assert sorted(map(int, output.split())) == list(range(count)), output
+    slurm.wait_for_nothing()
+    return [state for state in states.values() if state in ENDED]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cores", [1, 2])
+def test_at_walltimes_no_task_is_lost_or_repeated(slurm: Slurm, tmp_path: Path, cores: int) -> None:
+    states = run_at_walltimes(slurm, tmp_path, count=26 * cores, seconds=7, cores=cores)
+    assert starts(tmp_path) == Counter(range(26 * cores))
+    assert states.count("COMPLETED") >= 2 and "TIMEOUT" not in states, states
+
+
+@pytest.mark.slow
+def test_a_task_too_long_for_the_rest_of_a_walltime_is_repeated_once(slurm: Slurm, tmp_path: Path) -> None:
+    run_at_walltimes(slurm, tmp_path, count=6, seconds=30, cores=1)
+    counts = starts(tmp_path)
+    assert max(counts.values()) == 2, f"no task met a walltime, or one did more than once: {counts}"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,6 +104,40 @@ def test_a_slurm_job_requests_the_configured_resources(tmp_path: Path) -> None:
     for line in ("#SBATCH -p video", "#SBATCH -A lab", "#SBATCH --cpus-per-task=3", "#SBATCH -t 01:02:03", "mod x"):
         assert line in script
     assert "--nworkers 3" in script and "--nthreads 1" in script and "--resources ffmpeg=1" in script
+
+
+@pytest.mark.parametrize(("walltime", "seconds"), [("1-00:00:00", 86_400), ("90", 5400), ("00:01:00", 60)])
+def test_workers_of_a_slurm_job_live_shorter_than_its_walltime(tmp_path: Path, walltime: str, seconds: int) -> None:
+    with jobs.slurm_cluster(DaskConfig(slurm=SlurmConfig(walltime=walltime)), str(tmp_path)) as cluster:
+        script = cluster.job_script()
+    lifetime, stagger = (int(re.search(rf"--{name} (\d+)s", script)[1]) for name in ("lifetime", "lifetime-stagger"))
+    assert 0 < stagger and seconds / 2 < lifetime - stagger and lifetime + stagger < seconds
+    assert "--worker-class preprocessing.slurm.worker.FinishingWorker" in script
+
+
+def test_a_job_script_says_when_its_workers_leave(tmp_path: Path) -> None:
+    """From the job's end as SLURM announces it, and otherwise from the walltime."""
+    with jobs.slurm_cluster(DaskConfig(slurm=SlurmConfig(walltime="10:00:00")), str(tmp_path)) as cluster:
+        exports = "".join(line for line in cluster.job_script().splitlines(keepends=True) if "hiervl_job_end" in line)
+    ask = [*("bash", "-euc"), f"{exports}\necho $HIERVL_LIFETIME_ENDS $HIERVL_WORKER_DEADLINE"]
+    announced = subprocess.run(ask, env={"SLURM_JOB_END_TIME": "100000"}, capture_output=True, text=True, check=True)
+    assert announced.stdout.split() == [str(100_000 - 17 * 60), str(100_000 - 60)]
+    now = time.time()
+    counted = subprocess.run(ask, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, check=True)
+    lifetime, deadline = (int(number) - now for number in counted.stdout.split())
+    assert lifetime == pytest.approx(36_000 - 17 * 60, abs=10) and deadline == pytest.approx(36_000 - 60, abs=10)
+
+
+def test_workers_of_a_job_without_a_limit_stay(tmp_path: Path) -> None:
+    with jobs.slurm_cluster(DaskConfig(slurm=SlurmConfig(walltime="UNLIMITED")), str(tmp_path)) as cluster:
+        script = cluster.job_script()
+    assert "lifetime" not in script and "HIERVL" not in script
+
+
+def test_a_walltime_in_another_form_is_named(tmp_path: Path) -> None:
+    config = DaskConfig(cluster="slurm", slurm=SlurmConfig(walltime="12h"))
+    with pytest.raises(UsageError, match=r"dask\.slurm: walltime = '12h'.*hours:minutes:seconds"):
+        jobs.slurm_cluster(config, str(tmp_path))
 
 
 def test_a_scheduler_that_does_not_answer_is_named(tmp_path: Path) -> None:
