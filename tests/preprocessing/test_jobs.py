@@ -111,7 +111,7 @@ def test_workers_of_a_slurm_job_live_shorter_than_its_walltime(tmp_path: Path, w
     with jobs.slurm_cluster(DaskConfig(slurm=SlurmConfig(walltime=walltime)), str(tmp_path)) as cluster:
         script = cluster.job_script()
     lifetime, stagger = (int(re.search(rf"--{name} (\d+)s", script)[1]) for name in ("lifetime", "lifetime-stagger"))
-    assert 0 < stagger and seconds / 2 < lifetime - stagger and lifetime + stagger < seconds
+    assert stagger > 0 and seconds / 2 < lifetime - stagger and lifetime + stagger < seconds
     assert "--worker-class preprocessing.slurm.worker.FinishingWorker" in script
 
 
