@@ -10,6 +10,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from preprocessing.annotations.config import AnnotationsConfig
 from preprocessing.demo.config import DemoConfig
+from preprocessing.slurm.walltime import parse_walltime
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,11 +102,15 @@ class SlurmConfig:
     account: str | None = None  # account that is charged
     cores: int = 16  # cores per job
     memory: str = "64GB"  # memory per job
-    walltime: str = "12:00:00"  # time limit of a job
+    # Time limit of a job, in any of SLURM's forms; workers finish their tasks and leave 15 minutes earlier.
+    walltime: str = "12:00:00"
     jobs: int = 4  # jobs kept running until the build is done; one that ends early is submitted again
     interface: str | None = None  # network interface between workers and scheduler, as ib0; null: the host's address
     extra_directives: tuple[str, ...] = ()  # further #SBATCH lines
     prologue: tuple[str, ...] = ()  # shell lines before the worker starts, as `source .venv/bin/activate`
+
+    def __post_init__(self) -> None:
+        parse_walltime(self.walltime)
 
 
 @dataclass(frozen=True, kw_only=True)

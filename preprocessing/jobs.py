@@ -186,15 +186,9 @@ def _connect(address: str) -> Client:
 
 
 def slurm_cluster(config: DaskConfig, scratch: str) -> Any:
-    """Return a cluster whose workers are SLURM jobs; no job is submitted until it is told to `keep` some.
-
-    Raises `UsageError` where the walltime is in no form of SLURM's.
-    """
+    """Return a cluster whose workers are SLURM jobs; no job is submitted until it is told to `keep` some."""
     on_interrupt = signal.getsignal(signal.SIGINT)
     from preprocessing.slurm import cluster as worker_jobs  # imported here because only SLURM builds need dask-jobqueue
 
     signal.signal(signal.SIGINT, on_interrupt)  # the import installs a handler that exits with 0 on Ctrl-C
-    try:
-        return worker_jobs.slurm_cluster(config, scratch)
-    except ValueError as error:
-        raise UsageError(f"dask.slurm: {error}") from error
+    return worker_jobs.slurm_cluster(config, scratch)

@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+from hiervl_train.models import HierVL
+from hiervl_train.objectives import ObjectiveConfig, child_loss
+from tests.hiervl_train.tiny import random_text, random_video, tags_of, tiny_config
 from tests.hiervl_train.worlds import parted, train
 
 pytestmark = pytest.mark.medium
@@ -19,6 +23,18 @@ def test_two_ranks_equal_one_in_float64(embedded: Path, tmp_path: Path) -> None:
     differences = parted(one, two)
     assert {name: len(steps) for name, steps in differences.items()} == {"child": 25, "parent": 5}
     assert max(value for steps in differences.values() for _, value in steps) < 1e-9
+
+
+def test_the_published_start_of_time_attention_is_a_saddle_point() -> None:
+    """The sum over channels of its output's gradient is zero, as what follows normalises the channels' mean away."""
+    torch.manual_seed(0)
+    model = HierVL(tiny_config()).to(torch.float64)
+    child_loss(*model(random_video(8, 2, 3, 16, 16), *random_text(8, 6)), tags_of(8), ObjectiveConfig()).backward()
+    largest = {name: float(p.grad.abs().max()) for name, p in model.named_parameters() if p.grad is not None}
+    still = {name for name in largest if ".timeattn." in name and not name.endswith("proj.bias")}
+    assert len(still) == 3 * model.config.depth
+    assert max(largest[name] for name in still) < 1e-15
+    assert largest["video.blocks.0.timeattn.proj.bias"] > 1e-6 and largest["video.blocks.0.attn.qkv.weight"] > 1e-6
 
 
 @pytest.mark.slow

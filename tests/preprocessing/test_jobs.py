@@ -134,12 +134,6 @@ def test_workers_of_a_job_without_a_limit_stay(tmp_path: Path) -> None:
     assert "lifetime" not in script and "HIERVL" not in script
 
 
-def test_a_walltime_in_another_form_is_named(tmp_path: Path) -> None:
-    config = DaskConfig(cluster="slurm", slurm=SlurmConfig(walltime="12h"))
-    with pytest.raises(UsageError, match=r"dask\.slurm: walltime = '12h'.*hours:minutes:seconds"):
-        jobs.slurm_cluster(config, str(tmp_path))
-
-
 def test_a_scheduler_that_does_not_answer_is_named(tmp_path: Path) -> None:
     config = DaskConfig(cluster="tcp://127.0.0.1:9")
     with pytest.raises(UsageError, match=r"tcp://127\.0\.0\.1:9"), jobs.cluster(config, scratch=str(tmp_path)):
