@@ -38,8 +38,8 @@ class Header:
         missing = [name for name in required if name not in self.names]
         if missing:
             raise AnnotationError(
-                f"{self.path}: missing columns {', '.join(missing)}; the first line has {plain(', '.join(self.names), 500)}; "
-                f"columns are separated by {self.delimiter!r}"
+                f"{self.path}: missing columns {', '.join(missing)}; the first line has "
+                f"{plain(', '.join(self.names), 500)}; columns are separated by {self.delimiter!r}"
             )
         present = [name for name in required + optional if name in self.names]
         repeated = [name for name in present if self.names.count(name) > 1]

@@ -49,7 +49,8 @@ def read_metadata(config: AnnotationsConfig, rejects: RejectedRows) -> MetadataF
         else:
             missing -= record.keys()
             video, problem = _video(record, config.split_fields)
-            status, reason = "failed", f"malformed {problem.partition(' ')[0]}"
+            is_repeated = isinstance(record, RepeatingObject)
+            status, reason = "failed", "repeated field" if is_repeated else f"malformed {problem.partition(' ')[0]}"
             if uid in videos:
                 same = not problem and repr(video) == repr(videos[uid])  # repr, as NaN is not equal to itself
                 status, reason = ("filtered", "duplicate row") if same else ("failed", "duplicate identity")

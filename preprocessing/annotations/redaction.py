@@ -36,7 +36,7 @@ def read_intervals(record: Mapping[str, Any]) -> tuple[Intervals, str]:
             if not 0 <= start <= end <= MAX_SECONDS:
                 expected = 'expected an interval such as {"start_sec": 1.0, "end_sec": 2.0}'
                 problem = problem or f"{FIELD} has {show(item)} at index {index}; {expected}"
-            if min(start, end) >= 0 and max(start, end) <= MAX_SECONDS:
+            if 0 <= start <= MAX_SECONDS and 0 <= end <= MAX_SECONDS:
                 intervals.add((min(start, end), max(start, end)))
     return tuple(sorted(intervals)), problem
 

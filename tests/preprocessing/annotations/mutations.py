@@ -329,3 +329,7 @@ def _json_shape(data: bytes, rng: random.Random) -> bytes:
             container[name] = [value] if rng.random() < 0.5 else str(value)
 
     return _json(data, rng, change)
+
+
+FORMATS_READ_ALIKE = ("egosummary", "epic_mir", "charades_ego train", "charades_ego test", "howto100m", "val list")
+"""Formats whose example files are read alike with line ends of Windows; others have quoted line ends or are JSON."""
