@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import re
+import sys
 from dataclasses import dataclass
 
 import pyarrow.compute as pc
@@ -78,3 +80,10 @@ def printable(text: object, *, limit: int = 1000) -> str:
     whole = str(text)
     short = whole if len(whole) <= limit else f"{whole[:limit]}… ({len(whole)} characters)"
     return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", short.replace("\n", " "))
+
+
+def print_any_text() -> None:
+    """Let stdout and stderr print text that their encoding lacks, such as ASCII in a batch job, in escaped form."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

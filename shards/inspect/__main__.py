@@ -18,7 +18,7 @@ from shards.dataset import open_dataset
 from shards.inspect import page
 from shards.inspect.tables import Located, find_sample, table, tables
 from shards.stats import ShardError
-from shards.summary import printable
+from shards.summary import print_any_text, printable
 
 
 def _show_sample(found: Located, console: Console) -> None:
@@ -41,6 +41,7 @@ class InspectError(RuntimeError):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what the command line asks for; return the exit code: 1 where there is no such dataset or key, or damage."""
+    print_any_text()
     command = Command("python -m shards.inspect", __doc__)
     command.positional("root", type=Path, help="the dataset's folder")
     command.flag("--key", help="show this sample's place and record")

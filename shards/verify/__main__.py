@@ -9,19 +9,27 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import ClassVar
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from configs.cli import Command, ExitCode, Request
-from shards.summary import human_bytes, printable
+from shards.summary import human_bytes, print_any_text, printable
 from shards.verify.run import Report, verify
 from shards.verify.shard import ShardReport
 
 
+class ReportError(RuntimeError):
+    """A report that cannot be written where it should be."""
+
+    exit_code: ClassVar[int] = 2
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what the command line asks for; return the exit code: 0 for a sound dataset, 1 for one with problems."""
+    print_any_text()
     command = Command("python -m shards.verify", __doc__)
     command.positional("root", type=Path, help="the dataset's folder")
     command.flag("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: one per core)")
@@ -33,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             command.error(f"{flags.root}: there is no such folder")
         if flags.workers < 0:
             command.error(f"--workers {flags.workers}: must be at least 0 (0: in this process)")
+        if flags.json is not None and (flags.json.is_dir() or not flags.json.absolute().parent.is_dir()):
+            command.error(f"--json {flags.json}: it is a folder, or its folder does not exist")
         return _verify(flags.root, workers=flags.workers, json_file=flags.json)
 
     return command.run(work, argv)
@@ -55,7 +65,10 @@ def _verify(root: Path, *, workers: int, json_file: Path | None) -> int:
 
         report = verify(root, workers=workers, on_shard=advance)
     if json_file is not None:
-        json_file.write_text(json.dumps(asdict(report), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        try:
+            json_file.write_text(json.dumps(asdict(report), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise ReportError(f"--json {json_file}: cannot be written: {error.strerror or error}") from None
     _print(report, Console())
     return ExitCode.FAILED if report.findings else ExitCode.OK
 

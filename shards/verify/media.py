@@ -74,6 +74,12 @@ def mp4_problems(mp4: bytes, record: MediaRecord, jpg: bytes | None = None) -> I
         table = read_packets(mp4)
         if len(table.frame_P) != record.num_frames:
             yield f"the packet table has {len(table.frame_P)} frames; in the record {record.num_frames}"
+        encoding = table.encoding
+        if (encoding.width, encoding.height) != (record.width, record.height):
+            stated = _size(encoding.width, encoding.height)
+            yield f"its sample description says {stated}; in the record {_size(record.width, record.height)}"
+        if encoding.pixel_aspect not in (None, 1):
+            yield f"its pixels are {encoding.pixel_aspect} times as wide as high; the build stores square ones"
     except Mp4Error as error:
         yield f"the loader cannot read it: {error}"
     try:

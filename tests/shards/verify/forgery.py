@@ -157,7 +157,6 @@ def records(root: Path, shard: str, change: Change) -> None:
             sizes[ext] += len(content)
         rows.append({**row, **{name: sample["json"].get(name) for name in schema.scalar_fields(set_name)}})
     (root / f"{shard}.tar").write_bytes(data + tar.end(len(data)))
-    pq.write_table(
     with suppress(pa.ArrowInvalid, pa.ArrowTypeError):  # a value that no index can hold: the old one remains
         index = pa.Table.from_pylist(rows, schema=row_schema(set_name))
         pq.write_table(index, root / f"{shard}.parquet", store_schema=False)
