@@ -40,6 +40,7 @@ from configs.loading import ConfigError, hint_of, load
 C = TypeVar("C")
 _OVERRIDE = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*=", re.ASCII)
 _OURS = ("configs", "shards", "preprocessing", "hiervl_train", "eval")  # loggers that --debug opens
+_REPORTED = "is_reported"  # attribute of a log record whose error `report` prints: the handler of stderr passes it over
 logger = logging.getLogger(__name__)
 
 
@@ -88,6 +89,20 @@ def report(error: BaseException, *, where: str = "", is_debug: bool = False) -> 
     if code in _ADVICE:
         _stderr().print(_ADVICE[code])
     return code
+
+
+@contextlib.contextmanager
+def bugs_logged() -> Iterator[None]:
+    """Log the traceback of an unexpected exception that leaves the block; for a log that ends with the block.
+
+    It does not reach the terminal, where `report` says it.
+    """
+    try:
+        yield
+    except Exception as error:
+        if exit_code_of(error) is None:
+            _log(error)
+        raise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +220,6 @@ class Command(Generic[C]):
             _stderr().print(f"\nInterrupted. {self._resume}".rstrip())
             return ExitCode.INTERRUPTED
         except Exception as error:  # noqa: BLE001  # reported with its traceback, never passed over
-            logging.getLogger().removeHandler(log)
             return report(error, is_debug=arguments.debug)
         finally:
             logging.getLogger().removeHandler(log)
@@ -334,6 +348,7 @@ def _stderr() -> Console:
 def _log_to_stderr(*, is_debug: bool) -> logging.Handler:
     """Send warnings (with `--debug`, messages of any level) to stderr; return the handler."""
     handler = logging.StreamHandler()
+    handler.addFilter(lambda record: not hasattr(record, _REPORTED))
     handler.setLevel(logging.DEBUG if is_debug else logging.WARNING)
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
@@ -354,11 +369,16 @@ def _debug_logging(is_debug: bool) -> Iterator[None]:
             each.setLevel(level)
 
 
+def _log(error: BaseException) -> None:
+    """Log a traceback, but not on the terminal."""
+    if logging.getLogger().handlers:  # without one, logging would print the traceback by itself
+        logger.critical("unexpected error", exc_info=error, extra={_REPORTED: True})
+
+
 def _log_traceback(error: BaseException, *, is_debug: bool) -> str:
     """Log a traceback; return the name of the file that has it, empty where it was printed."""
     root = logging.getLogger()
-    if root.handlers:  # without one, logging would print the traceback by itself
-        logger.critical("unexpected error", exc_info=error)
+    _log(error)
     lines = "".join(traceback.format_exception(error))
     if not is_debug and sys.stderr.isatty():
         logs = [handler.baseFilename for handler in root.handlers if isinstance(handler, logging.FileHandler)]

@@ -15,7 +15,7 @@ from typing import TypeVar
 import torch
 from rich.console import Console
 
-from configs.cli import ExitCode
+from configs.cli import ExitCode, bugs_logged
 from hiervl_train.collectives import all_true
 from hiervl_train.config import RunConfig, RunSettings
 from hiervl_train.distributed import DistributedContext, distributed_context
@@ -54,6 +54,7 @@ def run(
             stack.enter_context(folder.exclusive())
             clear_stop_file(folder.stop)
         stack.enter_context(folder.logged(rank=context.rank))
+        stack.enter_context(bugs_logged())
         _use_deterministic_kernels(settings.run)
         task = make_task(settings, context)
         stop = stack.enter_context(StopRequest(settings.preemption, folder.stop, checks_file=context.is_main))

@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+from configs.cli import exit_code_of
 from eval.embed.cache import CacheEntry
 from eval.embed.rows import BatchRange, EmbeddedRows, gather_rows, join_rows
 from eval.embed.settings import EmbedError
 from hiervl_train.collectives import all_true, broadcast_json
 from hiervl_train.distributed import DistributedContext
-from shards.loader import LoaderError
-from shards.reading import SampleFailedError
-from shards.stats import ShardError
 
 Encode = Callable[[int, int], Iterator[tuple[int, EmbeddedRows]]]  # batches begin … end − 1 → their numbers and rows
 Progress = Callable[[int, int], None]  # samples of this rank done, samples of this rank in all
@@ -35,7 +33,7 @@ def compute_batches(
     """Return the rows of all batches on the first rank, None on the others.
 
     `shape` is that of one entry. Parts of about `part_samples` samples are cached as they are finished, also on
-    Ctrl-C. Raises `EmbedError` on every rank if the data cannot be read on any.
+    Ctrl-C. If any rank fails, all raise: it `EmbedError`, or what is unexpected as it is; the others `EmbedError`.
     """
     cached: list[EmbeddedRows] = []
     missing = list(range(batches))
@@ -54,12 +52,13 @@ def compute_batches(
             own.append(part)
             if cache is not None and len(missing) > 1:
                 cache.write_part(part)
-    # OSError: the loader passes on failures of local storage as they are.
-    except (EmbedError, LoaderError, SampleFailedError, ShardError, OSError) as error:
+    except Exception as error:  # noqa: BLE001  # raised below, when the other ranks know not to wait for these rows
         problem = error
     if not all_true(problem is None, ranks.control):
         if problem is None:
             raise EmbedError("another rank failed; its own message says why")
+        if exit_code_of(problem) is None:
+            raise problem  # a bug, or a fault of this machine's storage: with its own traceback
         raise EmbedError(f"rank {ranks.rank}: {problem}") from problem
     gathered = gather_rows(join_rows(own, shape), ranks)
     if gathered is None:

@@ -6,9 +6,11 @@ FOLDER/report.md  index.html  media/<key>.jpg  media/<key>.mp4  bokeh-<version>.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from configs.cli import exit_code_of
 from eval.report import media, page
 from eval.results import SCORES, Result, Score
 from shards.config import SourceConfig
@@ -19,6 +21,7 @@ from shards.sources import open_source
 from shards.stats import ShardError
 
 MARKDOWN, PAGE = "report.md", "index.html"
+logger = logging.getLogger(__name__)
 _ESCAPED = str.maketrans({character: f"\\{character}" for character in "\\`*_{}[]<>#|&"})
 
 
@@ -48,6 +51,8 @@ def write_report(
             if opened.dataset.split(*splits[0]).fingerprint != result.fingerprint:
                 notes.append("The shards have changed since these scores were computed: clips may differ.")
         except (ShardError, SchemaError, OSError, json.JSONDecodeError) as error:  # a report without clips is useful
+            if exit_code_of(error) is None:
+                logger.warning("%s has no clips", folder / PAGE, exc_info=error)
             notes.append(f"The clips could not be read: {error}")
     title = f"{result.benchmark}: {result.checkpoint}"
     return write_page(folder / PAGE, title, page.render(result, shown, clips, notes))
