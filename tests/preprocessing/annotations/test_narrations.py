@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import itertools
+import json
 import math
 import random
 from pathlib import Path
@@ -313,3 +314,44 @@ def test_every_entry_is_accounted_for_once(tmp_path: Path, data: st.DataObject) 
             entry[data.draw(st.sampled_from(sorted(entry)))] = data.draw(junk)
     annotations = read(tmp_path, content)
     assert sum(annotations.input_rows[name] for name in ("clips", "summaries")) == len(entries(content))
+
+
+def test_videos_in_a_list_and_repeated_names_are_read_like_an_object(tmp_path: Path) -> None:
+    one = '{"narrations": [{"time": 1.0, "text": "a"}, {"time": 3.0, "text": "b"}]}'
+    two = '{"narrations": [{"time": 5.0, "text": "c"}]}'
+    forms = [
+        f'{{"u": {{"narration_pass_1": {one}, "narration_pass_1": {two}}}}}',
+        f'{{"u": {{"narration_pass_1": {one}}}, "u": {{"narration_pass_1": {two}}}}}',
+        f'{{"u": {{"narration_pass_1": {{{one[1:-1]}, {two[1:-1]}}}}}}}',
+        f'{{"videos": [{{"video_uid": "u", "narration_pass_1": {one}, "narration_pass_1": {two}}}]}}',
+        f'[{{"video_uid": "u", "narration_pass_1": {one}}}, {{"video_uid": "u", "narration_pass_1": {two}}}]',
+    ]
+    tables = []
+    for form in forms:
+        path = tmp_path / "narration.json"
+        path.write_text(form)
+        annotations = read_annotations(AnnotationsConfig(narrations=path))
+        assert annotations.rejects.num_rows == 0 and annotations.input_rows["clips"] == 3
+        tables.append(annotations.narrations)
+    assert all(table == tables[0] for table in tables)
+
+
+def test_rows_that_differ_only_in_their_annotator_are_both_kept(tmp_path: Path) -> None:
+    rows = [{"time": 1.0, "text": "a", "annotation_uid": name} for name in ("x", "y", "x")]
+    keys = []
+    for order in (rows, rows[::-1]):
+        path = tmp_path / "narration.json"
+        path.write_text(json.dumps({"u": {"narration_pass_1": {"narrations": order}}}))
+        annotations = read_annotations(AnnotationsConfig(narrations=path))
+        assert annotations.rejects["reason"].to_pylist() == ["duplicate row"]
+        keys.append(annotations.narrations["key"].to_pylist())
+    assert keys[0] == keys[1] and len(set(keys[0])) == 2
+
+
+def test_a_row_with_a_field_twice_is_rejected(tmp_path: Path) -> None:
+    path = tmp_path / "narration.json"
+    path.write_text(
+        '{"u": {"narrations": [{"time": 1.0, "time": 2.0, "text": "a"}, {"time": 1, "text": "b", "x": 1, "x": 2}]}}'
+    )
+    annotations = read_annotations(AnnotationsConfig(narrations=path))
+    assert annotations.rejects["reason"].to_pylist() == ["repeated field"] and annotations.narrations.num_rows == 1
