@@ -49,14 +49,18 @@ def clip(config: ModelConfig, *, frames: int = 4, text_tokens: int = 32, execute
     tokens = 1 + patches
     blocks = depth - 1 if executed else depth  # computed for all tokens
     packed = packing(frames, config.patches) if executed else 1
-    linear = blocks * 16 * width**2 * tokens
-    space = blocks * _attention(patches, 1 + config.patches, width) + depth * _attention(1, tokens, width)
+    # CLS passes the linear layer of queries, keys and values with every group, and is among the keys of each.
+    time_cls, space_cls = (config.patches // packed, frames) if executed else (1, 1)
+    time_linear, space_linear = (3 * (patches + rows) + patches + 1 for rows in (time_cls, space_cls))
+    linear = blocks * (time_linear + space_linear + 8 * tokens)
+    space = blocks * (_attention(patches, 1 + config.patches, width) + _attention(1, patches + space_cls, width))
     if executed:  # last block: time attention for all tokens, of space attention only keys and values
-        linear += (4 * tokens + 2 * tokens + 10) * width**2
-    time = depth * (_attention(patches, 1 + packed * frames, width) + _attention(1, tokens, width))
+        linear += time_linear + 2 * tokens + 10
+        space += _attention(1, tokens, width)
+    time = depth * (_attention(patches, 1 + packed * frames, width) + _attention(1, patches + time_cls, width))
     return ClipFlops(
         patch_embedding=2 * patches * 3 * config.patch_size**2 * width,
-        linear=2 * linear,
+        linear=2 * linear * width**2,
         space_attention=space,
         time_attention=time,
         text=text_encoder(config, tokens=text_tokens),

@@ -4,10 +4,13 @@ In divided attention each patch attends, in time, to its own position in all fra
 Both include the CLS token, which attends to every token (Frozen in Time, section 3.1; HierVL, section 3.2).
 
 Shapes in names: B batch, T frames, N patches of a frame, S = 1 + T·N tokens with CLS first, P = T·N patches,
-D width, H heads, E width of a head, G groups of patches that attend to each other, L patches of a group.
+D width, H heads, E width of a head, G groups of patches that attend to each other, L patches of a group, K = 1 + L
+keys of a group, M = G·K keys of all groups.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -88,6 +91,29 @@ def init_linear(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
+class GroupMasks(NamedTuple):
+    """Which keys may be attended to; None for all of them."""
+
+    patches_LK: Tensor | None  # by the patches of a group: the keys are CLS, then the group's patches
+    cls_1M: Tensor | None  # by CLS: the keys are those of all groups, each of which has its copy of CLS
+
+
+class BlockMasks(NamedTuple):
+    """The masks of a block's two attentions."""
+
+    time: GroupMasks
+    space: GroupMasks
+
+
+def block_masks(frames: int, patches: int, device: torch.device) -> BlockMasks:
+    """Return the masks for videos of `frames` frames of `patches` patches each."""
+    packed = packing(frames, patches)
+    return BlockMasks(
+        time=GroupMasks(packing_mask(frames, packed, device), cls_mask(patches // packed, 1 + frames * packed, device)),
+        space=GroupMasks(None, cls_mask(frames, 1 + patches, device)),
+    )
+
+
 def packing(frames: int, patches: int) -> int:
     """Return how many patch positions are packed into one attention problem of time attention.
 
@@ -107,8 +133,21 @@ def packing_mask(frames: int, packed: int, device: torch.device) -> Tensor | Non
     return F.pad(same_LL, (1, 0), value=True)
 
 
+def cls_mask(groups: int, keys: int, device: torch.device) -> Tensor | None:
+    """Return which of the keys of all groups CLS attends to: every patch, and itself once, in the first group."""
+    if groups == 1:
+        return None
+    key_M = torch.arange(groups * keys, device=device)
+    return ((key_M % keys != 0) | (key_M == 0))[None]
+
+
 class DividedAttention(nn.Module):
-    """Attention of patches to their group and CLS, and of CLS to every token; subclasses define the groups."""
+    """Attention of patches to their group and CLS, and of CLS to every token; subclasses define the groups.
+
+    CLS is kept apart from the patches and joins each group before the linear layer, whose output then already has the
+    keys and values of every group as the kernels take them: neither is ever copied. CLS passes the linear layer once a
+    group instead of once, 0.5 % of a block's operations at the published size.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -116,74 +155,98 @@ class DividedAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def group(self, x_BPHE: Tensor, frames: int) -> Tensor:
-        """Return the patches as (G, L, H, E), G a multiple of B."""
+    def group(self, x_BPD: Tensor, frames: int) -> Tensor:
+        """Return the patches by group, (B, G, L, D)."""
         raise NotImplementedError
 
-    def ungroup(self, x_GLHE: Tensor, batch: int, frames: int) -> Tensor:
-        """Undo `group`: return (B, P, H, E)."""
+    def ungroup(self, x_BGLD: Tensor, frames: int) -> Tensor:
+        """Undo `group` by a view with the patches in their order, in one dimension or several: (B, …, D)."""
         raise NotImplementedError
 
-    def forward(self, x_BSD: Tensor, frames: int, mask_LK: Tensor | None = None) -> Tensor:
-        """Return (B, S, D); `mask_LK` says which keys (CLS first) queries of a group may attend to, None for all."""
-        batch = x_BSD.shape[0]
-        q_BSHE, k_BSHE, v_BSHE = self.qkv(x_BSD).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        cls_B1HE = attend(q_BSHE[:, :1], k_BSHE, v_BSHE)
-        patches_GLHE = attend(
-            self.group(q_BSHE[:, 1:], frames),
-            self._with_cls(k_BSHE, frames),
-            self._with_cls(v_BSHE, frames),
-            mask_LK,
-        )
-        out_BSHE = torch.cat([cls_B1HE, self.ungroup(patches_GLHE, batch, frames)], dim=1)
-        out_BSD: Tensor = self.proj(out_BSHE.flatten(2))
-        return out_BSD
+    def forward(self, cls_B1D: Tensor, patches_BPD: Tensor, frames: int, masks: GroupMasks) -> tuple[Tensor, Tensor]:
+        """Return the attention of CLS (B, 1, D) and of the patches, as `ungroup` has them."""
+        batch = cls_B1D.shape[0]
+        patches_BGLD = self.group(for_products(patches_BPD), frames)
+        cls_BG1D = for_products(cls_B1D)[:, None].expand(-1, patches_BGLD.shape[1], -1, -1)
+        joined_BGKD = torch.cat([cls_BG1D, patches_BGLD], dim=2)
+        q_BGKHE, k_BGKHE, v_BGKHE = self.qkv(joined_BGKD).unflatten(-1, (3, self.heads, -1)).unbind(3)
+        own = attend(q_BGKHE[:, :, 1:].flatten(0, 1), k_BGKHE.flatten(0, 1), v_BGKHE.flatten(0, 1), masks.patches_LK)
+        cls_B1HE = attend(q_BGKHE[:, 0, :1], k_BGKHE.flatten(1, 2), v_BGKHE.flatten(1, 2), masks.cls_1M)
+        out_BGLD = self.proj(own.flatten(2)).unflatten(0, (batch, -1))
+        return self.proj(cls_B1HE.flatten(2)), self.ungroup(out_BGLD, frames)
 
-    def forward_cls(self, x_BSD: Tensor) -> Tensor:
-        """Return only the CLS token's row of `forward`, (B, 1, D), without computing the other queries."""
-        width = x_BSD.shape[-1]
+    def forward_cls(self, cls_B1D: Tensor, patches_BPD: Tensor) -> Tensor:
+        """Return only the attention of CLS, (B, 1, D), without computing the other queries."""
+        width = cls_B1D.shape[-1]
         weight_q, weight_kv = self.qkv.weight.split([width, 2 * width])
         bias_q, bias_kv = self.qkv.bias.split([width, 2 * width])
-        q_B1HE = F.linear(x_BSD[:, :1], weight_q, bias_q).unflatten(-1, (self.heads, -1))
-        k_BSHE, v_BSHE = F.linear(x_BSD, weight_kv, bias_kv).unflatten(-1, (2, self.heads, -1)).unbind(2)
+        q_B1HE = F.linear(cls_B1D, weight_q, bias_q).unflatten(-1, (self.heads, -1))
+        tokens_BSD = torch.cat([for_products(cls_B1D), for_products(patches_BPD)], dim=1)
+        k_BSHE, v_BSHE = F.linear(tokens_BSD, weight_kv, bias_kv).unflatten(-1, (2, self.heads, -1)).unbind(2)
         out_B1D: Tensor = self.proj(attend(q_B1HE, k_BSHE, v_BSHE).flatten(2))
         return out_B1D
-
-    def _with_cls(self, x_BSHE: Tensor, frames: int) -> Tensor:
-        grouped_GLHE = self.group(x_BSHE[:, 1:], frames)
-        groups = grouped_GLHE.shape[0] // x_BSHE.shape[0]
-        cls_G1HE = x_BSHE[:, :1, None].expand(-1, -1, groups, -1, -1).flatten(0, 2).unsqueeze(1)
-        return torch.cat([cls_G1HE, grouped_GLHE], dim=1)
 
 
 class SpaceAttention(DividedAttention):
     """A group is a frame."""
 
-    def group(self, x_BPHE: Tensor, frames: int) -> Tensor:
-        """Return the patches of each frame, (B·T, N, H, E)."""
-        x_BTNHE: Tensor = x_BPHE.unflatten(1, (frames, -1))
-        return x_BTNHE.flatten(0, 1)
+    def group(self, x_BPD: Tensor, frames: int) -> Tensor:
+        """Return a view of the patches by frame, (B, T, N, D)."""
+        x_BTND: Tensor = x_BPD.unflatten(1, (frames, -1))
+        return x_BTND
 
-    def ungroup(self, x_GLHE: Tensor, batch: int, frames: int) -> Tensor:
-        """Undo `group`: return (B, P, H, E)."""
-        x_BTNHE: Tensor = x_GLHE.unflatten(0, (batch, frames))
-        return x_BTNHE.flatten(1, 2)
+    def ungroup(self, x_BGLD: Tensor, frames: int) -> Tensor:
+        """Return the patches by frame, as they are."""
+        return x_BGLD
 
 
 class TimeAttention(DividedAttention):
     """A group is a patch position in all frames, or several positions that `packing_mask` keeps apart."""
 
-    def group(self, x_BPHE: Tensor, frames: int) -> Tensor:
-        """Return groups of `packing` positions with all their frames, (B·N / packed, T·packed, H, E)."""
-        packed = packing(frames, x_BPHE.shape[1] // frames)
-        by_frame: Tensor = x_BPHE.unflatten(1, (frames, -1, packed))
-        return by_frame.transpose(1, 2).flatten(2, 3).flatten(0, 1)
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__(width, heads)
+        self.pairwise = False  # see `SpeedConfig.pairwise_time`
 
-    def ungroup(self, x_GLHE: Tensor, batch: int, frames: int) -> Tensor:
-        """Undo `group`: return (B, P, H, E)."""
-        packed = x_GLHE.shape[1] // frames
-        by_group: Tensor = x_GLHE.unflatten(0, (batch, -1)).unflatten(2, (frames, packed))
-        return by_group.transpose(1, 2).flatten(1, 3)
+    def forward(self, cls_B1D: Tensor, patches_BPD: Tensor, frames: int, masks: GroupMasks) -> tuple[Tensor, Tensor]:
+        """See `DividedAttention.forward`."""
+        if self.pairwise:
+            return self._forward_pairwise(cls_B1D, patches_BPD, frames)
+        return super().forward(cls_B1D, patches_BPD, frames, masks)
+
+    def group(self, x_BPD: Tensor, frames: int) -> Tensor:
+        """Return groups of `packing` positions with all their frames, (B, N / packed, T·packed, D)."""
+        packed = packing(frames, x_BPD.shape[1] // frames)
+        by_frame: Tensor = x_BPD.unflatten(1, (frames, -1, packed))
+        return by_frame.transpose(1, 2).flatten(2, 3)
+
+    def ungroup(self, x_BGLD: Tensor, frames: int) -> Tensor:
+        """Return a view of the patches by frame, group, and position in the group: (B, T, G, packed, D)."""
+        by_frame: Tensor = x_BGLD.unflatten(2, (frames, -1))
+        return by_frame.transpose(1, 2)
+
+    def _forward_pairwise(self, cls_B1D: Tensor, patches_BPD: Tensor, frames: int) -> tuple[Tensor, Tensor]:
+        """Return what `forward` does, with each pair of frames written out instead of an attention kernel.
+
+        No mask, no groups, no copy of CLS: T (T + 1) products of vectors, which a compiler fuses.
+        """
+        q_B1HE, k_B1HE, v_B1HE = self.qkv(cls_B1D).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        by_frame = self.qkv(patches_BPD).unflatten(1, (frames, -1)).unflatten(-1, (3, self.heads, -1))
+        q_BTNHE, k_BTNHE, v_BTNHE = by_frame.unbind(3)
+        scale = q_B1HE.shape[-1] ** -0.5
+        products = [_dot(q_BTNHE, k_BTNHE[:, frame, None]) for frame in range(frames)]
+        products.append(_dot(q_BTNHE, k_B1HE[:, None]))
+        *weights, cls_weight = (torch.stack(products, dim=-1) * scale).softmax(dim=-1)[..., None].unbind(dim=-2)
+        out_BTNHE = cls_weight * v_B1HE[:, None]
+        for frame, weight in enumerate(weights):
+            out_BTNHE = out_BTNHE + weight * v_BTNHE[:, frame, None]
+
+        keys = _dot(q_B1HE, k_BTNHE.flatten(1, 2)), _dot(q_B1HE, k_B1HE)
+        weight_BPH, weight_B1H = (torch.cat(keys, dim=1) * scale).softmax(dim=1).split([patches_BPD.shape[1], 1], dim=1)
+        values_BPHE = weight_BPH[..., None] * v_BTNHE.flatten(1, 2)
+        cls_B1HE = values_BPHE.sum(dim=1, keepdim=True) + weight_B1H[..., None] * v_B1HE
+        dtype = v_B1HE.dtype
+        out_BTND = self.proj(out_BTNHE.to(dtype).flatten(3))
+        return self.proj(cls_B1HE.to(dtype).flatten(2)), out_BTND
 
     def initialise_as_zero(self) -> None:
         """Set the published initial weights: queries, keys and values are zero, and so is the output."""
@@ -191,3 +254,17 @@ class TimeAttention(DividedAttention):
         nn.init.zeros_(self.qkv.bias)
         nn.init.ones_(self.proj.weight)
         nn.init.zeros_(self.proj.bias)
+
+
+def for_products(x: Tensor) -> Tensor:
+    """Return a tensor in the type of autocast's matrix products, so that what is copied on the way there is small."""
+    device = x.device.type
+    if device == "meta" or not torch.is_autocast_enabled(device):
+        return x
+    return x.to(torch.get_autocast_dtype(device))
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Return the products of vectors in the last dimension, summed in float32 or higher."""
+    product = a * b
+    return product.sum(dim=-1, dtype=torch.promote_types(product.dtype, torch.float32))

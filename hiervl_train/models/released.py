@@ -20,6 +20,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from hiervl_train.models.config import ModelConfig
 from hiervl_train.models.errors import CheckpointError
+from hiervl_train.models.prefixes import plain_names
 
 # Released name → ours. A name without one of these prefixes belongs to a module that the forward pass never uses.
 PREFIXES = {
@@ -51,11 +52,11 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def state_dict(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    """Return the tensors by released name, without the `module.` prefix of data parallelism."""
+    """Return the tensors by released name, without what wrappers such as data parallelism add (`prefixes`)."""
     state = content.get("state_dict", content)
     if not isinstance(state, Mapping):
         raise CheckpointError(f"{path}: state_dict is a {type(state).__name__}, not names and tensors")
-    tensors = {str(name).removeprefix("module."): value for name, value in state.items()}
+    tensors = plain_names({str(name): value for name, value in state.items()}, path)
     strange = [name for name, value in tensors.items() if not isinstance(value, Tensor)]
     if strange or not tensors:
         why = f"not tensors: {', '.join(strange[:5])}" if strange else "there are no tensors"

@@ -11,6 +11,7 @@ from torch import nn
 
 from hiervl_train.models.aggregator import SelfAttentionAggregator
 from hiervl_train.models.hiervl import HierVL
+from hiervl_train.models.layers import TimeAttention
 
 # One compiled graph per shape: {child, parent, summary} × {training, encoding, evaluation} × text lengths.
 GRAPHS = 256
@@ -24,11 +25,16 @@ class SpeedConfig:
     compile: bool = True  # each transformer block by itself: one graph serves all blocks of a tower
     checkpoint_activations: bool = False  # recompute the video blocks in the backward pass: less memory, more time
     channels_last: bool = False  # layout of the patch embedding's convolution
+    # Time attention as products of pairs of frames, which the compiler fuses, not as an attention kernel with a mask.
+    pairwise_time: bool = False
 
 
 def prepare(model: HierVL, config: SpeedConfig) -> HierVL:
     """Apply the configuration to a model in place and return it. `bf16` is applied by `autocast`."""
     model.video.checkpoint_activations = config.checkpoint_activations
+    for module in model.modules():
+        if isinstance(module, TimeAttention):
+            module.pairwise = config.pairwise_time
     if config.channels_last:
         weight = model.video.patch_embed.proj.weight
         weight.data = weight.data.contiguous(memory_format=torch.channels_last)

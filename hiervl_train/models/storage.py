@@ -24,6 +24,7 @@ from configs import loading
 from hiervl_train.models import released
 from hiervl_train.models.config import ModelConfig
 from hiervl_train.models.errors import CheckpointError
+from hiervl_train.models.prefixes import foreign_prefix, plain_names
 from shards.files import replacing
 
 WEIGHTS = "model.safetensors"
@@ -100,7 +101,7 @@ def read_weights(path: str | Path) -> StoredWeights:
     path = Path(path)
     if path.is_dir() or path.suffix == ".safetensors":
         weights, config = (path / WEIGHTS, path / CONFIG) if path.is_dir() else (path, path.parent / CONFIG)
-        tensors = read_safetensors(weights)
+        tensors = plain_names(read_safetensors(weights), weights)
         return StoredWeights(path=path, config=loading.load(ModelConfig, config), tensors=tensors)
     theirs = released.state_dict(released.read(path), path)
     names = {released.to_ours(name) or name: name for name in theirs}
@@ -144,6 +145,9 @@ def fit(
     ]
     if problems:
         hint = "sizes come from the given configuration, else they are the published ones" if stored.is_released else ""
+        prefix = foreign_prefix(map(stored.name, stored.tensors), map(renamed, missing))
+        if prefix:
+            hint = f"its names begin with {prefix!r}, which is not part of the model: remove it from them"
         raise CheckpointError.of(stored.path, problems, hint)
     ignored = tuple(stored.name(name) for name in stored.tensors if name not in wanted)
     return fitting, LoadReport(path=stored.path, ignored=ignored, fresh=tuple(fresh), resized=tuple(resized))

@@ -1,6 +1,6 @@
 """The video tower: a ViT over the patches of all frames, with divided space-time attention.
 
-Shapes in names: B batch, T frames, C colours, H and W pixels, N patches of a frame, S = 1 + T·N tokens, D width.
+Shapes in names: B batch, T frames, C colours, H and W pixels, N patches of a frame, P = T·N patches, D width.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hiervl_train.models.config import ModelConfig
-from hiervl_train.models.layers import Mlp, SpaceAttention, TimeAttention, init_linear, packing, packing_mask
+from hiervl_train.models.layers import BlockMasks, Mlp, SpaceAttention, TimeAttention, block_masks, init_linear
 
 EPS = 1e-6  # of every LayerNorm of the tower, as in the ViT that it is initialised from
 
@@ -30,13 +30,26 @@ class SpaceTimeBlock(nn.Module):
         self.mlp = Mlp(width, 4 * width)
         self.norm3 = nn.LayerNorm(width, eps=EPS)
 
-    def forward(self, x_BSD: Tensor, frames: int, mask: Tensor | None, cls_only: bool) -> Tensor:
-        """Return the block's output (B, S, D), or with `cls_only` only the CLS token's, (B, 1, D)."""
-        timed_BSD = self.norm1(x_BSD + self.timeattn(self.norm3(x_BSD), frames, mask))
-        attended = self.attn.forward_cls(timed_BSD) if cls_only else self.attn(timed_BSD, frames)
-        x_BSD = x_BSD[:, : attended.shape[1]] + attended
-        out_BSD: Tensor = x_BSD + self.mlp(self.norm2(x_BSD))
-        return out_BSD
+    def forward(
+        self, cls_B1D: Tensor, patches_BPD: Tensor, frames: int, masks: BlockMasks, cls_only: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Return CLS (B, 1, D) and the patches (B, P, D); with `cls_only` the patches come back as they are."""
+        time_cls, time_patches = self.timeattn(self.norm3(cls_B1D), self.norm3(patches_BPD), frames, masks.time)
+        timed_cls = self.norm1(cls_B1D + time_cls)
+        timed_patches = self.norm1(_add(patches_BPD, time_patches))
+        if cls_only:
+            cls_B1D = cls_B1D + self.attn.forward_cls(timed_cls, timed_patches)
+            return cls_B1D + self.mlp(self.norm2(cls_B1D)), patches_BPD
+        space_cls, space_patches = self.attn(timed_cls, timed_patches, frames, masks.space)
+        cls_B1D, patches_BPD = cls_B1D + space_cls, _add(patches_BPD, space_patches)
+        cls_B1D = cls_B1D + self.mlp(self.norm2(cls_B1D))
+        return cls_B1D, patches_BPD + self.mlp(self.norm2(patches_BPD))
+
+
+def _add(patches_BPD: Tensor, attended: Tensor) -> Tensor:
+    """Return patches with what `DividedAttention` gives for them, a view of any strides, (B, P, D)."""
+    total: Tensor = patches_BPD.unflatten(1, attended.shape[1:-1]) + attended
+    return total.flatten(1, -2)
 
 
 class PatchEmbed(nn.Module):
@@ -85,26 +98,28 @@ class VideoTower(nn.Module):
         """
         self._check(video_BTCHW)
         frames = video_BTCHW.shape[1]
-        x_BSD = self._embed(video_BTCHW)
-        mask = packing_mask(frames, packing(frames, self.config.patches), x_BSD.device)
+        cls_B1D, patches_BPD = self._embed(video_BTCHW)
+        masks = block_masks(frames, self.config.patches, cls_B1D.device)
         last = len(self.blocks) - 1
         for index, block in enumerate(self.blocks):
+            arguments = (cls_B1D, patches_BPD, frames, masks, index == last)
             if self.checkpoint_activations and torch.is_grad_enabled():
-                x_BSD = checkpoint(block, x_BSD, frames, mask, index == last, use_reentrant=False)
+                cls_B1D, patches_BPD = checkpoint(block, *arguments, use_reentrant=False)
             else:
-                x_BSD = block(x_BSD, frames, mask, index == last)
-        out_BD: Tensor = self.norm(x_BSD[:, 0])
+                cls_B1D, patches_BPD = block(*arguments)
+        out_BD: Tensor = self.norm(cls_B1D[:, 0])
         return out_BD
 
-    def _embed(self, video_BTCHW: Tensor) -> Tensor:
+    def _embed(self, video_BTCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Return CLS (B, 1, D) and the patches (B, P, D) with their positions."""
         batch, frames = video_BTCHW.shape[:2]
         patches_BPD = self.patch_embed(video_BTCHW)
         # Position 0 is the CLS token's; a patch adds its position in the frame and its frame's position.
         space_N = self.pos_embed[:, None, 1:]
         time_T = self.temporal_embed[:, :frames, None]
-        cls_B1D = (self.cls_token + self.pos_embed[:, :1]).expand(batch, -1, -1)
+        cls_B1D = (self.cls_token + self.pos_embed[:, :1]).repeat(batch, 1, 1)  # laid out as blocks give it: one graph
         # Under autocast the patches are bfloat16 and the positions float32: the residual stream is float32.
-        return torch.cat([cls_B1D, patches_BPD + (space_N + time_T).flatten(1, 2)], dim=1)
+        return cls_B1D, patches_BPD + (space_N + time_T).flatten(1, 2)
 
     def _check(self, video_BTCHW: Tensor) -> None:
         if not video_BTCHW.is_floating_point():

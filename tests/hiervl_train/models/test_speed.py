@@ -9,6 +9,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from hiervl_train.models import AggregatorConfig, HierVL
+from hiervl_train.models.layers import block_masks
 from hiervl_train.models.speed import SpeedConfig, autocast, compile_blocks, prepare, transformer_blocks
 from tests.hiervl_train.tiny import random_text, random_video, tiny_config, tiny_model, tiny_text
 
@@ -66,10 +67,11 @@ def test_each_block_is_one_graph():
     x = torch.randn(2, 5, 16)
     aggregated = torch.randn(2, 5, 8)
     video = model.video._embed(random_video(2, 4, 3, 16, 16, dtype=torch.float32))
+    masks = block_masks(4, model.config.patches, torch.device("cpu"))
     visible = torch.ones(2, 1, 5, 5, dtype=torch.bool)
     calls = [
-        (model.video.blocks[0], (video, 4, None, False)),
-        (model.video.blocks[2], (video, 4, None, True)),
+        (model.video.blocks[0], (*video, 4, masks, False)),
+        (model.video.blocks[2], (*video, 4, masks, True)),
         (model.text.blocks[0], (x, visible)),
         (model.aggregator.blocks[1], (aggregated,)),
     ]

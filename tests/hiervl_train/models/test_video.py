@@ -5,20 +5,25 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hiervl_train.models import HierVL
-from hiervl_train.models.layers import packing, packing_mask
+from hiervl_train.models.layers import TimeAttention, block_masks
 from tests.hiervl_train import reference
 from tests.hiervl_train.tiny import parameters, random_video, tiny_config, tiny_model
 
 
+@pytest.mark.parametrize("pairwise", [False, True])
 @pytest.mark.parametrize(
     ("frames", "img_size"),
     [(1, 16), (4, 16), (3, (8, 24)), (2, (24, 16)), (4, (40, 8)), (1, (56, 56)), (4, (32, 32))],
 )
-def test_video_tower_equals_the_slow_reference_in_values_and_gradients(frames, img_size):
+def test_video_tower_equals_the_slow_reference_in_values_and_gradients(frames, img_size, pairwise):
     config = tiny_config(img_size=img_size)
     tower = tiny_model(config).video
+    for module in tower.modules():
+        if isinstance(module, TimeAttention):
+            module.pairwise = pairwise
     video = random_video(2, frames, 3, *config.image_hw).requires_grad_()
     again = video.detach().clone().requires_grad_()
     weights = random_video(2, config.embed_dim, seed=9)
@@ -67,12 +72,44 @@ def test_new_time_attention_processes_each_frame_by_itself():
     block, patches = tower.blocks[0], tower.config.patches
     for parameter in block.timeattn.parameters():
         assert torch.equal(parameter, torch.full_like(parameter, float(parameter is block.timeattn.proj.weight)))
-    together = block(tower._embed(video), 4, packing_mask(4, packing(4, patches), video.device), False)
-    mask = packing_mask(1, packing(1, patches), video.device)
+    _, together = block(*tower._embed(video), 4, block_masks(4, patches, video.device), False)
+    masks = block_masks(1, patches, video.device)
     for frame in range(4):
-        alone = block(tower._embed(video[:, frame : frame + 1]), 1, mask, False)
-        mine = together[:, 1 + frame * patches : 1 + (frame + 1) * patches]
-        torch.testing.assert_close(mine, alone[:, 1:], rtol=1e-9, atol=1e-9)
+        _, alone = block(*tower._embed(video[:, frame : frame + 1]), 1, masks, False)
+        mine = together[:, frame * patches : (frame + 1) * patches]
+        torch.testing.assert_close(mine, alone, rtol=1e-9, atol=1e-9)
+
+
+class Copies(TorchDispatchMode):
+    """Counts the bytes that are copied without being computed: copies, clones and concatenations."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        if function.__name__.split(".")[0] in ("cat", "clone", "copy_", "contiguous"):
+            self.bytes += out.nbytes
+        return out
+
+
+def test_keys_and_values_are_never_copied():
+    """Each attention copies its input once to join CLS to the groups, and in time once more to change the order."""
+    config = tiny_config(img_size=64, embed_dim=64, depth=3)
+    tower = tiny_model(config, dtype=torch.float32).video
+    video = random_video(2, 4, 3, 64, 64, dtype=torch.float32)
+    tokens = 2 * 4 * config.patches * config.embed_dim * 4  # bytes of a tensor of all patches
+    with Copies() as copies:
+        tower(video)
+    # Two full blocks of (time 2, space 1), the last of (time 2, keys of CLS 1), and what CLS and the masks add.
+    assert copies.bytes < 1.15 * 3 * (2 + 1) * tokens
+    for module in tower.modules():
+        if isinstance(module, TimeAttention):
+            module.pairwise = True
+    with Copies() as copies:
+        tower(video)
+    assert copies.bytes < 1.5 * 3 * tokens
 
 
 @pytest.mark.parametrize(
