@@ -25,6 +25,7 @@ from hiervl_train.models.config import ModelConfig
 from hiervl_train.models.errors import CheckpointError
 from hiervl_train.models.finetuned import HEAD
 from hiervl_train.models.hiervl import HierVL
+from hiervl_train.models.prefixes import plain_names
 from hiervl_train.models.speed import SpeedConfig, prepare
 from hiervl_train.models.storage import CONFIG, WEIGHTS, read_safetensors, read_weights
 from hiervl_train.tokenizer import BUCKETS, Tokenizer, require_fit
@@ -101,7 +102,8 @@ def open_checkpoint(
     digest = _verified_digest(folder, average)
     stored = read_weights(folder)
     if average is not None:
-        stored = dataclasses.replace(stored, tensors={**stored.tensors, **read_safetensors(average)}, path=average)
+        averaged = plain_names(read_safetensors(average), average)
+        stored = dataclasses.replace(stored, tensors={**stored.tensors, **averaged}, path=average)
     head = {name: value for name, value in stored.tensors.items() if is_ours and name.startswith(HEAD)}
     stored = dataclasses.replace(stored, tensors={k: v for k, v in stored.tensors.items() if k not in head})
     sizes = config.model or stored.config
