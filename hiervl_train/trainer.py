@@ -13,12 +13,13 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 
 from rich.console import Console
+from torch import nn
 
 from hiervl_train.checkpoint.manager import Checkpoints
 from hiervl_train.checkpoint.resume import Resumer
 from hiervl_train.collectives import gather_json
 from hiervl_train.config import RunSettings
-from hiervl_train.distributed import DistributedContext, FlagConsensus
+from hiervl_train.distributed import DistributedConfig, DistributedContext, FlagConsensus
 from hiervl_train.monitor.nonfinite import NonFiniteGuard
 from hiervl_train.monitor.peak import Peak, peak
 from hiervl_train.monitor.profiler import Profiler
@@ -58,12 +59,7 @@ def train(
         stack.callback(loaders.close)
         stack.enter_context(checkpoints)
         consensus = FlagConsensus(context)
-        reducer = GradientReducer(
-            trained,
-            overlap=settings.distributed.overlap,
-            bf16=settings.distributed.bf16_gradients,
-            bucket_bytes=int(settings.distributed.bucket_mib * MIB),
-        )
+        reducer = _reducer(trained, settings.distributed)
         stack.callback(reducer.close)
         profiler = stack.enter_context(Profiler(folder.profile, settings.profile, rank=context.rank))
         guard = NonFiniteGuard(folder.path, context.rank, settings.run.max_consecutive_skips)
@@ -83,7 +79,7 @@ def train(
         )
 
         is_stopping = False
-        while step < total:
+        while step < total and not is_stopping:
             profiler.step(step)
             step_type = task.step_type(step)
             epoch = step // task.steps_per_epoch
@@ -119,12 +115,20 @@ def train(
                 run_logger.log_step(guard.flush())  # a checkpoint is saved only after its step was checked
                 run_logger.before_save()
                 resumer.save(step, score=score, skipped=guard.skipped)
-            if is_stopping:
-                break
 
         consensus.agreed()  # nothing may be in flight when the ranks part
         checkpoints.wait()
         return Outcome(step=step, reason=(stop.reason or "another rank was asked to stop") if is_stopping else None)
+
+
+def _reducer(parameters: Mapping[str, nn.Parameter], config: DistributedConfig) -> GradientReducer:
+    """Return what averages the gradients of the ranks, as configured."""
+    return GradientReducer(
+        parameters,
+        overlap=config.overlap,
+        bf16=config.bf16_gradients,
+        bucket_bytes=int(config.bucket_mib * MIB),
+    )
 
 
 def _describe_start(
