@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from hiervl_train.grad_cache import cached_backward
 from hiervl_train.models import AggregatorConfig, HierVL
@@ -127,7 +130,7 @@ def test_inside_an_autocast_the_weights_get_gradients():
 
 @pytest.mark.medium
 def test_both_compiled_encodings_have_the_same_dropout():
-    tags = tags_of(4)
+    tags = tags_of(6)
     model = tiny_model(tiny_config(depth=1, aggregator=None, text=tiny_text(0.3)), dtype=torch.float32).train()
     for block in model.text.blocks:
         block.compile(fullgraph=True, dynamic=False)
@@ -138,12 +141,58 @@ def test_both_compiled_encodings_have_the_same_dropout():
         seen.append(embeddings[1].detach().clone())
         return embeddings
 
-    parts = [(video.float(), *text) for video, *text in clips(4, 2)]
+    parts = [(video.float(), *text) for video, *text in clips(6, 2)]
     cached_backward(parts, encode, lambda v, t: child_loss(v, t, tags, OBJECTIVE))
-    first, second = seen[:2], seen[2:]
-    for a, b in zip(first, second, strict=True):
+    first, second = seen[:3], seen[3:]  # the last one is encoded once
+    for a, b in zip(first[:2], second, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
     assert not torch.allclose(first[0], model.eval()(*parts[0])[1], atol=1e-3), "dropout was on"
+
+
+@pytest.mark.parametrize(("count", "cost"), [(1, 1.0), (2, 7 / 6), (4, 1.25)])
+def test_the_last_micro_batch_is_encoded_once(count, cost):
+    """A pass costs 1 forward and 2 backward; of m micro-batches m − 1 are encoded again: (3 + (m − 1) / m) / 3."""
+    model, tags = model_with(0.0), tags_of(8)
+
+    def operations(size):
+        model.zero_grad()
+        with FlopCounterMode(display=False) as counter:
+            cached_backward(clips(8, size), lambda part: model(*part), lambda v, t: child_loss(v, t, tags, OBJECTIVE))
+        return counter.get_total_flops()
+
+    assert operations(8 // count) / operations(8) == pytest.approx(cost, rel=0.02)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_last_backward_passes_are_declared_once_for_every_parameter(count):
+    """What the loss alone uses is complete in its stage, the towers in the last micro-batch's pass."""
+    model, tags = model_with(0.0), tags_of(6)
+    parts = summaries(6, 6 // count)
+    declared = Declared()
+    completed: list[str] = []
+    for name, parameter in model.named_parameters():
+        parameter.register_post_accumulate_grad_hook(
+            lambda _, name=name: completed.append(name) if declared.is_last else None
+        )
+    cached_backward(
+        parts,
+        lambda part: encode_summaries(model, part),
+        lambda *embeddings: parent_loss(*embeddings, tags, model.aggregate, OBJECTIVE),
+        declared,
+    )
+    assert sorted(completed) == sorted(gradients(model))
+
+
+class Declared:
+    """A scope that remembers whether the last backward pass is under way."""
+
+    is_last = False
+
+    @contextmanager
+    def last_backward(self):
+        self.is_last = True
+        yield
+        self.is_last = False
 
 
 def test_no_micro_batch_is_an_error():
