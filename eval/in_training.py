@@ -64,7 +64,7 @@ def periodic_mcq(config: PretrainConfig) -> PeriodicMcq | None:
         windows=config.sample.windows,
         window_seconds=config.sample.window_seconds,
         channel_order=config.compat.channel_order,
-        micro_batch=config.schedule.clip_micro_batch or _CLIPS_PER_PASS,
+        micro_batch=size if isinstance(size := config.schedule.clip_micro_batch, int) else _CLIPS_PER_PASS,
         speed=config.speed,
     )
     return PeriodicMcq(config.data.root, config.evaluation, settings)
@@ -138,7 +138,10 @@ class PeriodicMcq:
         self._splits = [split for split in found if split is not None]
         if not self._splits:
             wanted = ", ".join(f"{name}/{split}" for name, split in (*CLIP_SPLITS, *SUMMARY_SPLITS))
-            raise DataError(f"{root}: has none of {wanted} to evaluate on; set evaluation.every_steps=null")
+            raise DataError(
+                f"{root}: has none of {wanted} to evaluate on; "
+                "set evaluation.every_steps=null evaluation.at_end=false"
+            )
         self._sets: list[_SetQuestions] | None = None
 
     def __call__(self, model: HierVL, tokenizer: Tokenizer, ranks: DistributedContext) -> Mapping[str, float]:

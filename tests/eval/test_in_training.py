@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -24,12 +25,12 @@ from hiervl_train.monitor.metrics import read_metrics
 from hiervl_train.tasks.config import FinetuneConfig
 from hiervl_train.tasks.pretraining import pretraining_task
 from shards.companions import read_questions, write_companion
-from shards.dataset import open_dataset
+from shards.dataset import hash_json, open_dataset
 from shards.index import finish_split, write_dataset
 from shards.stats import ShardError
 from tests.eval.ranks import run_ranks
 from tests.eval.small import save_small_checkpoint
-from tests.hiervl_train.runs import DROPOUT, TINY
+from tests.hiervl_train.runs import DROPOUT, TINY, ended, finished, start
 from tests.shards.coded import coded_clip, coded_summary
 from tests.shards.samples import TOOLCHAIN, write_shard
 
@@ -194,3 +195,20 @@ def test_every_rank_gets_the_same_scores(small_checkpoint: Path, embedded: Path,
     names = {"mcq/inter", "mcq/intra", "summary_mcq", "shuffle_mcq"}
     assert set(single) == names | {f"chance/{name}" for name in names}
     assert both == [single, single]
+
+
+def test_a_dataset_without_anything_to_evaluate_on_is_answered_with_a_remedy_that_works(
+    own_shards: Path, tmp_path: Path
+) -> None:
+    manifest = json.loads((own_shards / "dataset.json").read_bytes())
+    manifest["sets"] = {name: {"train": manifest["sets"][name]["train"]} for name in ("clips", "summaries")}
+    del manifest["sha256"]
+    (own_shards / "dataset.json").write_text(json.dumps({**manifest, "sha256": hash_json(manifest)}))
+    asked = ("run.max_steps=1", "evaluation={every_steps: 5, at_end: true, questions: 5}")
+    with ended(start(own_shards, tmp_path / "refused", *asked)) as run:
+        assert run.wait() == [2], run.output()
+    said = " ".join(run.output().split())
+    assert "has none of" in said and "Traceback" not in said
+    remedy = re.findall(r"[a-z_.]+=[a-z]+", said.partition("to evaluate on; set ")[2])
+    assert remedy
+    assert len(finished(own_shards, tmp_path / "run", *asked, *remedy)) == 1
