@@ -102,10 +102,11 @@ class PretrainScheduleConfig:
     child_steps_per_parent_step: PositiveInt = 5  # child steps between parent steps; each is an optimiser step
     clips: PositiveInt = 512  # per child step, all ranks together
     summaries: PositiveInt = 32  # per parent step, all ranks together
-    # Clips that a GPU encodes at a time; gradient caching covers a larger share of the batch. null: the whole share.
-    clip_micro_batch: PositiveInt | None = 32
-    # Summaries that a GPU encodes at a time; gradient caching covers the rest. null: the whole share.
-    summary_micro_batch: PositiveInt | None = 2
+    # Clips that a GPU encodes at a time; gradient caching covers a larger share of the batch. auto: as many as fit into
+    # its memory, measured at the start; null: the whole share.
+    clip_micro_batch: PositiveInt | Literal["auto"] | None = "auto"
+    # Summaries that a GPU encodes at a time, as for clips.
+    summary_micro_batch: PositiveInt | Literal["auto"] | None = "auto"
 
     def __post_init__(self) -> None:
         if self.max_clips_per_epoch is not None and self.max_clips_per_epoch < self.clips:

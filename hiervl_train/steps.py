@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 from hiervl_train.config import PretrainConfig
+from hiervl_train.fit import MicroBatches, Size
 from hiervl_train.grad_cache import cached_backward
 from hiervl_train.models import flops
 from hiervl_train.models.hiervl import HierVL
@@ -21,6 +23,8 @@ from hiervl_train.task import NO_SCOPE, Step, StepResult, StepScope
 from hiervl_train.tokenizer import Tokenizer
 from hiervl_train.transfer import to_device
 from shards.loader import Batch
+
+_PROBE_TOKENS = 64  # of the texts with which memory is measured: more than narrations have
 
 
 class Encoder:
@@ -54,23 +58,28 @@ class Encoder:
 class PretrainSteps:
     """The child and the parent step of a configuration; each adds gradients to the model's parameters."""
 
-    def __init__(self, model: HierVL, tokenizer: Tokenizer, config: PretrainConfig) -> None:
-        self._config = config
+    def __init__(self, model: HierVL, tokenizer: Tokenizer, config: PretrainConfig, *, world: int = 1) -> None:
+        """`world` is the number of ranks, which share each global batch."""
+        self._config, self._model = config, model
         self._encoder = Encoder(model, tokenizer, speed=config.speed, order=config.compat.channel_order)
         self.by_type: dict[str, Step] = {"child": self._child, "parent": self._parent}
+        schedule = config.schedule
+        share: dict[str, int] = {}
+        if config.objective.child is not None:
+            share["child"] = max(1, schedule.clips // world)
+        if config.objective.parent is not None:
+            share["parent"] = max(1, schedule.summaries // world)
+        size: dict[str, Size] = {"child": schedule.clip_micro_batch, "parent": schedule.summary_micro_batch}
+        self.micro_batches = MicroBatches(share=share, size={name: size[name] for name in share}, probe=self._probe)
 
     def _child(self, batch: Batch, scope: StepScope = NO_SCOPE) -> StepResult:
         """Compare clips with their narrations."""
         config, tags = self._config, Tags(verbs_BV=batch.verbs_BV, nouns_BO=batch.nouns_BO)
         video_BTCHW = batch.video
         ids_BL, mask_BL = self._encoder.tokens(batch.texts, like=video_BTCHW)
-
-        def encode(rows: slice) -> tuple[Tensor, ...]:
-            return self._encoder.video(video_BTCHW[rows]), self._encoder.text(ids_BL[rows], mask_BL[rows])
-
         loss = backward(
-            micro_batches(len(video_BTCHW), config.schedule.clip_micro_batch),
-            encode,
+            micro_batches(len(video_BTCHW), self.micro_batches.of("child")),
+            lambda rows: self._encode_clips(video_BTCHW[rows], ids_BL[rows], mask_BL[rows]),
             lambda video_BD, text_BD: child_loss(video_BD, text_BD, tags, config.objective),
             scope,
         )
@@ -85,38 +94,76 @@ class PretrainSteps:
         config, tags = self._config, Tags(verbs_BV=batch.verbs_BV, nouns_BO=batch.nouns_BO)
         video_BKTCHW, objective = batch.video, config.objective
         count, windows = video_BKTCHW.shape[:2]
-        has_narrations, has_summary = objective.parent != "video_to_summary", objective.parent != "video_to_narrations"
         narrations = [text for texts in batch.narrations for text in texts]
         ids_BKL, mask_BKL = (x.unflatten(0, (count, -1)) for x in self._encoder.tokens(narrations, like=video_BKTCHW))
         ids_BL, mask_BL = self._encoder.tokens(batch.texts, like=video_BKTCHW)
-
-        def encode(rows: slice) -> tuple[Tensor, ...]:
-            size = len(video_BKTCHW[rows])
-            encoded = [self._encoder.video(video_BKTCHW[rows].flatten(0, 1)).unflatten(0, (size, windows))]
-            if has_narrations:
-                ids, mask = ids_BKL[rows].flatten(0, 1), mask_BKL[rows].flatten(0, 1)
-                encoded.append(self._encoder.text(ids, mask).unflatten(0, (size, -1)))
-            if has_summary:
-                encoded.append(self._encoder.text(ids_BL[rows], mask_BL[rows]))
-            return tuple(encoded)
+        texts = (ids_BKL, mask_BKL, ids_BL, mask_BL)
 
         def loss(windows_BKD: Tensor, *texts: Tensor) -> Tensor:
             remaining = iter(texts)
-            narrations_BKD = next(remaining) if has_narrations else None
-            summary_BD = next(remaining) if has_summary else None
+            narrations_BKD = next(remaining) if self._has_narrations else None
+            summary_BD = next(remaining) if self._has_summary else None
             return parent_loss(windows_BKD, narrations_BKD, summary_BD, tags, self._encoder.aggregate, objective)
 
-        value = backward(micro_batches(count, config.schedule.summary_micro_batch), encode, loss, scope)
+        value = backward(
+            micro_batches(count, self.micro_batches.of("parent")),
+            lambda rows: self._encode_summaries(video_BKTCHW[rows], *(x[rows] for x in texts)),
+            loss,
+            scope,
+        )
         operations = None
         if self._has_known_flops:
             operations = count * flops.summary_train(
                 config.model,
                 frames=video_BKTCHW.shape[2],
                 windows=windows,
-                narrations=ids_BKL.shape[1] if has_narrations else 0,
+                narrations=ids_BKL.shape[1] if self._has_narrations else 0,
                 text_tokens=max(ids_BKL.shape[2], ids_BL.shape[1]),
             )
         return StepResult(loss=value, clips=count * windows, flops=operations)
+
+    def _encode_clips(self, video_BTCHW: Tensor, ids_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, ...]:
+        """Return the embeddings of clips and of their texts, (B, D) each."""
+        return self._encoder.video(video_BTCHW), self._encoder.text(ids_BL, mask_BL)
+
+    def _encode_summaries(
+        self, video_BKTCHW: Tensor, ids_BKL: Tensor, mask_BKL: Tensor, ids_BL: Tensor, mask_BL: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return the embeddings of windows (B, K, D) and, if used, of narrations (B, K, D) and summaries (B, D)."""
+        size, windows = video_BKTCHW.shape[:2]
+        encoded = [self._encoder.video(video_BKTCHW.flatten(0, 1)).unflatten(0, (size, windows))]
+        if self._has_narrations:
+            embeddings = self._encoder.text(ids_BKL.flatten(0, 1), mask_BKL.flatten(0, 1))
+            encoded.append(embeddings.unflatten(0, (size, -1)))
+        if self._has_summary:
+            encoded.append(self._encoder.text(ids_BL, mask_BL))
+        return tuple(encoded)
+
+    def _probe(self, step_type: str, rows: int) -> None:
+        """Encode made-up rows with their graph, and go back: what a micro-batch of this size needs; see `fit`."""
+        sample, device = self._config.sample, next(self._model.parameters()).device
+        size = (3, *self._config.model.image_hw)
+        length = min(_PROBE_TOKENS, self._model.text.max_length)
+
+        def tokens(*shape: int) -> tuple[Tensor, Tensor]:
+            ids = torch.zeros(*shape, length, dtype=torch.long, device=device)
+            return ids, torch.ones_like(ids)
+
+        if step_type == "child":
+            video = torch.zeros(rows, sample.frames, *size, dtype=torch.uint8, device=device)
+            encoded = self._encode_clips(video, *tokens(rows))
+        else:
+            video = torch.zeros(rows, sample.windows, sample.frames, *size, dtype=torch.uint8, device=device)
+            encoded = self._encode_summaries(video, *tokens(rows, sample.narrations), *tokens(rows))
+        torch.autograd.backward(encoded, [torch.ones_like(x) for x in encoded])
+
+    @property
+    def _has_narrations(self) -> bool:
+        return self._config.objective.parent != "video_to_summary"
+
+    @property
+    def _has_summary(self) -> bool:
+        return self._config.objective.parent != "video_to_narrations"
 
     @property
     def _has_known_flops(self) -> bool:

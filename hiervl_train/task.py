@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hiervl_train.data import StepLoaders
 from hiervl_train.distributed import DistributedContext
+from hiervl_train.fit import MicroBatches
 from hiervl_train.models.hiervl import HierVL
 from hiervl_train.tokenizer import Tokenizer
 from shards.loader import Batch
@@ -69,6 +70,7 @@ class Task:
     step_type: Callable[[int], str]  # of a step by its number, from 0
     steps_per_epoch: int
     total_steps: int
+    micro_batches: MicroBatches | None = None  # of steps whose size may be measured
     zero_grad_parameters: tuple[nn.Parameter, ...] = ()  # get gradients of zero in steps that do not reach them
     eps_scale: int = 1  # see `optim.build_optimizer`
     evaluate: Evaluate | None = None

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 
+import torch
 from rich.console import Console
 from torch import nn
 
@@ -20,6 +21,7 @@ from hiervl_train.checkpoint.resume import Resumer
 from hiervl_train.collectives import gather_json
 from hiervl_train.config import RunSettings
 from hiervl_train.distributed import DistributedConfig, DistributedContext, FlagConsensus
+from hiervl_train.fit import fit
 from hiervl_train.monitor.nonfinite import NonFiniteGuard
 from hiervl_train.monitor.peak import Peak, peak
 from hiervl_train.monitor.profiler import Profiler
@@ -54,6 +56,7 @@ def train(
     device_peak = peak(context.device, settings.metrics.peak_tflops)
     _describe_start(settings, folder, context, device_peak, step=step, total=total)
     model.train()
+    _fit(task, optimizer, settings, context)
 
     with ExitStack() as stack:
         stack.callback(loaders.close)
@@ -119,6 +122,18 @@ def train(
         consensus.agreed()  # nothing may be in flight when the ranks part
         checkpoints.wait()
         return Outcome(step=step, reason=(stop.reason or "another rank was asked to stop") if is_stopping else None)
+
+
+def _fit(task: Task, optimizer: torch.optim.Optimizer, settings: RunSettings, context: DistributedContext) -> None:
+    """Choose the micro-batches that are to be measured, leaving room for moments and buckets still to be allocated."""
+    if task.micro_batches is None:
+        return
+    gradients = sum(parameter.nbytes for parameter in task.model.parameters() if parameter.requires_grad)
+    moments = sum(
+        value.nbytes for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)
+    )
+    later = max(0, 2 * gradients - moments) + (gradients if context.world > 1 else 0)
+    fit(task.micro_batches, task.model, context, later_bytes=later, memory_gib=settings.speed.memory_gib)
 
 
 def _reducer(parameters: Mapping[str, nn.Parameter], config: DistributedConfig) -> GradientReducer:

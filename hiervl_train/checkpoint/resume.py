@@ -44,6 +44,8 @@ class Resumer:
                 f"the checkpoint of step {state.step} does not fit this configuration: {error}. Resume with the "
                 "configuration that it was saved with, or set run.folder to a new folder"
             ) from error
+        if self._task.micro_batches is not None:
+            self._task.micro_batches.resume(state.counters)
         state.random.restore()
         self.skipped = int(state.counters.get("skipped") or 0)
         logger.info("resuming after step %d", state.step)
@@ -52,6 +54,7 @@ class Resumer:
     def save(self, step: int, *, score: float | None, skipped: int) -> None:
         """Start writing the state after `step` steps; return once it is copied."""
         task = self._task
+        sizes = task.micro_batches.counters() if task.micro_batches is not None else {}
         self._checkpoints.save(
             RunState(
                 step=step,
@@ -60,7 +63,7 @@ class Resumer:
                 random=RandomStates.take(),
                 ema=self._ema.weights if self._ema is not None else None,
                 cursors=task.loaders.cursors(),
-                counters={"skipped": self.skipped + skipped},
+                counters={"skipped": self.skipped + skipped, **sizes},
                 model_config=task.model.config,
                 extra_files={TOKENIZER_FILE: task.tokenizer.to_bytes()},
                 identity=dict(task.identity),

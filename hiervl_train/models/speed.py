@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from pydantic import PositiveFloat
 from torch import nn
 
 from hiervl_train.models.aggregator import SelfAttentionAggregator
@@ -23,6 +24,9 @@ class SpeedConfig:
 
     bf16: bool = True  # autocast of matrix products; weights, normalisation and losses stay float32
     compile: bool = True  # each transformer block by itself: one graph serves all blocks of a tower
+    # GiB of memory of a rank's device for which a micro-batch of `auto` is chosen. null: all of a GPU's; a CPU has no
+    # limit.
+    memory_gib: PositiveFloat | None = None
     checkpoint_activations: bool = False  # recompute the video blocks in the backward pass: less memory, more time
     channels_last: bool = False  # layout of the patch embedding's convolution
     # Time attention as products of pairs of frames, which the compiler fuses, not as an attention kernel with a mask.

@@ -43,11 +43,13 @@ def pretraining_task(config: PretrainConfig, context: DistributedContext, *, eva
     torch.manual_seed(config.run.seed * 1_000_003 + 1 + context.rank)  # different dropout on every rank
     steps_per_epoch, total_steps = schedule(config, loaders)
     zero_grad_parameters = model.aggregator.parameters() if config.optim.apply_zero_grads and model.aggregator else ()
+    steps = PretrainSteps(model, tokenizer, config, world=context.world)
     return Task(
         model=prepare(model, config.speed),
         tokenizer=tokenizer,
         loaders=loaders,
-        steps=PretrainSteps(model, tokenizer, config).by_type,
+        steps=steps.by_type,
+        micro_batches=steps.micro_batches,
         step_type=config.step_type,
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
