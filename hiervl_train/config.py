@@ -68,6 +68,7 @@ class RunConfig:
     max_steps: PositiveInt | None = None  # stop after this many steps in all, before the schedule's end
     # Use kernels that sum in a fixed order: the same losses bit for bit on one kind of GPU, but slower.
     deterministic: bool = False
+    time_report: bool = True  # measure a step's time by phase, for the metrics `time/…` and the run's page
     max_consecutive_skips: PositiveInt = 20  # steps in a row without a finite loss before the run ends
     # Steps between garbage collections, which all ranks make at the same step, as a pause of one is a pause of all.
     collect_garbage_every: PositiveInt = 1000

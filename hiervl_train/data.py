@@ -6,7 +6,7 @@ CPU the same code runs without streams. Frames are normalised on the device, by 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -66,6 +66,7 @@ class DeviceLoader:
         self._device = torch.device(device)
         self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
         self._state = loader.state_dict()
+        self.mark: Callable[[str], None] = lambda _: None  # called as waiting for data or copying it begins
 
     def __len__(self) -> int:
         """Return the batches per epoch."""
@@ -78,8 +79,12 @@ class DeviceLoader:
         ready = self._start(next(batches, None))
         while ready is not None:
             batch, state = ready
+            self.mark("copy")
             self._finish(batch)
-            ready = self._start(next(batches, None))
+            self.mark("data")
+            following = next(batches, None)
+            self.mark("copy")
+            ready = self._start(following)
             self._state = state
             yield batch
 
@@ -140,6 +145,11 @@ class StepLoaders:
             if name not in self._batches:
                 self._batches[name] = self._loaders[name].endless()
         return concatenate([next(self._batches[name]) for name in self._names[step_type]])
+
+    def watch(self, mark: Callable[[str], None]) -> None:
+        """Have `mark` called with `data` or `copy` as these phases begin while a batch is fetched."""
+        for loader in self._loaders.values():
+            loader.mark = mark
 
     def steps_per_epoch(self, step_type: str) -> int:
         """Return the global batches in an epoch of the step type's first loader."""

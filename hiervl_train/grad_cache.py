@@ -41,6 +41,7 @@ def cached_backward(
     *others, last = micro_batches
     states = []
     encoded = []
+    scope.phase("forward")
     for micro_batch in others:
         states.append(RandomStates.take())
         with torch.no_grad():
@@ -51,6 +52,7 @@ def cached_backward(
     encoded.append(tuple(x.detach() for x in kept))
     leaves = [torch.cat(rows).requires_grad_() for rows in zip(*encoded, strict=True)]
     total = loss(*leaves)
+    scope.phase("backward")
     with scope.last_backward():  # of what only the loss uses, as the aggregator
         total.backward()
     after_loss = RandomStates.take()
@@ -61,7 +63,9 @@ def cached_backward(
     del kept
     for index, (micro_batch, state) in enumerate(zip(others, states, strict=True)):
         state.restore()
+        scope.phase("forward")
         embeddings = encode(micro_batch)
+        scope.phase("backward")
         is_last = index == len(others) - 1
         with scope.last_backward() if is_last else nullcontext():
             _backward(embeddings, [slices[index] for slices in gradients])

@@ -188,7 +188,9 @@ def backward(
     """
     if len(slices) > 1:
         return cached_backward(slices, encode, loss, scope)
+    scope.phase("forward")
     value = loss(*encode(slices[0]))
+    scope.phase("backward")
     with scope.last_backward():
         value.backward()
     return value.detach()

@@ -35,6 +35,10 @@ class StepResult:
 class StepScope(Protocol):
     """What the loop wants to know of a step while it runs."""
 
+    def phase(self, name: str) -> None:
+        """Note that a phase begins, `forward` or `backward`, for the time report."""
+        ...
+
     def last_backward(self) -> AbstractContextManager[None]:
         """Hold the backward passes that complete gradients: nothing is added to those afterwards."""
         ...
@@ -42,6 +46,9 @@ class StepScope(Protocol):
 
 class NoScope:
     """Nobody wants to know: for steps outside the loop."""
+
+    def phase(self, name: str) -> None:
+        """See `StepScope`."""
 
     def last_backward(self) -> AbstractContextManager[None]:
         """See `StepScope`."""

@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -24,6 +25,7 @@ from hiervl_train.distributed import DistributedConfig, DistributedContext, Flag
 from hiervl_train.fit import fit
 from hiervl_train.monitor.nonfinite import NonFiniteGuard
 from hiervl_train.monitor.peak import Peak, peak
+from hiervl_train.monitor.phases import PhaseClock
 from hiervl_train.monitor.profiler import Profiler
 from hiervl_train.monitor.run_folder import RunFolder
 from hiervl_train.monitor.run_logger import RunLogger
@@ -64,22 +66,13 @@ def train(
         consensus = FlagConsensus(context)
         reducer = _reducer(trained, settings.distributed)
         stack.callback(reducer.close)
+        clock = PhaseClock(context.device, is_on=settings.run.time_report)
+        loaders.watch(clock.mark)
+        scope = _LoopScope(reducer, clock)
         profiler = stack.enter_context(Profiler(folder.profile, settings.profile, rank=context.rank))
         guard = NonFiniteGuard(folder.path, context.rank, settings.run.max_consecutive_skips)
-        run_logger = stack.enter_context(
-            RunLogger(
-                settings.metrics,
-                folder,
-                context,
-                console,
-                loaders,
-                peak=device_peak,
-                first_step=step,
-                total_steps=total,
-                epoch_steps=task.steps_per_epoch,
-                collect_garbage_every=settings.run.collect_garbage_every,
-            )
-        )
+        log_options = _log_options(task, settings, clock, device_peak, step=step, total=total)
+        run_logger = stack.enter_context(RunLogger(settings.metrics, folder, context, console, loaders, **log_options))
 
         is_stopping = False
         while step < total and not is_stopping:
@@ -88,26 +81,32 @@ def train(
             epoch = step // task.steps_per_epoch
             lr = learning_rate(settings.optim, step, total=task.total_steps, epoch=epoch)
 
+            clock.mark("data")
             began = time.perf_counter()
             batch = loaders.next(step_type)
             waited = time.perf_counter() - began
 
             optimizer.zero_grad(set_to_none=True)
             reducer.begin(step_type)
-            result = task.steps[step_type](batch, reducer)
+            clock.mark("forward")
+            result = task.steps[step_type](batch, scope)
+            clock.mark("reduce")
             reducer.finish()
+            clock.mark("optimiser")
             apply_zero_grads(task.zero_grad_parameters)
             norm = update(optimizer, parameters, settings.optim, lr)
             if ema is not None:
                 ema.update(model)
             step += 1
 
+            clock.mark("log")
             # The device has computed the previous step by now, so this does not wait.
             run_logger.log_step(guard.next(step, step_type, result, norm, batch.keys, lr=lr, waited=waited))
             run_logger.maybe_write(step)
 
             agreed = consensus.agreed()
             consensus.begin({"save": checkpoints.is_time(), "stop": stop.reason is not None})
+            clock.end(step)
             is_stopping = agreed.get("stop", False) and step < total
             score = None
             if task.evaluate is not None and settings.evaluation.is_due(step, total) and not is_stopping:
@@ -124,6 +123,13 @@ def train(
         return Outcome(step=step, reason=(stop.reason or "another rank was asked to stop") if is_stopping else None)
 
 
+class _LoopScope:
+    """What the loop learns from a step while it runs: its phases, and which backward pass is the last."""
+
+    def __init__(self, reducer: GradientReducer, clock: PhaseClock) -> None:
+        self.last_backward, self.phase = reducer.last_backward, clock.mark
+
+
 def _fit(task: Task, optimizer: torch.optim.Optimizer, settings: RunSettings, context: DistributedContext) -> None:
     """Choose the micro-batches that are to be measured, leaving room for moments and buckets still to be allocated."""
     if task.micro_batches is None:
@@ -134,6 +140,20 @@ def _fit(task: Task, optimizer: torch.optim.Optimizer, settings: RunSettings, co
     )
     later = max(0, 2 * gradients - moments) + (gradients if context.world > 1 else 0)
     fit(task.micro_batches, task.model, context, later_bytes=later, memory_gib=settings.speed.memory_gib)
+
+
+def _log_options(
+    task: Task, settings: RunSettings, clock: PhaseClock, device_peak: Peak, *, step: int, total: int
+) -> dict[str, Any]:
+    """Return what the logger of a run knows of it."""
+    return {
+        "clock": clock,
+        "peak": device_peak,
+        "first_step": step,
+        "total_steps": total,
+        "epoch_steps": task.steps_per_epoch,
+        "collect_garbage_every": settings.run.collect_garbage_every,
+    }
 
 
 def _reducer(parameters: Mapping[str, nn.Parameter], config: DistributedConfig) -> GradientReducer:

@@ -253,6 +253,7 @@ class Window:
         self._losses: dict[str, list[float]] = {}
         self._waits: dict[str, list[float]] = {}
         self._norms: list[float] = []
+        self._phases: dict[str, list[float]] = {}
         self._data: dict[str, float] = {}
 
     def add(
@@ -265,9 +266,13 @@ class Window:
         flops: float = 0.0,
         wait_seconds: float = 0.0,
         is_skipped: bool = False,
+        phases: Mapping[str, float] | None = None,
     ) -> None:
         """Add a step of a type ("child", "parent"): its loss, gradient norm before clipping, this process's clips and
-        operations, and the seconds it waited for its batch. A skipped step counts, but its loss and norm do not."""
+        operations, the seconds it waited for its batch, and those of its phases by name. A skipped step counts, but its
+        loss and norm do not."""
+        for phase, seconds in (phases or {}).items():
+            self._phases.setdefault(f"time/{step_type}/{phase}", []).append(seconds)
         self._steps += 1
         self._clips += clips
         self._flops += flops
@@ -308,6 +313,7 @@ class Window:
             values["data_wait_fraction"] = sum(map(sum, self._waits.values())) / seconds
             values |= {f"wait_seconds/{step_type}": _mean(waits) for step_type, waits in self._waits.items()}
             values["seconds_per_step"] = seconds / self._steps
+            values |= {name: _mean(seconds) for name, seconds in self._phases.items()}
         values |= memory(self._device)
         values |= {f"data/{name}": value for name, value in sorted(self._data.items())}
         values["skipped_steps"] = self._skipped

@@ -22,10 +22,11 @@ import numpy as np
 
 from configs.cli import Command, Request
 from hiervl_train.monitor.metrics import read_columns
+from hiervl_train.monitor.phases import PHASES
 from hiervl_train.monitor.run_folder import RunFolder
 from shards.html import charts
 from shards.html import page as html_page
-from shards.html.elements import Html, folded, heading, short, tag, text, tile, tiles
+from shards.html.elements import Html, folded, heading, short, table, tag, text, tile, tiles
 
 _COLUMNS = 300  # points of a curve at most: the mean, least and greatest value of the lines that fall into each
 _LOG_FROM = 30.0  # an axis is logarithmic if the greatest value is this many times the median
@@ -61,6 +62,7 @@ _PANELS = (
         from_zero=True,
     ),
 )
+_TIME = re.compile(r"time/([^/]+)/([^/]+)")  # step type, phase
 _CHANCE = "chance"  # eval/chance/<name> is the chance level of eval/<name>
 _SCORE = re.compile(r"eval(?:uation)?/(?:(.+)/)?([^/]+)")  # benchmark, score
 
@@ -82,6 +84,7 @@ def render(run: RunFolder) -> list[object]:
         _state(run, columns, environment, status),
         heading("Curves", "TensorBoard has all metrics"),
         tag("div", figures, class_="charts") if figures else tag("p", "No metrics yet.", class_="quiet"),
+        *_times(columns),
         heading("The run"),
         folded("Configuration", tag("pre", text(configuration, limit=_TEXT_BYTES))) if configuration else None,
     ]
@@ -166,6 +169,32 @@ def _charts(columns: Mapping[str, np.ndarray], peak: str) -> list[Html]:
         for start in range(0, len(names), _SERIES):
             figures.append(_chart(columns, names[start : start + _SERIES], panel, ""))
     return [figure for figure in figures if figure]
+
+
+def _times(columns: Mapping[str, np.ndarray]) -> list[Html]:
+    """Return the time report: seconds of a step of each type by phase, means over the last lines of metrics."""
+    found: dict[str, dict[str, float]] = {}
+    for name, values in columns.items():
+        match = _TIME.fullmatch(name)
+        values = _plottable(values[-_RECENT:])
+        values = values[np.isfinite(values)]
+        if match and len(values):
+            found.setdefault(match[1], {})[match[2]] = float(np.mean(values))
+    if not found:
+        return []
+    totals = {step_type: max(sum(seconds.values()), 1e-12) for step_type, seconds in found.items()}
+    rows = [
+        [phase, *(_share(found[step_type].get(phase), totals[step_type]) for step_type in found)]
+        for phase in PHASES
+        if any(phase in seconds for seconds in found.values())
+    ]
+    rows.append(["sum", *(f"{1000 * total:,.1f} ms" for total in totals.values())])
+    head = ["phase", *(f"{step_type} step" for step_type in found)]
+    return [heading("Time of a step", f"by phase, first rank, last {_RECENT} lines at most"), table(head, rows)]
+
+
+def _share(seconds: float | None, total: float) -> str:
+    return "–" if seconds is None else f"{1000 * seconds:,.1f} ms · {100 * seconds / total:.0f} %"
 
 
 def _chart(columns: Mapping[str, np.ndarray], names: Sequence[str], panel: Panel, note: str) -> Html:

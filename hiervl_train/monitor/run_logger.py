@@ -23,6 +23,7 @@ from hiervl_train.monitor.metrics import MetricsConfig, MetricsWriter, Window
 from hiervl_train.monitor.nonfinite import DivergedError, StepRecord
 from hiervl_train.monitor.page import write_page
 from hiervl_train.monitor.peak import Peak
+from hiervl_train.monitor.phases import PhaseClock
 from hiervl_train.monitor.progress import Progress
 from hiervl_train.monitor.run_folder import RunFolder
 from hiervl_train.task import CHANCE
@@ -45,13 +46,14 @@ class RunLogger:
         loaders: StepLoaders,
         *,
         peak: Peak,
+        clock: PhaseClock,
         first_step: int,
         total_steps: int,
         epoch_steps: int,
         collect_garbage_every: int,
     ) -> None:
         self._config, self._folder, self._context, self._loaders = config, folder, context, loaders
-        self._console, self._peak = console, peak
+        self._console, self._peak, self._clock = console, peak, clock
         self._step, self._total, self._epoch_steps = first_step, total_steps, epoch_steps
         self._collect_garbage_every = collect_garbage_every
         self._stack = ExitStack()
@@ -116,6 +118,7 @@ class RunLogger:
             flops=record.flops or 0.0,
             wait_seconds=record.waited,
             is_skipped=record.is_skipped,
+            phases=self._clock.take(record.step),
         )
         values: dict[str, float] = {}
         if record.step % self._config.every_steps == 0 or record.step == self._total:

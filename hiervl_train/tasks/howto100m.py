@@ -80,8 +80,10 @@ class HowTo100M(FinetuneTask):
             loss = torch.zeros(1, device=video_BKTCHW.device)
             slices = micro_batches(count, self._config.schedule.micro_batch)
             for rows in slices:
+                scope.phase("forward")
                 logits_BC = self._logits(model, encoder, video_BKTCHW[rows])
                 value = F.cross_entropy(logits_BC, labels_B[rows], reduction="sum") / count
+                scope.phase("backward")
                 with scope.last_backward() if rows is slices[-1] else nullcontext():
                     value.backward()
                 loss += value.detach()
