@@ -139,8 +139,7 @@ class PeriodicMcq:
         if not self._splits:
             wanted = ", ".join(f"{name}/{split}" for name, split in (*CLIP_SPLITS, *SUMMARY_SPLITS))
             raise DataError(
-                f"{root}: has none of {wanted} to evaluate on; "
-                "set evaluation.every_steps=null evaluation.at_end=false"
+                f"{root}: has none of {wanted} to evaluate on; set evaluation.every_steps=null evaluation.at_end=false"
             )
         self._sets: list[_SetQuestions] | None = None
 
