@@ -87,8 +87,8 @@ def _require_ok(url: str, response: _Response) -> None:
 def _length(response: _Response, *, size: int | None, limit: int) -> int | None:
     """Return Content-Length, None if the body is chunked or ends with the connection; raise for malformed headers."""
     headers = response.headers
-    if headers.defects:
-        raise TransientSourceError(f"malformed headers: {type(headers.defects[0]).__name__}")
+    if headers.defects or headers.get_payload():  # lines after those that could be parsed
+        raise TransientSourceError("malformed headers")
     for name, allowed in (("Content-Encoding", "identity"), ("Transfer-Encoding", "chunked")):
         values = [value.strip().lower() for value in headers.get_all(name, [])]
         if values not in ([], [""], [allowed]):
@@ -137,6 +137,7 @@ class _PacedIO(io.RawIOBase):
     def __init__(self, sock: socket.socket, raw: io.RawIOBase, pace: Pace) -> None:
         self._sock, self._raw, self._pace = sock, raw, pace
         self.is_ending = False  # only a moment is waited for what should not come
+        self.is_at_end = False
 
     def readable(self) -> bool:
         return True
@@ -144,7 +145,9 @@ class _PacedIO(io.RawIOBase):
     def readinto(self, buffer: Any) -> int | None:
         self._sock.settimeout(_END_SECONDS if self.is_ending else self._pace.remaining())
         try:
-            return self._raw.readinto(buffer)
+            received = self._raw.readinto(buffer)
+            self.is_at_end |= received == 0
+            return received
         except TimeoutError:
             if self.is_ending:
                 return 0
@@ -162,6 +165,12 @@ class _Response(http.client.HTTPResponse):
         super().__init__(sock, *arguments, **options)
         self._paced = _PacedIO(sock, self.fp.detach(), pace)
         self.fp = io.BufferedReader(self._paced)
+
+    def begin(self) -> None:
+        """Read status line and headers, which http.client also takes for complete where the connection ends."""
+        super().begin()
+        if self._paced.is_at_end:
+            raise TransientSourceError("the answer ends within its headers")
 
     def has_more(self) -> bool:
         """Return whether bytes follow the body that was read."""

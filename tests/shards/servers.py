@@ -151,6 +151,9 @@ HOSTILE: dict[str, Callable[[bytes], Pieces]] = {
     "header bomb": _headers_without_end,
     "header line": _endless(b"HTTP/1.1 200 OK\r\nX: ", b"a" * 4096),
     "header garbage": lambda data: iter((b"HTTP/1.1 200 OK\r\nnonsense\r\nContent-Length: 3\r\n\r\n", data)),
+    "header without end": lambda data: iter((head(Content_Length=0)[:-2], data)),
+    "header broken off": lambda data: iter((head(Content_Length=len(data))[:-2],)),
+    "header broken by returns": lambda data: iter((head(Content_Length=0)[:-2] + b"\r\r\n", data, b"\r\n\r\n", data)),
     "continue": _endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
     "no http": lambda data: iter((data[::-1],)),
     "status line": lambda data: iter((b"HTTP/1.1 two hundred\r\n\r\n", data)),
@@ -183,7 +186,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.close()
             return
         if isinstance(fault, str) and fault.isdigit():
-            self.send_error(int(fault))
+            with suppress(OSError):  # the client gave up
+                self.send_error(int(fault))
             return
         if not path.is_file() and fault not in HOSTILE:
             self.send_error(owner.absent_status)
