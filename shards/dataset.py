@@ -56,7 +56,7 @@ class Shard:
 
     def rows(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Return the shard's parquet, one row per sample in the order of the tar; see `row_schema` for its columns."""
-        return read_rows(self.parquet, columns)
+        return read_rows(self.parquet, columns, rows=self.samples)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +183,7 @@ def read_rows(parquet: Path, columns: Sequence[str] | None = None, *, rows: int 
     files have or with nulls, or if it has another number of rows than `rows`.
     """
     try:
-        table = read_bounded(parquet, columns)
+        table = read_bounded(parquet, columns, rows=rows)
     except (OSError, pa.ArrowException) as error:
         raise ShardError(f"{parquet}: cannot be read: {error}") from None
     except (ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:  # of damaged footers
@@ -197,15 +197,16 @@ def read_rows(parquet: Path, columns: Sequence[str] | None = None, *, rows: int 
         if table[name].type != known.get(name, table[name].type) or table[name].null_count:
             found = f"{table[name].type} with {table[name].null_count} nulls"
             raise ShardError(f"{parquet}: column {name} is {found}; expected {known[name]} without nulls")
-    if rows is not None and len(table) != rows:
-        raise ShardError(f"{parquet}: {len(table)} rows; dataset.json lists {rows} samples: run shards.verify")
     return table
 
 
-def read_bounded(parquet: Path, columns: Sequence[str] | None = None, *, limit: int = MAX_ROWS_BYTES) -> pa.Table:
+def read_bounded(
+    parquet: Path, columns: Sequence[str] | None = None, *, limit: int = MAX_ROWS_BYTES, rows: int | None = None
+) -> pa.Table:
     """Return an untrusted parquet file as a table of at most `limit` bytes, however small the file is.
 
-    Raises `ShardError` if it is larger, and the exceptions of Arrow and `OSError` if it cannot be read.
+    Raises `ShardError` if it is larger, or has another number of rows than `rows`, and the exceptions of Arrow and
+    `OSError` if it cannot be read.
     """
     with open_regular(parquet) as handle:
         with pq.ParquetFile(handle) as opened:
@@ -214,6 +215,8 @@ def read_bounded(parquet: Path, columns: Sequence[str] | None = None, *, limit: 
             stated = max(os.fstat(handle.fileno()).st_size, sum(group.total_byte_size for group in groups))
         if stated > limit or meta.num_rows > limit:
             raise ShardError(f"{parquet}: more than {limit} bytes, compressed or uncompressed; not read")
+        if rows is not None and meta.num_rows != rows:
+            raise ShardError(f"{parquet}: {meta.num_rows} rows, but {rows} samples are listed: run shards.verify")
         names = [name for name in arrow.names if columns is None or name in columns]
         texts = [field.name for field in arrow if pa.types.is_string(field.type)]
         batches, size = [], 0
@@ -224,6 +227,7 @@ def read_bounded(parquet: Path, columns: Sequence[str] | None = None, *, limit: 
                 if size > limit:
                     raise ShardError(f"{parquet}: more than {limit} bytes uncompressed; not read")
                 batches.append(_without_dictionaries(batch))
+                batches[-1].validate(full=True)  # Arrow reads text that is not UTF-8
         empty = pa.schema([arrow.field(i) for i, name in enumerate(arrow.names) if name in names])
         return pa.Table.from_batches(batches) if batches else empty.empty_table()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import itertools
 import struct
@@ -13,17 +14,21 @@ from fractions import Fraction
 import av
 import av.logging
 import numpy as np
+from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import VideoReformatter
 from PIL import Image, UnidentifiedImageError
 
+from shards.decode import DecodeError, PyAVDecoder
 from shards.mp4 import Mp4Error, read_packets
+from shards.sampling import centre_crop
 from shards.schema import MediaRecord
 
 MAX_PIXELS = 1 << 26  # per frame; larger frames are not decoded
 MAX_WORK = 1 << 38  # pixels of all frames of a sample: a quarter of an hour of decoding
 _RATE_TOLERANCE = Fraction(1, 10**6)  # relative, since the record's fps is a float
+_FRAMES_AT_ONCE = 4096
 _THUMBNAIL = 16  # pixels of the sides to which image and video are reduced before they are compared
-_MAX_DIFFERENCE = 12.0  # of 255, of a pixel of the thumbnails; JPEG and rounding give less than 4
+_MAX_DIFFERENCE = 8.0  # of 255, of a pixel of the thumbnails; JPEG and rounding give at most 4
 
 
 def jpg_problems(jpg: bytes, record: MediaRecord) -> Iterator[str]:
@@ -80,6 +85,7 @@ def mp4_problems(mp4: bytes, record: MediaRecord, jpg: bytes | None = None) -> I
             yield f"its sample description says {stated}; in the record {_size(record.width, record.height)}"
         if encoding.pixel_aspect not in (None, 1):
             yield f"its pixels are {encoding.pixel_aspect} times as wide as high; the build stores square ones"
+        yield from _loader_problems(mp4, record)
     except Mp4Error as error:
         yield f"the loader cannot read it: {error}"
     try:
@@ -95,10 +101,22 @@ def mp4_problems(mp4: bytes, record: MediaRecord, jpg: bytes | None = None) -> I
         yield f"the video cannot be decoded: {error}"
 
 
+def encoding_digest(mp4: bytes) -> int:
+    """Return a number, not 0, for the decoder configuration of a video; 0 if it cannot be read."""
+    try:
+        extradata = read_packets(mp4).extradata
+    except Mp4Error:
+        return 0
+    return int.from_bytes(hashlib.blake2b(extradata, digest_size=8).digest(), "big") or 1
+
+
 def _video_problems(
     container: av.container.InputContainer, stream: av.VideoStream, record: MediaRecord, jpg: bytes | None
 ) -> Iterator[str]:
-    context = stream.codec_context
+    context: VideoCodecContext | None = stream.codec_context  # None for a codec that libav does not know
+    if context is None:
+        yield "the video is of an unknown codec; expected h264"
+        return
     if context.name != "h264" or context.pix_fmt != "yuv420p":
         yield f"the video is {context.name}, {context.pix_fmt}; expected h264, yuv420p"
         if context.name != "h264":
@@ -106,6 +124,8 @@ def _video_problems(
     if (context.width, context.height) != (record.width, record.height):
         expected = _size(record.width, record.height)
         yield f"the video is {_size(context.width, context.height)}; in the record {expected}"
+    if stream.sample_aspect_ratio not in (None, 0, 1):
+        yield f"its pixels are {stream.sample_aspect_ratio} times as wide as high; the build stores square ones"
     pixels = max(record.width * record.height, context.width * context.height)
     if pixels > MAX_PIXELS or pixels * record.num_frames > MAX_WORK:
         yield f"not decoded: {record.num_frames} frames of {pixels} pixels are too many"
@@ -140,6 +160,20 @@ def _video_problems(
     yield from _rate_problems(times, stream.time_base, record)
     if nearest is not None and jpg is not None:
         yield from _image_problems(nearest[0], nearest[1], jpg)
+
+
+def _loader_problems(mp4: bytes, record: MediaRecord) -> Iterator[str]:
+    """Yield why the loader cannot decode some frame: it reads the packet table by itself, from any key frame."""
+    if record.width * record.height > MAX_PIXELS or record.width * record.height * record.num_frames > MAX_WORK:
+        return  # reported by _video_problems
+    decoder, crop = PyAVDecoder(), centre_crop(record.width, record.height)
+    for first in range(0, record.num_frames, _FRAMES_AT_ONCE):
+        frames = np.arange(first, min(first + _FRAMES_AT_ONCE, record.num_frames))
+        try:
+            decoder.decode(mp4, frames, [crop] * len(frames), _THUMBNAIL)
+        except DecodeError as error:
+            yield f"the loader cannot decode frames {first} … {frames[-1]}: {error}"
+            return
 
 
 def _image_problems(number: int, frame: av.VideoFrame, jpg: bytes) -> Iterator[str]:

@@ -79,6 +79,7 @@ def verify(
         ("ledger.parquet", lambda: ledger.findings(manifest)),
         ("spans.parquet", lambda: tables.spans_findings(root, reports, ledger)),
         ("summaries", lambda: tables.narration_findings(reports, ledger)),
+        ("", lambda: tables.encoding_findings(reports)),
         (MANIFEST, lambda: tables.companion_findings(root, manifest, reports, ledger)),
         (DENYLIST, lambda: files.denylist_findings(root, videos)),
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import reprlib
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ from shards import schema, tar
 from shards.dataset import hash_file, read_bounded, row_schema
 from shards.stats import ShardError, ShardStats, parse_json, shard_paths
 from shards.verify.findings import REBUILD, RESTORE, Finding, each, guarded, without_root
-from shards.verify.media import jpg_problems, mp4_problems
+from shards.verify.media import encoding_digest, jpg_problems, mp4_problems
 from shards.verify.records import Build, record_problems
 
 MAX_ROWS_BYTES = 1 << 30  # of a shard's parquet, on disk and uncompressed
+logger = logging.getLogger(__name__)
 _MAX_TAR = 1 << 40  # bytes; a larger file is not read, since it would take hours
 
 
@@ -53,6 +55,9 @@ class ShardReport:
         default_factory=lambda: np.zeros((0, 3))
     )  # start, end and frame of what is stored, s
     digests_S: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))  # what narrations repeat; 0: none
+    encodings_S: np.ndarray = field(
+        default_factory=lambda: np.zeros(0, np.uint64)
+    )  # of the decoder; 0: unknown
     narrations: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))  # N keys
     narration_rows_N: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # the samples they are in
     narration_digests_N: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
@@ -73,15 +78,17 @@ class _Facts:
         self._videos: list[str | None] = []
         self._extents: list[tuple[float, float, float]] = []
         self._digests: list[int] = []
+        self._encodings: list[int] = []
         self._narrations: list[tuple[int, str, int]] = []
 
-    def add(self, key: str, record: schema.MediaRecord | None) -> None:
+    def add(self, key: str, record: schema.MediaRecord | None, encoding: int) -> None:
         if isinstance(record, schema.SummaryRecord):
             row = len(self.keys)
             self._narrations += [(row, part.key, _digest(record.video_uid, part)) for part in record.narrations]
         self.keys.append(key)
         self._videos.append(None if record is None else sys.intern(record.video_uid))
         self._extents.append(_extent(record))
+        self._encodings.append(encoding)
         self._digests.append(_digest(record.video_uid, record) if isinstance(record, schema.ClipRecord) else 0)
         if record is not None:
             self.is_filled.append(schema.list_depths_filled(schema.to_json(record)))
@@ -89,6 +96,7 @@ class _Facts:
     def move_to(self, report: ShardReport) -> None:
         report.keys, report.videos = self.keys, self._videos
         report.extents_S3 = np.array(self._extents, np.float64).reshape(-1, 3)
+        report.encodings_S = np.array(self._encodings, np.uint64)
         report.digests_S = np.array(self._digests, np.uint64)
         report.narration_rows_N = np.array([row for row, _, _ in self._narrations], np.int64)
         report.narrations = pa.array([key for _, key, _ in self._narrations], pa.string())
@@ -153,7 +161,8 @@ def _tar_findings(
                 member_bytes[member.ext] += member.size
             record, problems = _check_sample(job, members)
             yield from each(name, problems, RESTORE, key=key)
-            facts.add(key, record)
+            mp4 = next((member.data for member in members if member.ext == "mp4"), None)
+            facts.add(key, record, encoding_digest(mp4) if mp4 is not None else 0)
             rows.append(_row(job.set_name, members, record))
             report.frames += 0 if record is None else record.num_frames
     except tar.TarError as error:
@@ -194,29 +203,43 @@ def _check_sample(job: ShardJob, members: list[tar.Member]) -> tuple[schema.Medi
     problems = []
     if exts != schema.MEMBERS:
         problems.append(f"the members are {', '.join(exts)}; expected {', '.join(schema.MEMBERS)}, in this order")
-    data = {member.ext: member.data for member in members if member.data is not None}
+    parts = {member.ext: member.data for member in members if member.data is not None}
     problems += [
         f"{member.ext} has {member.size} bytes; the limit is {tar.MAX_MEMBER[member.ext]}"
         for member in members
         if member.data is None
     ]
-    if "json" not in data:
+    if "json" not in parts:
         return None, problems
     try:
-        record = schema.from_json(job.set_name, parse_json(data["json"]))
+        record = schema.from_json(job.set_name, parse_json(parts["json"]))
         schema.check(job.set_name, record)
     except (ValueError, RecursionError) as error:
         return None, [*problems, f"json: {error}"]
     problems += [f"json: {problem}" for problem in record_problems(job.set_name, members[0].key, record, job.build)]
-    if schema.to_bytes(record) != data["json"]:
+    if schema.to_bytes(record) != parts["json"]:
         problems.append("json: the bytes are not those that the writer produces for this record")
-    if "txt" in data and data["txt"] != record.text.encode():
-        problems.append(f"txt is {data['txt'][:80]!r}, but the text in json is {record.text[:80]!r}")
-    if "jpg" in data:
-        problems += [f"jpg: {problem}" for problem in jpg_problems(data["jpg"], record)]
-    if "mp4" in data:
-        problems += [f"mp4: {problem}" for problem in mp4_problems(data["mp4"], record, data.get("jpg"))]
+    if "txt" in parts and parts["txt"] != record.text.encode():
+        problems.append(f"txt is {parts['txt'][:80]!r}, but the text in json is {record.text[:80]!r}")
+    for ext, check in (
+        ("jpg", lambda data: jpg_problems(data, record)),
+        ("mp4", lambda data: mp4_problems(data, record, parts.get("jpg"))),
+    ):
+        if ext in parts:
+            problems += _media_problems(ext, parts[ext], check)
     return record, problems
+
+
+def _media_problems(ext: str, data: bytes, check: Callable[[bytes], Iterator[str]]) -> list[str]:
+    """Return the problems of an image or video; an unexpected error of the check is one, so that the others go on."""
+    problems = []
+    try:
+        for problem in check(data):
+            problems.append(f"{ext}: {problem}")
+    except Exception as error:
+        logger.exception("%s: the check failed", ext)
+        problems.append(f"{ext}: cannot be checked: {type(error).__name__}: {error}")
+    return problems
 
 
 def _row(set_name: str, members: list[tar.Member], record: schema.MediaRecord | None) -> dict[str, Any]:
@@ -241,25 +264,21 @@ def _parquet_findings(
         problem = f"sha256 is {sha256}; the stats file lists {stats.parquet_sha256}"
         yield Finding(file=name, problem=problem, remedy=RESTORE)
     try:
-        table = _read_index(path, row_schema(job.set_name))
+        table = _read_index(path, row_schema(job.set_name), stats.samples)
     except (ValueError, KeyError, TypeError, MemoryError, pa.ArrowException, OSError) as error:
         yield Finding(file=name, problem=without_root(error, job.root), remedy=RESTORE)
         return
-    if len(table) != stats.samples:
-        yield Finding(
-            file=name, problem=f"{len(table)} rows; the stats file lists {stats.samples} samples", remedy=RESTORE
-        )
     if rows is None:
         return
-    for number, (expected, actual) in enumerate(zip(rows, table.slice(0, len(rows)).to_pylist(), strict=False)):
+    for number, (expected, actual) in enumerate(zip(rows, table.to_pylist(), strict=False)):
         for column, value in expected.items():
             if actual[column] != value:
                 problem = f"row {number}: {column} is {reprlib.repr(actual[column])}; in the tar {reprlib.repr(value)}"
                 yield Finding(file=name, key=expected["key"], problem=problem, remedy=RESTORE)
 
 
-def _read_index(path: Path, expected: pa.Schema) -> pa.Table:
-    table = read_bounded(path, limit=MAX_ROWS_BYTES)
+def _read_index(path: Path, expected: pa.Schema, rows: int) -> pa.Table:
+    table = read_bounded(path, limit=MAX_ROWS_BYTES, rows=rows)
     if not table.schema.equals(expected):
         columns = [f"{column.name} {column.type}" for column in expected]
         raise ShardError(f"{path}: the columns are {', '.join(table.column_names)}; expected: {', '.join(columns)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -148,7 +149,7 @@ def _span_problems(table: pa.Table, ledger: Ledger) -> Iterator[tuple[str, str]]
     """Yield (video, problem) for spans that do not cover a video without gaps from 0 s, each packed or failed."""
     at, video = 0.0, "\0"
     ordered = table.sort_by([("video_uid", "ascending"), ("start", "ascending"), ("end", "ascending")])
-    for row in ordered.select(list(_SPANS)).to_pylist():
+    for row in _rows(ordered.select(list(_SPANS))):
         if row["video_uid"] != video:
             at, video = 0.0, row["video_uid"]
         if row["status"] not in ("packed", "failed"):
@@ -169,17 +170,19 @@ def _span_problems(table: pa.Table, ledger: Ledger) -> Iterator[tuple[str, str]]
 def _sample_findings(root: Path, reports: Sequence[ShardReport]) -> Iterator[Finding]:
     """Yield the samples whose stored frames lie beyond their video's last span, or touch a failed one."""
     try:
-        spans = read_bounded(root / "spans.parquet", list(_SPANS), limit=_MAX_TABLE).to_pydict()
-        rows = list(zip(*(spans[name] for name in ("video_uid", "start", "end", "status")), strict=True))
-    except (OSError, KeyError, ShardError, pa.ArrowException):
+        spans = read_bounded(root / "spans.parquet", list(_SPANS), limit=_MAX_TABLE)
+        if sorted(spans.column_names) != sorted(_SPANS):
+            return  # reported by _table_findings
+    except (OSError, ValueError, KeyError, pa.ArrowException):
         return  # reported by _table_findings
     ends: dict[str, float] = {}
     damage: dict[str, list[tuple[float, float]]] = {}
-    for uid, start, end, status in rows:
+    for row in _rows(spans):
+        uid, start, end = row["video_uid"], row["start"], row["end"]
         if isinstance(start, float) and isinstance(end, float):
-            if status == "packed":
+            if row["status"] == "packed":
                 ends[uid] = max(end, ends.get(uid, 0.0))
-            damage.setdefault(uid, []).extend([(start, end)] if status == "failed" else [])
+            damage.setdefault(uid, []).extend([(start, end)] if row["status"] == "failed" else [])
     last = {uid: max([end, *(stop for _, stop in damage[uid])]) for uid, end in ends.items()}
     for report in reports:
         extents = report.extents_S3.tolist()
@@ -193,6 +196,12 @@ def _sample_findings(root: Path, reports: Sequence[ShardReport]) -> Iterator[Fin
                 if min(end, stop) - max(start, first) > _SECONDS:
                     problem = f"its frames {start:.3f}–{end:.3f} s touch {first:.3f}–{stop:.3f} s, a failed span"
                     yield Finding(file=report.tar, key=key, problem=problem, remedy=RESTORE)
+
+
+def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a table as dicts, some at a time: all of them take ten times the memory of the table."""
+    for batch in table.to_batches(max_chunksize=1 << 14):
+        yield from batch.to_pylist()
 
 
 def narration_findings(reports: Sequence[ShardReport], ledger: Ledger) -> Iterator[Finding]:
@@ -215,6 +224,26 @@ def narration_findings(reports: Sequence[ShardReport], ledger: Ledger) -> Iterat
             narration, key = report.narrations[place].as_py(), report.keys[report.narration_rows_N[place]]
             problem = f"json: video, text, start or tags of the narration {narration} differ from those of its clip"
             yield Finding(file=report.tar, key=key, problem=problem, remedy=RESTORE)
+
+
+def encoding_findings(reports: Sequence[ShardReport]) -> Iterator[Finding]:
+    """Yield videos whose decoder configuration differs from that of most other samples of the same source video.
+
+    All samples of a video at one rate are cut from chunks that one encoder made with one configuration.
+    """
+    counts: dict[tuple[str, bool], Counter[int]] = {}
+    for report in reports:
+        is_long = schema.SETS[report.job.set_name].is_long
+        for uid, encoding in zip(report.videos, report.encodings_S.tolist(), strict=True):
+            if uid is not None and encoding:
+                counts.setdefault((uid, is_long), Counter())[encoding] += 1
+    usual = {place: counter.most_common(1)[0][0] for place, counter in counts.items() if len(counter) > 1}
+    for report in reports if usual else ():
+        is_long = schema.SETS[report.job.set_name].is_long
+        for key, uid, encoding in zip(report.keys, report.videos, report.encodings_S.tolist(), strict=True):
+            if uid is not None and encoding and usual.get((uid, is_long), encoding) != encoding:
+                problem = f"mp4: its decoder configuration differs from that of other samples of the video {uid!r}"
+                yield Finding(file=report.tar, key=key, problem=problem, remedy=RESTORE)
 
 
 def companion_findings(

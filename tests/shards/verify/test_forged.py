@@ -184,7 +184,7 @@ CATALOGUE: dict[str, tuple[Forge, str]] = {
     "an index with another text": (table(f"{CLIPS}.parquet", row(text="#C C lies")), "row 0: text is '#C C lies'"),
     "a row more": (
         table(f"{CLIPS}.parquet", lambda rows: rows.append(rows[0])),
-        "5 rows; the stats file lists 4 samples",
+        "5 rows, but 4 samples are listed",
     ),
     "rows in another order": (table(f"{CLIPS}.parquet", lambda rows: rows.reverse()), "row 0: key is"),
     # dataset.json

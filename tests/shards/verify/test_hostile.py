@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -276,14 +277,12 @@ def test_a_signed_manifest_with_a_lone_surrogate_or_deep_values(root: Path, tmp_
 
 def bomb(name: str, rows: int, value: str) -> Forge:
     def forge(root: Path) -> None:
-        schema = pq.read_schema(root / name)
-        columns = [
-            pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array([value])).cast(pa.string())
-            if field.type == pa.string() and len(value) < 100
-            else pa.array([value if field.type == pa.string() else 0] * rows, field.type)
-            for field in schema
-        ]
-        pq.write_table(pa.table(columns, schema=schema), root / name, compression="zstd", store_schema=False)
+        columns = {}
+        for field in pq.read_schema(root / name):  # stored once, and repeated by a few bytes
+            repeated = value if field.type == pa.string() else 0
+            index = pa.array(np.zeros(rows, np.int32))
+            columns[field.name] = pa.DictionaryArray.from_arrays(index, pa.array([repeated], field.type))
+        pq.write_table(pa.table(columns), root / name, compression="zstd", store_schema=False)
 
     return forge
 
@@ -299,7 +298,7 @@ def each(change: Callable[[pa.ChunkedArray], Any]) -> Callable[[pa.Table], pa.Ta
 
 TABLES: dict[str, Callable[[str], Forge]] = {
     "ten million rows": lambda name: bomb(name, 10_000_000, "x"),
-    "rows of a megabyte": lambda name: bomb(name, 1000, "x" * (1 << 20)),
+    "rows of a megabyte": lambda name: bomb(name, 1000, "x" * (8 << 20)),
     **{
         kind: partial(changed, change=change)
         for kind, change in {
@@ -319,7 +318,9 @@ TABLES: dict[str, Callable[[str], Forge]] = {
 
 
 @pytest.mark.parametrize("name", [f"{CLIPS}.parquet", "ledger.parquet", "spans.parquet"])
-@pytest.mark.parametrize("kind", TABLES)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] if kind.startswith("ten million") else []) for kind in TABLES]
+)
 def test_hostile_tables(root: Path, tmp_path: Path, name: str, kind: str) -> None:
     TABLES[kind](name)(root)
     forgery.resign(root)
@@ -327,7 +328,9 @@ def test_hostile_tables(root: Path, tmp_path: Path, name: str, kind: str) -> Non
     findings = found_by_verify(root)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 3 << 20, f"{grown >> 10} MiB more"
+    is_ledger = name == "ledger.parquet"
     harmless = kind == "dictionaries" or (kind == "another column" and not name.startswith("clips"))
+    harmless |= kind == "numbers as text" and is_ledger  # it has none
     assert harmless or any(finding.file == name for finding in findings), findings
     load(root)
     inspected(root, tmp_path / "page.html")
