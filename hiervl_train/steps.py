@@ -85,7 +85,7 @@ class PretrainSteps:
         )
         operations = None
         if self._has_known_flops:
-            clip = flops.clip(config.model, frames=video_BTCHW.shape[1], text_tokens=ids_BL.shape[1])
+            clip = flops.clip(config.model, frames=video_BTCHW.shape[1], text_tokens=ids_BL.shape[1], training=True)
             operations = len(video_BTCHW) * clip.train
         return StepResult(loss=loss, clips=len(video_BTCHW), flops=operations)
 

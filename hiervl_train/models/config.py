@@ -67,6 +67,12 @@ class ModelConfig:
     embed_dim: PositiveInt = 768  # width of the video transformer
     depth: PositiveInt = 12  # blocks of the video transformer
     num_heads: PositiveInt = 12  # attention heads per block
+    # divided: time attention, then space attention, as published. joint: every patch attends to every other (AVION).
+    attention: Literal["divided", "joint"] = "divided"
+    # joint: whose ViT it is in its details. clip: a norm before the blocks; siglip: no CLS token, pooled by attention.
+    style: Literal["vit", "clip", "siglip"] = "vit"
+    activation: Literal["gelu", "gelu_tanh", "quick_gelu"] = "gelu"  # joint: of the MLPs; OpenAI's CLIP has quick_gelu
+    patch_dropout: Fraction = 0.0  # joint: share of a clip's patches that is left out in training, at random
     num_frames: PositiveInt = 16  # temporal position slots; a video of T frames uses the first T
     text: TextConfig = field(default_factory=TextConfig)  # text tower
     projection_dim: PositiveInt = 256  # width of the space that video and text share
@@ -76,6 +82,10 @@ class ModelConfig:
         if self.vit is not None:
             self._take_sizes(self.vit)
         require_bounds(self)
+        if self.attention == "divided":
+            for name, plain in (("style", "vit"), ("activation", "gelu"), ("patch_dropout", 0.0)):
+                if getattr(self, name) != plain:
+                    raise ValueError(f"{name} = {getattr(self, name)} needs attention = joint")
         _divides(self.num_heads, "num_heads", self.embed_dim, "embed_dim")
         for side in self.image_hw:
             if side < 1 or side % self.patch_size:
@@ -105,6 +115,10 @@ class ModelConfig:
         rows, columns = self.grid_hw
         return rows * columns
 
+    def kept_patches(self, count: int, *, training: bool = True) -> int:
+        """Return how many of a clip's `count` patches are encoded: in training without those that are left out."""
+        return max(1, round(count * (1 - self.patch_dropout))) if training else count
+
     def _take_sizes(self, vit: str) -> None:
         from hiervl_train.models.timm_vit import vit_sizes  # timm takes seconds to import: only where it is named
 
@@ -120,7 +134,8 @@ class ModelConfig:
 class InitConfig:
     """What the towers of a new model start from; null starts one from random weights."""
 
-    # A timm ViT by name (fetched from its hub) or a file of such weights (.safetensors or .pth).
+    # A timm ViT by name (fetched from its hub) or a file of such weights (.safetensors or .pth); for a joint tower also
+    # transformers:NAME of a CLIP or SigLIP, a hub name or folder, or open_clip:MODEL@WEIGHTS.
     video: str | None = "vit_base_patch16_224.orig_in21k_ft_in1k"
     # A text encoder by hub name or local folder; the tokenizer comes from there too.
     text: str | None = "distilbert-base-uncased"

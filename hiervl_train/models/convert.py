@@ -19,6 +19,7 @@ import torch
 from configs.cli import Command, Request
 from hiervl_train.models import released
 from hiervl_train.models.config import ModelConfig
+from hiervl_train.models.errors import CheckpointError
 from hiervl_train.models.hiervl import HierVL
 from hiervl_train.models.storage import save
 from shards.files import replacing
@@ -29,6 +30,8 @@ def to_released(model: HierVL) -> dict[str, Any]:
 
     Parts that the released layout has and never uses are zeros, so that a strict load finds all of its names.
     """
+    if model.config.attention != "divided":
+        raise CheckpointError(f"attention = {model.config.attention}: the released layout has divided attention only")
     state = {f"module.{released.to_released(name)}": value.detach() for name, value in model.state_dict().items()}
     for name, shape in released.unused_parts(model.config):
         state[f"module.{name}"] = torch.zeros(shape)

@@ -43,8 +43,15 @@ class ClipFlops:
         return (1 + BACKWARD) * self.forward
 
 
-def clip(config: ModelConfig, *, frames: int = 4, text_tokens: int = 32, executed: bool = False) -> ClipFlops:
-    """Return the operations of one clip of `frames` frames with a text of `text_tokens` tokens."""
+def clip(
+    config: ModelConfig, *, frames: int = 4, text_tokens: int = 32, executed: bool = False, training: bool = False
+) -> ClipFlops:
+    """Return the operations of one clip of `frames` frames with a text of `text_tokens` tokens.
+
+    With `training` a joint tower is counted without the patches that it leaves out.
+    """
+    if config.attention == "joint":
+        return _joint_clip(config, frames, text_tokens, executed, training)
     width, depth, patches = config.embed_dim, config.depth, frames * config.patches
     tokens = 1 + patches
     blocks = depth - 1 if executed else depth  # computed for all tokens
@@ -63,6 +70,27 @@ def clip(config: ModelConfig, *, frames: int = 4, text_tokens: int = 32, execute
         linear=2 * linear * width**2,
         space_attention=space,
         time_attention=time,
+        text=text_encoder(config, tokens=text_tokens),
+        projections=2 * (width + config.text.dim) * config.projection_dim,
+    )
+
+
+def _joint_clip(config: ModelConfig, frames: int, text_tokens: int, executed: bool, training: bool) -> ClipFlops:
+    width, depth, patches = config.embed_dim, config.depth, frames * config.patches
+    has_cls = config.style != "siglip"
+    tokens = int(has_cls) + config.kept_patches(patches, training=training)
+    is_short = executed and has_cls  # the last block is computed for CLS only
+    blocks = depth - 1 if is_short else depth
+    linear = blocks * 12 * tokens + (2 * tokens + 10 if is_short else 0)
+    attention = blocks * _attention(tokens, tokens, width) + (_attention(1, tokens, width) if is_short else 0)
+    if not has_cls:  # the query that pools is of the weights alone, once a batch
+        linear += 2 * tokens + 10
+        attention += _attention(1, tokens, width)
+    return ClipFlops(
+        patch_embedding=2 * patches * 3 * config.patch_size**2 * width,
+        linear=2 * linear * width**2,
+        space_attention=attention,
+        time_attention=0,
         text=text_encoder(config, tokens=text_tokens),
         projections=2 * (width + config.text.dim) * config.projection_dim,
     )
@@ -89,7 +117,7 @@ def summary_train(
     config: ModelConfig, *, frames: int = 4, windows: int = 16, narrations: int = 16, text_tokens: int = 32
 ) -> int:
     """Return the forward and backward operations of one summary: its windows, narrations, own text, aggregations."""
-    one = clip(config, frames=frames, text_tokens=text_tokens)
+    one = clip(config, frames=frames, text_tokens=text_tokens, training=True)
     towers = windows * one.video + (narrations + 1) * one.text
     aggregated = aggregator(config, tokens=windows) + aggregator(config, tokens=narrations)
     return (1 + BACKWARD) * (towers + aggregated)

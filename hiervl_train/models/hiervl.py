@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hiervl_train.models.aggregator import build_aggregator
 from hiervl_train.models.config import ModelConfig
+from hiervl_train.models.joint import JointTower
 from hiervl_train.models.storage import LoadReport, StoredWeights, fit, read_weights
 from hiervl_train.models.text import TextTower, resolve
 from hiervl_train.models.video import VideoTower
@@ -29,7 +30,7 @@ class HierVL(nn.Module):
         super().__init__()
         config = config or ModelConfig()
         self.config = dataclasses.replace(config, text=resolve(config.text))
-        self.video = VideoTower(self.config)
+        self.video = VideoTower(self.config) if self.config.attention == "divided" else JointTower(self.config)
         self.text = TextTower(self.config.text)
         self.video_projection = nn.Linear(self.config.embed_dim, self.config.projection_dim)
         self.text_projection = nn.Linear(self.text.width, self.config.projection_dim)

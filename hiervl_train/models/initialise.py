@@ -6,11 +6,12 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from hiervl_train.models import released
 from hiervl_train.models.config import InitConfig
 from hiervl_train.models.errors import CheckpointError
 from hiervl_train.models.hiervl import HierVL
-from hiervl_train.models.storage import LoadReport, read_safetensors, read_weights
+from hiervl_train.models.joint import JointTower
+from hiervl_train.models.pretrained import read_image_encoder
+from hiervl_train.models.storage import LoadReport, read_weights
 from hiervl_train.models.text import load_pretrained
 from hiervl_train.models.video import VideoTower
 
@@ -47,21 +48,29 @@ def _enlarge(model: HierVL, config: InitConfig) -> None:
             parameter.data *= config.gain
 
 
-def load_vit(tower: VideoTower, source: str) -> LoadReport:
-    """Initialise the video tower from a timm ViT, by name or from a file of its weights.
+def load_vit(tower: VideoTower | JointTower, source: str) -> LoadReport:
+    """Initialise the video tower from an image encoder: a timm ViT by name, a CLIP or SigLIP, or a file of weights.
 
     Time attention, its norm and the temporal positions keep their initial values. Positions are resampled to the
     tower's grid where the image sizes differ. Raises `CheckpointError`, by name, on tensors that do not fit.
     """
-    theirs = _read_vit(source)
-    ours = tower.state_dict()
+    encoder = read_image_encoder(source)
+    theirs, ours = encoder.tensors, tower.state_dict()
+    for key in ("style", "activation"):
+        wanted = getattr(encoder, key)
+        if wanted is not None and wanted != getattr(tower.config, key):
+            raise CheckpointError(
+                f"init.video = {source}: its {key} is {wanted}, and model.{key} is {getattr(tower.config, key)}; set "
+                f"model.attention=joint and model.{key}={wanted}"
+            )
     kept = {name: tensor for name, tensor in theirs.items() if not name.startswith(CLASSIFIER)}
     strange = [f"{name} is not in a plain ViT" for name in kept if name not in ours]
     fresh = [name for name in ours if name not in kept]
     strange += [f"missing {name}" for name in fresh if not _of_time(name)]
     resized = []
     if not strange and kept["pos_embed"].shape != ours["pos_embed"].shape:
-        kept["pos_embed"] = _resample(kept["pos_embed"], tower.config.grid_hw)
+        prefix = 0 if tower.cls_token is None else 1
+        kept["pos_embed"] = _resample(kept["pos_embed"], tower.config.grid_hw, prefix)
         resized = [f"pos_embed to a grid of {tower.config.grid_hw} patches"]
     strange += [
         f"{name} has shape {tuple(tensor.shape)} instead of {tuple(ours[name].shape)}"
@@ -90,23 +99,12 @@ def load_text(encoder: nn.Module, source: str) -> LoadReport:
     return LoadReport(path=Path(source), ignored=tuple(name for name in theirs if name not in ours))
 
 
-def _read_vit(source: str) -> dict[str, Tensor]:
-    path = Path(source)
-    if path.suffix == ".safetensors":
-        return read_safetensors(path)
-    if path.suffix in {".pth", ".pt", ".bin"}:
-        return released.state_dict(released.read(path), path)
-    from hiervl_train.models.timm_vit import create_vit  # imported late: timm takes seconds to import
-
-    return dict(create_vit(source, pretrained=True).state_dict())
-
-
 def _of_time(name: str) -> bool:
     return "timeattn." in name or "norm3." in name or name == "temporal_embed"
 
 
-def _resample(positions_1SD: Tensor, grid_hw: tuple[int, int]) -> Tensor:
+def _resample(positions_1SD: Tensor, grid_hw: tuple[int, int], prefix: int) -> Tensor:
     from timm.layers.pos_embed import resample_abs_pos_embed
 
-    resampled_1SD: Tensor = resample_abs_pos_embed(positions_1SD, list(grid_hw))
+    resampled_1SD: Tensor = resample_abs_pos_embed(positions_1SD, list(grid_hw), num_prefix_tokens=prefix)
     return resampled_1SD

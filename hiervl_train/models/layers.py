@@ -21,16 +21,23 @@ TILE = 64
 
 
 class Mlp(nn.Module):
-    """Two linear layers around an exact GELU, applied to every token."""
+    """Two linear layers around an activation, by default an exact GELU, applied to every token."""
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, *, activation: str = "gelu") -> None:
+        """`activation` is one of `ModelConfig.activation`."""
         super().__init__()
+        self.activation = activation
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x_BSD: Tensor) -> Tensor:
         """Return (B, S, D)."""
-        out_BSD: Tensor = self.fc2(F.gelu(self.fc1(x_BSD)))
+        hidden: Tensor = self.fc1(x_BSD)
+        if self.activation == "quick_gelu":
+            hidden = hidden * torch.sigmoid(1.702 * hidden)
+        else:
+            hidden = F.gelu(hidden, approximate="tanh" if self.activation == "gelu_tanh" else "none")
+        out_BSD: Tensor = self.fc2(hidden)
         return out_BSD
 
 
@@ -48,6 +55,16 @@ class SelfAttention(nn.Module):
         q_BSHE, k_BSHE, v_BSHE = self.qkv(x_BSD).unflatten(-1, (3, self.heads, -1)).unbind(2)
         out_BSD: Tensor = self.proj(attend(q_BSHE, k_BSHE, v_BSHE).flatten(2))
         return out_BSD
+
+    def forward_first(self, x_BSD: Tensor) -> Tensor:
+        """Return the first token's row of `forward`, (B, 1, D), without computing the other queries."""
+        width = x_BSD.shape[-1]
+        weight_q, weight_kv = self.qkv.weight.split([width, 2 * width])
+        bias_q, bias_kv = (None, None) if self.qkv.bias is None else self.qkv.bias.split([width, 2 * width])
+        q_B1HE = F.linear(x_BSD[:, :1], weight_q, bias_q).unflatten(-1, (self.heads, -1))
+        k_BSHE, v_BSHE = F.linear(x_BSD, weight_kv, bias_kv).unflatten(-1, (2, self.heads, -1)).unbind(2)
+        out_B1D: Tensor = self.proj(attend(q_B1HE, k_BSHE, v_BSHE).flatten(2))
+        return out_B1D
 
 
 class DropPath(nn.Module):

@@ -5,6 +5,7 @@ Shapes in names: B batch, T frames, C colours, H and W pixels.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Literal
 
 import torch
@@ -29,6 +30,13 @@ def normalise(frames_BTCHW: Tensor, *, order: ChannelOrder = "rgb", dtype: torch
         raise ValueError(f"frames are {tuple(frames_BTCHW.shape)}: expected (…, 3, height, width)")
     if order == "bgr":
         frames_BTCHW = frames_BTCHW.flip(-3)
-    mean = torch.tensor(MEAN, device=frames_BTCHW.device).view(3, 1, 1)
-    std = torch.tensor(STD, device=frames_BTCHW.device).view(3, 1, 1)
+    mean, std = _statistics(frames_BTCHW.device)
     return ((frames_BTCHW.float() / 255 - mean) / std).to(dtype)
+
+
+@cache
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return mean and deviation on a device, (3, 1, 1) each; made once, as copying them there waits for the device."""
+    with torch.inference_mode(False):
+        mean, std = (torch.tensor(values, device="cpu").view(3, 1, 1).to(device) for values in (MEAN, STD))
+    return mean, std

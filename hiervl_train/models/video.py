@@ -10,7 +10,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hiervl_train.models.config import ModelConfig
-from hiervl_train.models.layers import BlockMasks, Mlp, SpaceAttention, TimeAttention, block_masks, init_linear
+from hiervl_train.models.layers import (
+    BlockMasks,
+    Mlp,
+    SpaceAttention,
+    TimeAttention,
+    block_masks,
+    for_products,
+    init_linear,
+)
 
 EPS = 1e-6  # of every LayerNorm of the tower, as in the ViT that it is initialised from
 
@@ -74,6 +82,7 @@ class VideoTower(nn.Module):
         super().__init__()
         self.config = config
         self.checkpoint_activations = False
+        self.bf16_residual = False
         width = config.embed_dim
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + config.patches, width))
@@ -96,9 +105,11 @@ class VideoTower(nn.Module):
 
         Raises TypeError on integer frames and ValueError on any other shape.
         """
-        self._check(video_BTCHW)
+        require_video(self.config, video_BTCHW)
         frames = video_BTCHW.shape[1]
         cls_B1D, patches_BPD = self._embed(video_BTCHW)
+        if self.bf16_residual:
+            cls_B1D, patches_BPD = for_products(cls_B1D), for_products(patches_BPD)
         masks = block_masks(frames, self.config.patches, cls_B1D.device)
         last = len(self.blocks) - 1
         for index, block in enumerate(self.blocks):
@@ -121,18 +132,20 @@ class VideoTower(nn.Module):
         # Under autocast the patches are bfloat16 and the positions float32: the residual stream is float32.
         return cls_B1D, patches_BPD + (space_N + time_T).flatten(1, 2)
 
-    def _check(self, video_BTCHW: Tensor) -> None:
-        if not video_BTCHW.is_floating_point():
-            raise TypeError(f"video is {video_BTCHW.dtype}: pass it through hiervl_train.models.pixels.normalise first")
-        height, width = self.config.image_hw
-        if video_BTCHW.ndim != 5 or tuple(video_BTCHW.shape[2:]) != (3, height, width):
-            raise ValueError(
-                f"video is {tuple(video_BTCHW.shape)}, expected (batch, frames, 3, {height}, {width}) for "
-                f"img_size = {self.config.img_size}"
-            )
-        frames = video_BTCHW.shape[1]
-        if not 1 <= frames <= self.config.num_frames:
-            raise ValueError(
-                f"video has {frames} frames and the model num_frames = {self.config.num_frames} temporal slots; "
-                "load the checkpoint with a configuration of more slots (new ones start at zero)"
-            )
+
+def require_video(config: ModelConfig, video_BTCHW: Tensor) -> None:
+    """Raise TypeError on integer frames, and ValueError on frames of another size or number than the model has."""
+    if not video_BTCHW.is_floating_point():
+        raise TypeError(f"video is {video_BTCHW.dtype}: pass it through hiervl_train.models.pixels.normalise first")
+    height, width = config.image_hw
+    if video_BTCHW.ndim != 5 or tuple(video_BTCHW.shape[2:]) != (3, height, width):
+        raise ValueError(
+            f"video is {tuple(video_BTCHW.shape)}, expected (batch, frames, 3, {height}, {width}) for "
+            f"img_size = {config.img_size}"
+        )
+    frames = video_BTCHW.shape[1]
+    if not 1 <= frames <= config.num_frames:
+        raise ValueError(
+            f"video has {frames} frames and the model num_frames = {config.num_frames} temporal slots; "
+            "load the checkpoint with a configuration of more slots (new ones start at zero)"
+        )

@@ -89,7 +89,7 @@ class HowTo100M(FinetuneTask):
                 loss += value.detach()
             operations = None
             if has_known_flops(model):
-                clip = flops.clip(model.config, frames=frames)
+                clip = flops.clip(model.config, frames=frames, training=True)
                 operations = count * windows * clip.video * passes(model.trains("video"))
             return StepResult(loss=all_gather(loss).mean(), clips=count * windows, flops=operations)
 

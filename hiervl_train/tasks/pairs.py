@@ -40,7 +40,7 @@ def pair_step(
     value = backward(micro_batches(len(video_BTCHW), micro_batch), encode, loss, scope)
     operations = None
     if has_known_flops(model):
-        clip = flops.clip(model.config, frames=video_BTCHW.shape[1], text_tokens=ids_BL.shape[1])
+        clip = flops.clip(model.config, frames=video_BTCHW.shape[1], text_tokens=ids_BL.shape[1], training=True)
         operations = len(video_BTCHW) * (
             clip.video * passes(model.trains("video"))
             + clip.text * passes(model.trains("text"))

@@ -85,6 +85,19 @@ def test_only_pinned_memory_is_copied_asynchronously() -> None:
     assert to_device(x, torch.device("cpu")) is x
 
 
+def test_no_step_makes_a_tensor_of_numbers_on_the_device() -> None:
+    """`torch.tensor([…], device=…)` copies from pageable memory."""
+    root = REPOSITORY / "hiervl_train"
+    paths = [root / name for name in ("steps.py", "losses.py", "objectives.py", "optim.py", "grad_cache.py")]
+    found = []
+    for path in (*paths, *root.glob("models/*.py"), *root.glob("tasks/*.py"), *root.glob("reduction/*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            is_call = isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.tensor", "torch.as_tensor")
+            if is_call and any(k.arg == "device" and ast.unparse(k.value) != "'cpu'" for k in node.keywords):
+                found.append(f"{path.name}:{node.lineno}")
+    assert found == []
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_gpu_is_never_waited_for(tmp_path: Path) -> None:
     model, steps = steps_of(config_of())
