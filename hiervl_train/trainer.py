@@ -138,7 +138,8 @@ def _fit(task: Task, optimizer: torch.optim.Optimizer, settings: RunSettings, co
     moments = sum(
         value.nbytes for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)
     )
-    later = max(0, 2 * gradients - moments) + (gradients if context.world > 1 else 0)
+    shards = context.world if settings.optim.shard_states else 1
+    later = max(0, 2 * gradients // shards - moments) + (gradients if context.world > 1 else 0)
     fit(task.micro_batches, task.model, context, later_bytes=later, memory_gib=settings.speed.memory_gib)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 
 import torch
 
@@ -11,6 +12,7 @@ from hiervl_train.checkpoint.state import OptimizerState, RunState
 from hiervl_train.models.errors import CheckpointError
 from hiervl_train.optim import EMA
 from hiervl_train.random_states import RandomStates
+from hiervl_train.reduction.sharding import ShardedAdamW
 from hiervl_train.task import Task
 from hiervl_train.tokenizer import FILE as TOKENIZER_FILE
 
@@ -53,6 +55,10 @@ class Resumer:
 
     def save(self, step: int, *, score: float | None, skipped: int) -> None:
         """Start writing the state after `step` steps; return once it is copied."""
+        with self._optimizer.gathered() if isinstance(self._optimizer, ShardedAdamW) else nullcontext():
+            self._save(step, score=score, skipped=skipped)
+
+    def _save(self, step: int, *, score: float | None, skipped: int) -> None:
         task = self._task
         sizes = task.micro_batches.counters() if task.micro_batches is not None else {}
         self._checkpoints.save(
@@ -74,6 +80,8 @@ class Resumer:
     def _restore_optimizer(self, state: RunState) -> None:
         named = [(name, p) for name, p in self._task.model.named_parameters() if p.requires_grad]
         state.optimizer.restore(self._optimizer, named)
+        if isinstance(self._optimizer, ShardedAdamW):
+            self._optimizer.keep_own()
         if self._ema is not None:
             # A run that had no average so far starts it from its weights.
             self._ema.load(state.ema if state.ema is not None else dict(self._task.model.named_parameters()))

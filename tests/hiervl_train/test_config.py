@@ -27,6 +27,7 @@ VARIANTS = {
     "without_summary_narrations": (SelfAttentionAggregator, "egonce", "video_to_summary", "cccccp"),
     "narrations_only": (None, "egonce", None, "cccccc"),
     "from_egovlp": (SelfAttentionAggregator, "egonce", "both", "cccccp"),
+    "joint": (SelfAttentionAggregator, "egonce", "both", "cccccp"),
     "small": (SelfAttentionAggregator, "egonce", "both", "cccccp"),
 }
 

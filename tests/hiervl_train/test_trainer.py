@@ -120,6 +120,24 @@ def test_overlapped_averages_are_those_of_averaging_afterwards_also_after_a_kill
     assert finished(embedded, folder, *options, ranks=ranks) == after
 
 
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_divided_moments_give_the_same_losses_and_the_same_checkpoints(
+    embedded: Path, tmp_path: Path, ranks: int
+) -> None:
+    """Stopped and resumed with moments divided, then not, then on one rank."""
+    options = ("optim={lr: 0.002, clip_norm: 1.0, ema: 0.9}", DROPOUT)
+    sharded = "optim.shard_states=true"
+    plain = finished(embedded, tmp_path / "plain", "run.max_steps=12", *options, ranks=ranks)
+    folder = tmp_path / "sharded"
+    finished(embedded, folder, "run.max_steps=7", *options, sharded, ranks=ranks)
+    assert finished(embedded, folder, "run.max_steps=12", *options, sharded, ranks=ranks) == plain
+    for name in ("model.safetensors", "optimizer.safetensors", "ema.safetensors"):
+        ours, theirs = (run / "checkpoints" / "step-00000012" / name for run in (folder, tmp_path / "plain"))
+        assert ours.read_bytes() == theirs.read_bytes(), name
+    assert finished(embedded, folder, "run.max_steps=14", *options, ranks=ranks)[:12] == plain
+    assert len(finished(embedded, folder, "run.max_steps=16", *options, ranks=1)) == 16
+
+
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_bfloat16_and_compiled_blocks_give_the_same_curve(
     embedded: Path, tmp_path: Path, one_rank: Path, compiled: bool
