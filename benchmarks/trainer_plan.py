@@ -10,6 +10,7 @@ are kept for the backward pass.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this folder's files
 from hiervl_train.config import PretrainConfig  # noqa: E402
 from hiervl_train.models import (  # noqa: E402
     HierVL,
+    ModelConfig,
     flops,
 )
 from hiervl_train.models.speed import SpeedConfig, autocast  # noqa: E402
@@ -31,6 +33,8 @@ EGOCLIP = 3_847_723  # clips
 FLOAT = 4  # bytes of a float32, the type of weights, gradients and moments
 LINKS_GBIT = (100, 200, 400)  # Gb/s of a node's link
 NODE = 8  # GPUs per node
+BUCKET = 32 * 2**20  # bytes of gradients in a message
+FIRST_GRADIENT = 0.09  # of the backward pass after which the first gradients are complete
 CONFIG = PretrainConfig()
 
 
@@ -74,6 +78,63 @@ def schedule() -> dict[str, int]:
         "parent_flop": CONFIG.schedule.summaries * summary,
         "epoch_flop": child * CONFIG.schedule.clips * clip + parent * CONFIG.schedule.summaries * summary,
     }
+
+
+def overlapped_seconds(computing: float, averaging: float, size: int) -> float:
+    """Return the seconds of a step whose gradients of `size` bytes are averaged during its backward pass.
+
+    The backward pass is 2/3 of the computing. Its first gradients are complete after `FIRST_GRADIENT` of it (seen on a
+    CPU, block by block); the last bucket is sent after its end.
+    """
+    backward = 2 / 3 * computing
+    last = averaging * min(1.0, BUCKET / size)
+    return computing - backward + max(backward + last, FIRST_GRADIENT * backward + averaging)
+
+
+def changes(gpus: int, rate: float, gbit: float | None) -> dict[str, float]:
+    """Return the hours of the published epochs with and without each change of the trainer, cumulatively but the last.
+
+    `gbit` None is a single node, whose averaging is not counted. `micro-batches of 32` is what a share of more than 32
+    clips cost with cached gradients, of which all were encoded twice; now the last one is kept, or all are in one pass.
+    """
+    joint = dataclasses.replace(CONFIG.model, attention="joint", patch_dropout=0.5)
+    parts = -(-(CONFIG.schedule.clips // gpus) // 32)
+    return {
+        "micro-batches of 32, averaging after": _hours(gpus, rate, gbit, passes=4 / 3 if parts > 1 else 1.0),
+        "the last micro-batch kept": _hours(gpus, rate, gbit, passes=1 + (1 - 1 / parts) / 3),
+        "one pass": _hours(gpus, rate, gbit),
+        "and averaging during the backward pass": _hours(gpus, rate, gbit, overlap=True),
+        "and in bfloat16": _hours(gpus, rate, gbit, overlap=True, share=0.5),
+        "and joint attention, half the patches": _hours(gpus, rate, gbit, overlap=True, share=0.5, model=joint),
+        "moments divided, averaging during the backward pass": _hours(gpus, rate, gbit, overlap=True, sharded=True),
+    }
+
+
+def _hours(
+    gpus: int,
+    rate: float,
+    gbit: float | None,
+    *,
+    passes: float = 1.0,
+    overlap: bool = False,
+    share: float = 1.0,
+    sharded: bool = False,
+    model: ModelConfig = CONFIG.model,
+) -> float:
+    """Return the hours of the published epochs: `passes` of computing a step, `share` of the bytes of float32."""
+    size, steps = sizes(), schedule()
+    clip = flops.clip(model, frames=CONFIG.sample.frames, training=True).train
+    summary = flops.summary_train(model, frames=CONFIG.sample.frames)
+    total = 0.0
+    for level, flop in (("child", CONFIG.schedule.clips * clip), ("parent", CONFIG.schedule.summaries * summary)):
+        computing = passes * flop / gpus / rate
+        gradients = size[f"{level}_gradient_bytes"]
+        averaging = 0.0 if gbit is None else reduce_seconds(int(share * gradients), gpus, gbit)
+        seconds = overlapped_seconds(computing, averaging, gradients) if overlap else computing + averaging
+        if sharded and gbit is not None:
+            seconds += averaging / 2  # a ring broadcast sends each byte once
+        total += steps[f"{level}_steps"] * seconds
+    return CONFIG.schedule.epochs * total / 3600
 
 
 def step_seconds(clips: int, rate: float) -> float:
@@ -156,6 +217,12 @@ def plan(peak: float, utilisations: Sequence[float]) -> dict[str, Any]:
         "network_s_a_child_step": network,
         "clips_a_gpu_at_which_computing_takes_as_long_as_averaging": even,
         "hours_of_10_epochs": table,
+        "hours_with_and_without_each_change": {
+            f"{gpus} GPUs" + ("" if gbit is None else f", {gbit} Gb/s"): {
+                name: round(value, 2) for name, value in changes(gpus, best, gbit).items()
+            }
+            for gpus, gbit in ((8, None), (8, 400), (8, 100), (32, 400), (32, 100), (64, 400), (64, 100))
+        },
         "gpu_hours_computing": round(hours(1, best, None), 1),
     }
 

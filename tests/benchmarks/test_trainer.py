@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -112,6 +113,27 @@ def test_the_plans_hours_are_operations_and_bytes_divided_by_rates():
         steps["child_steps"] * size["child_gradient_bytes"] + steps["parent_steps"] * size["parent_gradient_bytes"]
     )
     assert network == pytest.approx(2 * 31 / 32 * averaged / 25e9, rel=1e-6)
+
+
+def test_overlapped_averaging_is_hidden_by_the_backward_pass_up_to_its_ends():
+    size = 10 * plan.BUCKET
+    assert plan.overlapped_seconds(3.0, 0.0, size) == pytest.approx(3.0)
+    assert plan.overlapped_seconds(3.0, 1.0, size) == pytest.approx(3.0 + 0.1)  # the last of ten buckets
+    assert plan.overlapped_seconds(3.0, 50.0, size) == pytest.approx(
+        1.0 + 0.09 * 2.0 + 50.0
+    )  # the network is the limit
+    for averaging in (0.1, 1.0, 3.0):
+        assert 3.0 < plan.overlapped_seconds(3.0, averaging, size) < 3.0 + averaging
+
+
+def test_each_change_shortens_the_epochs_where_it_says_so():
+    hours = plan.changes(32, 3e14, 100)
+    names = [name for name in hours if not name.startswith("moments")]
+    assert all(hours[a] >= hours[b] for a, b in itertools.pairwise(names))
+    assert hours["one pass"] == pytest.approx(plan.hours(32, 3e14, 100))
+    one_node = plan.changes(8, 3e14, None)
+    assert one_node[names[0]] / one_node["one pass"] == pytest.approx(4 / 3)
+    assert one_node["the last micro-batch kept"] / one_node["one pass"] == pytest.approx(7 / 6)
 
 
 def small_parameters() -> int:
