@@ -120,6 +120,20 @@ def test_overlapped_averages_are_those_of_averaging_afterwards_also_after_a_kill
     assert finished(embedded, folder, *options, ranks=ranks) == after
 
 
+def test_a_joint_tower_without_half_of_its_patches_trains_and_resumes_exactly(embedded: Path, tmp_path: Path) -> None:
+    """On two ranks, in micro-batches, killed once: the patches that are left out are those of an uninterrupted run."""
+    options = ("model.attention=joint", "model.patch_dropout=0.5", "schedule.clip_micro_batch=4", "run.max_steps=14")
+    whole = finished(embedded, tmp_path / "whole", *options, ranks=2)
+    folder = tmp_path / "killed"
+    with ended(start(embedded, folder, *options, ranks=2)) as run:
+        assert run.reached(7), run.output()
+        run.signal(signal.SIGKILL, rank=1)
+        assert 0 not in run.wait(60)
+    assert finished(embedded, folder, *options, ranks=2) == whole
+    model = HierVL.from_checkpoint(folder / "checkpoints" / "step-00000014")
+    assert model.config.attention == "joint" and model.config.patch_dropout == 0.5
+
+
 @pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_divided_moments_give_the_same_losses_and_the_same_checkpoints(
     embedded: Path, tmp_path: Path, ranks: int

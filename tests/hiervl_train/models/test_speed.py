@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import pytest
@@ -48,8 +49,19 @@ def one_of_each(model: HierVL, seed: int) -> None:
             torch.stack([x.float().square().sum() for x in embeddings]).sum().backward()
 
 
-def test_no_graph_breaks_and_no_recompiles_after_warm_up():
-    model = tiny_model(config(), dtype=torch.float32)
+@pytest.mark.parametrize(
+    ("changes", "speed"),
+    [
+        ({}, {}),
+        ({}, {"pairwise_time": True, "bf16_residual": True}),
+        ({"attention": "joint", "patch_dropout": 0.5}, {}),
+        ({"attention": "joint", "style": "siglip", "activation": "gelu_tanh"}, {"bf16_residual": True}),
+    ],
+    ids=["divided", "pairwise", "joint", "siglip"],
+)
+def test_no_graph_breaks_and_no_recompiles_after_warm_up(changes, speed):
+    model = tiny_model(dataclasses.replace(config(), **changes), dtype=torch.float32)
+    prepare(model, SpeedConfig(compile=False, **speed))
     compile_blocks(model, backend="eager")  # what is recompiled when does not depend on the code generator
     one_of_each(model, seed=0)
     graphs = counters["stats"]["unique_graphs"]
