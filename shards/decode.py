@@ -113,13 +113,15 @@ class PyAVDecoder:
         shown = -1
         self._scaler.new_clip()
 
-        def take(number: int, frame: av.VideoFrame) -> None:
+        def take(number: int, frame: av.VideoFrame, context: VideoCodecContext) -> None:
             nonlocal shown
             if number <= shown:
                 raise DecodeError("damaged", f"frame {number} follows frame {shown}: its time is wrong")
             shown = number
-            for index in wanted.pop(number, ()):
-                out_NHWC[index] = self._scaler.from_video(frame, crops[index], size)
+            if number in wanted:
+                _require_as_described(frame, context, table.encoding)
+                for index in wanted.pop(number):
+                    out_NHWC[index] = self._scaler.from_video(frame, crops[index], size)
 
         self._contexts.decode(mp4, table, lambda: table.needed(mp4, frames), take)
         if wanted:
@@ -143,11 +145,11 @@ class _Contexts:
         mp4: bytes,
         table: PacketTable,
         numbers: Callable[[], Sequence[int]],
-        take: Callable[[int, av.VideoFrame], None],
+        take: Callable[[int, av.VideoFrame, VideoCodecContext], None],
     ) -> None:
-        """Decode the packets `numbers()` of `table`; call `take` with each frame and its number, in order.
+        """Decode the packets `numbers()` of `table`; call `take` with number, frame and context, in order.
 
-        Raises `DecodeError` for damage, and where a frame is not what the table says.
+        Raises `DecodeError` for damage.
         """
         context = self._open(table.encoding)
         try:
@@ -155,8 +157,7 @@ class _Contexts:
                 for frame in context.decode(packet):
                     if frame.pts is None or frame.is_corrupt:
                         raise DecodeError("damaged", f"frame {frame.pts} is corrupt")
-                    _require_as_described(frame, context, table.encoding)
-                    take(int(frame.pts), frame)
+                    take(int(frame.pts), frame, context)
             context.flush_buffers()
         except (av.FFmpegError, EOFError, ValueError) as error:
             self._contexts.clear()  # no state of a damaged clip may reach the next one
@@ -278,7 +279,12 @@ class _FirstFrameCheck:
         self._contexts = _Contexts(unaligned=False)
 
     def __call__(self, mp4: bytes) -> None:
-        self._contexts.decode(mp4, _read_table(mp4), lambda: [0], lambda number, frame: None)
+        table = _read_table(mp4)
+
+        def check(number: int, frame: av.VideoFrame, context: VideoCodecContext) -> None:
+            _require_as_described(frame, context, table.encoding)
+
+        self._contexts.decode(mp4, table, lambda: [0], check)
 
 
 def _from_whole_frames(
