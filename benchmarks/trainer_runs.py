@@ -71,6 +71,9 @@ class InMemory:
     def next(self, step_type: str) -> Batch:
         return self._batches[step_type]
 
+    def watch(self, mark: Callable[[str], None]) -> None:
+        pass
+
     def cursors(self) -> dict[str, dict[str, int]]:
         return self._cursors
 
