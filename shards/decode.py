@@ -118,10 +118,10 @@ class PyAVDecoder:
             if number <= shown:
                 raise DecodeError("damaged", f"frame {number} follows frame {shown}: its time is wrong")
             shown = number
-            if number in wanted:
+            if frame.key_frame or number in wanted:  # a turn may be stated for key frames only
                 _require_as_described(frame, context, table.encoding)
-                for index in wanted.pop(number):
-                    out_NHWC[index] = self._scaler.from_video(frame, crops[index], size)
+            for index in wanted.pop(number, ()):
+                out_NHWC[index] = self._scaler.from_video(frame, crops[index], size)
 
         self._contexts.decode(mp4, table, lambda: table.needed(mp4, frames), take)
         if wanted:
