@@ -55,9 +55,7 @@ class ShardReport:
         default_factory=lambda: np.zeros((0, 3))
     )  # start, end and frame of what is stored, s
     digests_S: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))  # what narrations repeat; 0: none
-    encodings_S: np.ndarray = field(
-        default_factory=lambda: np.zeros(0, np.uint64)
-    )  # of the decoder; 0: unknown
+    encodings_S: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))  # of the decoder; 0: unknown
     narrations: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))  # N keys
     narration_rows_N: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # the samples they are in
     narration_digests_N: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
