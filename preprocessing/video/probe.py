@@ -11,6 +11,7 @@ import simplejpeg
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from preprocessing.errors import TransientError
 from preprocessing.video.clock import (
     MAX_SECONDS,
     ClockError,
@@ -83,7 +84,7 @@ def probe(path: Path, *, stated_seconds: float | None = None, clock_file: Path |
             first, clock = _start(path, container, stream, clock)
             width, height = _display_size(first, stream)
             if clock_file is not None:
-                save_clock(clock_file, clock, identity)
+                _keep(clock_file, clock, identity)
             return ProbedVideo(
                 path=path,
                 size=identity[0],
@@ -107,6 +108,14 @@ def probe(path: Path, *, stated_seconds: float | None = None, clock_file: Path |
         if isinstance(error, OSError) and not isinstance(error, ValueError):
             path.stat()  # raises the OSError of a lost mount
         raise UnreadableError(f"not a video that libav can read: {error.strerror}") from error
+
+
+def _keep(clock_file: Path, clock: VideoClock, identity: tuple[int, int, int]) -> None:
+    """Save a clock; raise `TransientError` where it cannot be written, which says nothing about the video."""
+    try:
+        save_clock(clock_file, clock, identity)
+    except OSError as error:
+        raise TransientError(f"{clock_file.parent}: {error.strerror or error}") from error
 
 
 def _limit(stated_seconds: float | None) -> float:

@@ -67,7 +67,7 @@ def test_every_input_item_has_one_ledger_row(world: World, built: Path) -> None:
     assert status["videos", "absent"] == ("failed", "missing")
     assert status["videos", "nonsense"] == ("failed", "unreadable")
     late = [row for row in rows if row["reason"] == "past the end of the video"]
-    assert len(late) == 4 and all(row["status"] == "filtered" for row in late)
+    assert len(late) == 4 and all(row["status"] == "failed" for row in late)
     (damaged,) = [row for row in rows if row["reason"] == "damaged source" and row["set"] == "clips"]
     assert damaged["video_uid"] == "broken" and " s" in damaged["detail"]
     nonsense = next(row for row in rows if row["video_uid"] == "nonsense" and row["set"] == "clips")

@@ -20,7 +20,8 @@ def chunk(index: int, *damage: tuple[float, float]) -> Chunk:
     return Chunk(
         video_uid="v", index=index, start=4.0 * index, end=4.0 * index + 4.0, frames=120, summary_frames=8, width=96,
         height=96, damage=tuple(Damage(start=a, end=b, reason="broken frames") for a, b in damage), bytes=1,
-        cpu_seconds=0.0, source_size=1, source_mtime_ns=1, toolchain={},
+        cpu_seconds=0.0, source_size=1, source_mtime_ns=1, toolchain={}, stated_end=4.0 * index + 4.0,
+        deinterlaced=False, tone_mapped="", notes=(),
     )  # fmt: skip
 
 
