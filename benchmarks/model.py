@@ -109,8 +109,10 @@ def scores_and_all(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 class PublishedBlock(SpaceTimeBlock):
     """A block that computes all tokens, as published, even those that nothing uses."""
 
-    def forward(self, x_BSD: Tensor, frames: int, mask: Tensor | None, cls_only: bool) -> Tensor:
-        return super().forward(x_BSD, frames, None, False)
+    def forward(
+        self, x_BSD: Tensor, frames: int, mask: Tensor | None, cls_only: bool, index: Tensor | None = None
+    ) -> Tensor:
+        return super().forward(x_BSD, frames, None, False, index)
 
 
 def as_published(model: HierVL) -> HierVL:

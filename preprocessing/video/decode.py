@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,33 @@ def suggests_damage(messages: str) -> bool:
     return any(word in text for word in _SUSPICIOUS)
 
 
+class Messages:
+    """What libav logged since it was last asked."""
+
+    def __init__(self, captured: list[tuple[int, str, str]]) -> None:
+        self._captured = captured
+
+    def suggest_damage(self) -> bool:
+        """Return whether the messages since the last call suggest damage."""
+        if not self._captured:
+            return False
+        logged = "\n".join(text for level, _, text in self._captured if level <= av.logging.INFO)
+        self._captured.clear()
+        return suggests_damage(logged)
+
+
+@contextmanager
+def watched_messages() -> Iterator[Messages]:
+    """Capture what libav logs in this thread."""
+    previous = av.logging.get_level()
+    av.logging.set_level(av.logging.INFO)  # the level at which error concealment is reported
+    try:
+        with av.logging.Capture(local=True) as captured:
+            yield Messages(captured)
+    finally:
+        av.logging.set_level(previous)
+
+
 def decode(
     path: Path, stream_index: int, clock: VideoClock, *, first: int = 0, watch_messages: bool = True
 ) -> Iterator[SentPacket | DecodedFrame]:
@@ -68,12 +95,7 @@ def decode(
         assert isinstance(stream, VideoStream)
         stream.thread_type = "NONE"  # messages of other threads could not be attributed to a packet
         stream.codec_context.copy_opaque = True
-        messages: list[tuple[int, str, str]] = []
-        if watch_messages:
-            previous = av.logging.get_level()
-            stack.callback(av.logging.set_level, previous)
-            av.logging.set_level(av.logging.INFO)  # the level at which error concealment is reported
-            messages = stack.enter_context(av.logging.Capture(local=True))  # type: ignore[arg-type]
+        messages = stack.enter_context(watched_messages()) if watch_messages else Messages([])
         packets = _enter(container, stream, clock, first) if first else container.demux(stream)
         yield from _decode(packets, stream, clock, first, messages)
 
@@ -103,7 +125,7 @@ def _decode(
     stream: VideoStream,
     clock: VideoClock,
     first: int,
-    messages: list[tuple[int, str, str]],
+    messages: Messages,
 ) -> Iterator[SentPacket | DecodedFrame]:
     position = first - 1  # number of the packet sent last
     shown = 0  # frames put out, for clocks by order
@@ -118,10 +140,7 @@ def _decode(
             position = number if number >= 0 else position + 1
             packet.opaque = number
         frames, is_broken = _frames(packet, stream)
-        if messages:
-            logged = "\n".join(text for level, _, text in messages if level <= av.logging.INFO)
-            messages.clear()
-            is_broken = is_broken or suggests_damage(logged)
+        is_broken = messages.suggest_damage() or is_broken
         if packet is not None and is_media:
             yield SentPacket(number, packet.is_keyframe, is_broken or packet.is_corrupt or number < 0)
         for frame in frames:

@@ -18,7 +18,7 @@ from typing import BinaryIO
 import av
 
 from preprocessing.video.clock import VideoClock, load_clock
-from preprocessing.video.decode import DecodedFrame, SeekError, SentPacket, decode
+from preprocessing.video.decode import DecodedFrame, SeekError, SentPacket, decode, watched_messages
 from preprocessing.video.picture import Colour, Deinterlacer, Painter, StoredPicture
 
 _HALF = 0.5 + 1e-6  # frames; as `VideoClock.slots`
@@ -206,15 +206,16 @@ def _shown(frames: Iterable[tuple[int, float, av.VideoFrame]]) -> Iterator[tuple
 def _images(spec: FramesSpec, clock: VideoClock) -> Iterator[SentPacket | DecodedFrame]:
     """Yield the JPEG files of a folder as `decode` yields the packets of a video."""
     decoder = av.CodecContext.create("mjpeg", "r")
-    for number in range(spec.first_packet, len(spec.images)):
-        try:
-            frames = decoder.decode(av.Packet((Path(spec.source) / spec.images[number]).read_bytes()))
-        except (av.FFmpegError, OSError):
-            frames = []
-        intact = [frame for frame in frames if isinstance(frame, av.VideoFrame) and not frame.is_corrupt]
-        yield SentPacket(number, True, not intact)
-        for frame in intact:
-            yield DecodedFrame(number, float(clock.time_P[number]), frame)
+    with watched_messages() as messages:
+        for number in range(spec.first_packet, len(spec.images)):
+            try:
+                frames = decoder.decode(av.Packet((Path(spec.source) / spec.images[number]).read_bytes()))
+            except (av.FFmpegError, OSError):
+                frames = []
+            intact = [frame for frame in frames if isinstance(frame, av.VideoFrame) and not frame.is_corrupt]
+            yield SentPacket(number, True, messages.suggest_damage() or not intact)
+            for frame in intact:
+                yield DecodedFrame(number, float(clock.time_P[number]), frame)
 
 
 def main() -> int:

@@ -188,6 +188,9 @@ class Declared:
 
     is_last = False
 
+    def phase(self, name):
+        pass
+
     @contextmanager
     def last_backward(self):
         self.is_last = True
