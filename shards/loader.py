@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from shards.cache import Prefetcher
 from shards.config import LoaderConfig
 from shards.dataset import Split
-from shards.order import EvalOrder, OrderError, TrainOrder, default_lanes
+from shards.order import EvalOrder, OrderError, ShardOrder, TrainOrder, default_lanes
 from shards.reading import DecodedSample, Failure, SampleReader, tags
 from shards.schema import NOUNS as NOUNS
 from shards.schema import VERBS as VERBS
@@ -106,12 +106,14 @@ class Loader:
         rank: int = 0,
         world: int = 1,
         keys: Collection[str] | None = None,
+        by_shard: bool = False,
     ) -> None:
         """Open a split of the dataset at `root`, a path, URL or opened source.
 
         Training shuffles and augments; evaluation (`is_training=False`) yields each sample once, and `keys` restricts
-        it to some samples, which still come in the order of the shards. Raises `ShardError` or `SourceError` for a
-        dataset that cannot be read, and `OrderError` if the batch, the lanes and the number of ranks do not fit.
+        it to some samples, which still come in the order of the shards; `by_shard` ends batches with their shards.
+        Raises `ShardError` or `SourceError` for a dataset that cannot be read, and `OrderError` if the batch, the lanes
+        and the number of ranks do not fit.
         """
         if keys is not None and is_training:
             raise OrderError("keys: training always uses all samples of a split")
@@ -119,6 +121,8 @@ class Loader:
         entry = source.dataset.split(set_name, split)
         reader = SampleReader(source, entry, config, is_training=is_training)
         self.order = _train_order(reader, entry, config) if is_training else _eval_order(reader, entry, config, keys)
+        if by_shard and isinstance(self.order, EvalOrder):
+            self.order = ShardOrder(**vars(self.order))
         self._batches = _Batches(reader, self.order, config, rank=rank, world=world, set_name=set_name)
         self._config, self._source, self._split = config, source, entry
         self._identity = _identity(entry.fingerprint, set_name, split, config, self.order)

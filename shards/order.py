@@ -18,6 +18,7 @@ Shapes in names: S samples, L lanes. A sample is a pair (shard, row) of integers
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -210,6 +211,36 @@ class EvalOrder:
         _require_rank(rank, world)
         _require_batch(number, self.batches)
         part = self.sequence[number * self.global_batch : (number + 1) * self.global_batch]
+        return part[len(part) * rank // world : len(part) * (rank + 1) // world]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardOrder(EvalOrder):
+    """The evaluation order in batches that end with their shard: a batch is the same whichever shards are read."""
+
+    @cached_property
+    def ranges(self) -> list[tuple[int, int]]:
+        """The batches as half-open ranges of `sequence`."""
+        shards_S = self.sequence[:, 0]
+        edges = [0, *(np.flatnonzero(np.diff(shards_S)) + 1).tolist(), len(shards_S)]
+        size = self.global_batch
+        return [
+            (first, min(first + size, stop))
+            for start, stop in itertools.pairwise(edges)
+            for first in range(start, stop, size)
+        ]
+
+    @property
+    def batches(self) -> int:
+        """The number of batches."""
+        return len(self.ranges)
+
+    def batch(self, number: int, rank: int, world: int) -> np.ndarray:
+        """Return a rank's part of batch `number`, (S, 2); see `EvalOrder.batch`."""
+        _require_rank(rank, world)
+        _require_batch(number, self.batches)
+        first, stop = self.ranges[number]
+        part = self.sequence[first:stop]
         return part[len(part) * rank // world : len(part) * (rank + 1) // world]
 
 

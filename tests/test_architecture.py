@@ -27,6 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 EXCEPTIONS = {
     "shards/verify/__main__.py": "configs.cli",
     "shards/inspect/__main__.py": "configs.cli",
+    "preprocessing/extract_features.py": "hiervl_train.features",  # the only entry there that needs torch
     "hiervl_train/pretrain.py": "eval.in_training",  # a run can evaluate itself
     "hiervl_train/finetune.py": "eval.in_training",
 }

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shards.dataset import DENYLIST, MANIFEST
+from shards.dataset import DENYLIST, FEATURES, MANIFEST
 from shards.stats import shard_paths
 from shards.verify import dataset as files
-from shards.verify import tables
+from shards.verify import features, tables
 from shards.verify.findings import FINISH, RESTORE, Finding, guarded
 from shards.verify.manifest import read_manifest as read
 from shards.verify.records import Build
@@ -81,13 +81,14 @@ def verify(
         ("summaries", lambda: tables.narration_findings(reports, ledger)),
         ("", lambda: tables.encoding_findings(reports)),
         (MANIFEST, lambda: tables.companion_findings(root, manifest, reports, ledger)),
+        (FEATURES, lambda: features.feature_findings(root, manifest)),
         (DENYLIST, lambda: files.denylist_findings(root, videos)),
     )
     for name, run in checks:
         findings += guarded(name, run, root=root, remedy=FINISH)
     return Report(
         findings=tuple(sorted(dict.fromkeys(findings), key=lambda finding: finding.file)),
-        notes=tuple(contents.notes),
+        notes=(*contents.notes, *features.feature_notes(root)),
         shards=len(jobs),
         samples=sum(len(report.keys) for report in reports),
         frames=sum(report.frames for report in reports),

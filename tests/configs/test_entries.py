@@ -16,10 +16,12 @@ from hiervl_train.config import PretrainConfig
 from hiervl_train.tasks.config import FinetuneConfig
 from preprocessing.config import BuildConfig
 from preprocessing.demo.config import DemoConfig
+from preprocessing.extract_features import ExtractFeaturesConfig
 from shards.config import ReadConfig
 from tests.paths import REPOSITORY
 
 CONFIGURATIONS: dict[str, type] = {
+    "features": ExtractFeaturesConfig,
     "preprocess": BuildConfig,
     "pretrain": PretrainConfig,
     "finetune": FinetuneConfig,
@@ -28,6 +30,7 @@ CONFIGURATIONS: dict[str, type] = {
 BENCHMARKS = ("egomcq", "summarymcq", "shufflemcq", "epic_mir", "charades_ego", "howto100m")
 WITH_KEYS = (
     "preprocessing.build_shards",
+    "preprocessing.extract_features",
     "preprocessing.demo.__main__",
     "hiervl_train.pretrain",
     "hiervl_train.finetune",

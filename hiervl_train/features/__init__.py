@@ -1,0 +1,35 @@
+"""Extraction of features: from the samples of a dataset to a feature set, by our towers or by other models.
+
+All that the entry `preprocessing/extract_features.py` uses of this package is named here.
+"""
+
+from hiervl_train.distributed import DistributedContext, distributed_context
+from hiervl_train.features.build import build_extractor
+from hiervl_train.features.config import ExtractConfig, ExtractorConfig
+from hiervl_train.features.extract import ShardDone
+from hiervl_train.features.extractor import Extractor, ExtractorError
+from hiervl_train.features.run import (
+    Extraction,
+    Outcome,
+    extract_on_ranks,
+    extract_task,
+    open_extraction,
+    tasks_of,
+)
+
+__all__ = [
+    "DistributedContext",
+    "ExtractConfig",
+    "Extraction",
+    "Extractor",
+    "ExtractorConfig",
+    "ExtractorError",
+    "Outcome",
+    "ShardDone",
+    "build_extractor",
+    "distributed_context",
+    "extract_on_ranks",
+    "extract_task",
+    "open_extraction",
+    "tasks_of",
+]
