@@ -21,7 +21,7 @@ from configs.cli import Command, Request
 from configs.loading import to_yaml
 from configs.revision import code_revision
 from preprocessing import report, stages
-from preprocessing.annotations import read_annotations
+from preprocessing.annotations import Annotations, read_annotations
 from preprocessing.annotations.config import CharadesEgoFiles, EpicMirFiles, HowTo100mFiles
 from preprocessing.annotations.metadata import read_excluded
 from preprocessing.build_lock import build_lock
@@ -31,10 +31,20 @@ from preprocessing.demo.benchmarks import BenchmarkFiles
 from preprocessing.errors import UsageError
 from preprocessing.estimate import dry_run
 from preprocessing.exclusion import carry_out, required_withdrawal
+from preprocessing.own.reading import read_own
+from preprocessing.own.videos import find_own_videos
 from preprocessing.provenance import has_same_files
 from preprocessing.publish import close_ledger, publish, require_companions
 from preprocessing.retry import reopen_failed
-from preprocessing.selection import is_up_to_date, read_published, require_same_plan, require_samples, select
+from preprocessing.selection import (
+    PublishedState,
+    is_up_to_date,
+    read_published,
+    require_same_plan,
+    require_samples,
+    require_unchanged_texts,
+    select,
+)
 from preprocessing.toolchain import find_ffmpeg, versions
 from preprocessing.video.sources import find_videos
 from shards.files import remove_temporaries, write_bytes
@@ -83,12 +93,10 @@ def build(config: BuildConfig, console: Console, *, is_dry_run: bool = False, is
     stages.require_same_format(config, toolchain)
 
     console.print(f"reading annotations; ffmpeg {toolchain['ffmpeg']}, x264 {toolchain['x264']}")
-    annotations = read_annotations(config.annotations)
-    exclusions = read_excluded(config.annotations)
-    excluded = frozenset(exclusions)
-    annotated = frozenset(annotations.videos["video_uid"].to_pylist())
-    video_paths = find_videos(config.videos.root, config.videos.pattern, wanted=annotated)
     published = read_published(config.output)
+    annotations, video_paths = _read(config, published, console)
+    exclusions = annotations.own.excluded if annotations.own else read_excluded(config.annotations)
+    excluded = frozenset(exclusions)
     require_companions(config.output, annotations, published)
     withdrawal = required_withdrawal(config, annotations, exclusions)
     for message in annotations.ignored:
@@ -123,6 +131,28 @@ def build(config: BuildConfig, console: Console, *, is_dry_run: bool = False, is
     report.require_few_failures(config, ledger, spans, annotations.sets)
     dataset = publish(config, annotations, ledger, spans, excluded=excluded, toolchain=toolchain, published=published)
     report.summary(dataset, ledger, chunks, seconds=time.monotonic() - began, console=console)
+
+
+def _read(config: BuildConfig, published: PublishedState, console: Console) -> tuple[Annotations, dict[str, Path]]:
+    """Return the annotations, and video_uid → file of the videos on disk."""
+    root, captions = config.videos.root, config.own
+    assert root is not None
+    if captions is None:
+        annotations = read_annotations(config.annotations)
+        annotated = frozenset(annotations.videos["video_uid"].to_pylist())
+        return annotations, find_videos(root, config.videos.pattern, wanted=annotated)
+    files = find_own_videos(root, config.videos.pattern, besides=[config.output, config.work_folder])
+    annotations = read_own(
+        files,
+        config.annotations,
+        captions,
+        tolerance=config.end_tolerance,
+        allow_missing=config.videos.allow_missing,
+        before=published.provenance,
+        say=lambda text: console.print(text, markup=False, soft_wrap=True),
+    )
+    require_unchanged_texts(annotations, config)
+    return annotations, files.videos
 
 
 def with_embedded_dataset(config: BuildConfig, console: Console) -> BuildConfig:

@@ -10,6 +10,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from preprocessing.annotations.config import AnnotationsConfig
 from preprocessing.demo.config import DemoConfig
+from preprocessing.own.config import CaptionsConfig
 from preprocessing.slurm.walltime import parse_walltime
 
 
@@ -138,6 +139,7 @@ class BuildConfig:
     licence: str = "The source videos' licence applies; state it here (`licence`)."  # written into the dataset's card
     videos: VideosConfig = field(default_factory=VideosConfig)
     annotations: AnnotationsConfig = field(default_factory=AnnotationsConfig)
+    captions: CaptionsConfig | None = None  # own videos: how they and `annotations.captions` are read
     chunk: ChunkConfig = field(default_factory=ChunkConfig)
     shard: ShardConfig = field(default_factory=ShardConfig)
     dask: DaskConfig = field(default_factory=DaskConfig)
@@ -147,6 +149,17 @@ class BuildConfig:
     max_failed_fraction: Annotated[float, Field(ge=0, le=1)] = 0.05  # failed samples above which the exit code is 3
     end_tolerance: float = 0.5  # seconds by which a clip may end after its video, and is then cut at the video's end
     retry: Literal["none", "failed"] = "none"  # failed: try recorded failures again
+
+    def __post_init__(self) -> None:
+        if self.captions is not None:
+            self.annotations.require_own_only()
+
+    @property
+    def own(self) -> CaptionsConfig | None:
+        """How own videos are read; None where the build is of a dataset with a format of its own."""
+        if self.captions is None and self.annotations.captions is not None:
+            return CaptionsConfig()
+        return self.captions
 
     @property
     def work_folder(self) -> Path:

@@ -22,6 +22,7 @@ from preprocessing.video.transcode import ChunkTask, make_chunk
 from shards.schema import set_spec
 
 _SAMPLED_SECONDS = 60
+_PROBED = 50  # videos of unknown duration that are probed, at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,13 +85,16 @@ def dry_run(
     duration = dict(zip(*(annotations.videos[n].to_pylist() for n in ("video_uid", "duration")), strict=True))
     stereo = dict(zip(*(annotations.videos[n].to_pylist() for n in ("video_uid", "is_stereo")), strict=True))
     known = [duration[uid] for uid in present if not math.isnan(duration.get(uid, math.nan))]
-    hours = sum(known) / 3600 * (len(present) / len(known) if known else 0)
+    unknown = [uid for uid in present if math.isnan(duration.get(uid, math.nan))]
+    probed = _probed_seconds(config, unknown, video_paths, annotations.frame_rates)
+    measured = [seconds for seconds in probed if not math.isnan(seconds)]
+    hours = (sum(known) + sum(measured) * (len(unknown) / max(1, len(probed)))) / 3600
     table = Table(title="Work of this build (--dry-run: nothing is written)", show_header=False)
     table.add_row("videos found", f"{len(present):,} of {len(selection.videos):,}")
     if missing:
         shown = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")
         table.add_row("videos missing", f"{len(missing):,}: {shown}")
-    table.add_row("hours", f"{hours:,.2f}" + ("" if len(known) == len(present) else " (some durations unknown)"))
+    table.add_row("hours", f"{hours:,.2f}{_how_known(len(unknown), len(probed), len(measured))}")
     for set_name in annotations.sets:
         plans = [plan for plan in selection.plans if plan.set_name == set_name]
         table.add_row(set_name, f"{sum(len(plan.items) for plan in plans):,} in {len(plans):,} shards")
@@ -100,6 +104,29 @@ def dry_run(
     if cost is not None:
         _add_costs(table, config, selection, cost, hours)
     console.print(table)
+
+
+def _probed_seconds(
+    config: BuildConfig, unknown: list[str], video_paths: dict[str, Path], frame_rates: dict[str, float]
+) -> list[float]:
+    """Return the durations (s) of up to `_PROBED` of the videos that no metadata describe; NaN where unreadable."""
+    assert config.videos.root is not None
+    seconds = []
+    for uid in unknown[:: max(1, -(-len(unknown) // _PROBED))]:
+        rate = config.videos.frames_fps or frame_rates.get(uid)
+        source = probe_video(ProbeTask(video_uid=uid, path=video_paths[uid], root=config.videos.root, frames_fps=rate))
+        seconds.append(source.duration if isinstance(source, ProbedVideo) else math.nan)
+    return seconds
+
+
+def _how_known(unknown: int, probed: int, measured: int) -> str:
+    """Return how the hours of `unknown` videos, of which some were probed, were estimated."""
+    if not unknown:
+        return ""
+    unreadable = f", {probed - measured} of them unreadable" if measured < probed else ""
+    if probed == unknown:
+        return f" ({probed:,} videos probed{unreadable})"
+    return f" (estimated: {probed:,} of {unknown:,} videos without a stated duration probed{unreadable})"
 
 
 def _measure_first_readable(

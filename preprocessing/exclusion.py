@@ -154,9 +154,9 @@ def _require_same_splits(
         if moved:
             raise UsageError(
                 f"{_named(moved)} in published shards of {name}/{split} now belong to {now[moved[0]]}, by "
-                "annotations.val_list, metadata or split_fields. Published shards are never rewritten: restore the "
-                f"former files, or list these videos in {config.output / DENYLIST} (loaders then skip them, in every "
-                f"split), or {_another_output(config)}"
+                "annotations.val_list, metadata or split_fields, or captions. Published shards are never rewritten: "
+                f"restore the former files, or list these videos in {config.output / DENYLIST} (loaders skip them, "
+                f"in every split), or {_another_output(config)}"
             )
 
 

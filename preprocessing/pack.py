@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -206,8 +207,10 @@ class _Video:
             "width": self._chunks[0].width,
             "height": self._chunks[0].height,
             "text": row["text"],
-            **{name: row[name] for name in schema.own_fields(self._task.set_name)},
+            **{name: row[name] for name in schema.own_fields(self._task.set_name) if name != "extra"},
         }
+        if "extra" in row:  # only in plans of own captions, as JSON
+            fields["extra"] = json.loads(row["extra"])
         record = schema.from_json(self._task.set_name, fields)
         return Sample(key=row["key"], record=record, jpg=cut.jpg, mp4=cut.mp4)
 

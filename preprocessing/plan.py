@@ -82,6 +82,8 @@ def record_sizes(items: pa.Table) -> np.ndarray:
     It is exact to some hundred bytes for the few items with very long texts, and otherwise an upper bound.
     """
     sizes: np.ndarray = _FIELDS_BYTES + pc.binary_length(items["text"]).to_numpy().astype(np.int64) * _ESCAPED
+    if "extra" in items.column_names:
+        sizes += pc.binary_length(items["extra"]).to_numpy().astype(np.int64) * _ESCAPED
     if "narrations" not in items.column_names:
         return sizes
     narrations = items["narrations"].combine_chunks()

@@ -85,7 +85,20 @@ def merged_provenance(
         "licence_notice": "\n\n".join(dict.fromkeys(notice for notice in licences.values() if notice)),
         "licences": licences,
         "excluded_videos": excluded if pretraining else before.get("excluded_videos", 0),
+        **_own_videos(annotations, before),
         "counts": dict(counts),
+    }
+
+
+def _own_videos(annotations: Annotations, before: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is recorded of own videos only: the names of classes, further columns, captions that were cut."""
+    own = annotations.own
+    if own is None:
+        return {name: before[name] for name in ("taxonomy", "extra_columns", "clamped_captions") if name in before}
+    return {
+        "taxonomy": own.taxonomy,
+        "extra_columns": list(dict.fromkeys([*before.get("extra_columns", []), *own.extra_columns])),
+        "clamped_captions": own.clamped,
     }
 
 

@@ -158,6 +158,30 @@ def require_samples(annotations: Annotations, selection: Selection, published: P
     )
 
 
+def require_unchanged_texts(annotations: Annotations, config: BuildConfig) -> None:
+    """Raise `UsageError` where a caption of own videos has another text than its published sample.
+
+    A caption is identified by its video and its times, and published shards are never rewritten.
+    """
+    if not (config.output / MANIFEST).exists():
+        return
+    changed = []
+    for set_name, _, entry in open_dataset(config.output).splits():
+        table = annotations.sets.get(set_name)
+        texts = dict(zip(table["key"].to_pylist(), table["text"].to_pylist(), strict=True)) if table is not None else {}
+        packed = entry.rows(["key", "text"])
+        for key, text in zip(packed["key"].to_pylist(), packed["text"].to_pylist(), strict=True):
+            if texts.get(key, text) != text:
+                changed.append((key, text, texts[key]))
+    if changed:
+        _, before, now = changed[0]
+        raise UsageError(
+            f"{len(changed)} captions have changed since they were packed, such as {before!r}, now {now!r}. Published "
+            f"shards are never rewritten: build into another output with work={config.work_folder}, whose chunks are "
+            "used again"
+        )
+
+
 def require_same_plan(root: Path, plans: list[ShardPlan], published: PublishedState) -> set[str]:
     """Return the names of planned shards that an interrupted build already wrote.
 

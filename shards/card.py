@@ -48,7 +48,8 @@ def render(dataset: Dataset) -> str:
     sections += ["## Members of a sample", _table(("member", "contents"), list(_MEMBER_DOCS.items()))]
     for set_name in dict.fromkeys(name for name, _, _ in dataset.splits()):
         title = schema.set_spec(set_name).title
-        sections += [f"## Fields of `json` in `{set_name}`: {title}", _fields(set_name)]
+        has_extra = bool(dataset.provenance.get("extra_columns"))
+        sections += [f"## Fields of `json` in `{set_name}`: {title}", _fields(set_name, has_extra=has_extra)]
     companions = [name for name in dataset.files if name.rpartition("/")[2] in (schema.QUESTIONS, schema.LABELS)]
     if companions:
         sections += ["## Questions and labels", _COMPANIONS, "\n".join(f"- `{name}`" for name in companions)]
@@ -64,6 +65,7 @@ def _front_matter(dataset: Dataset) -> dict[str, Any]:
         if entry.shards:  # `datasets` fails on a pattern that matches no file
             files = configs.setdefault(set_name, [])
             files.append({"split": _HUB_SPLITS[split], "path": f"{set_name}/{split}/*.tar"})
+    extra = dataset.provenance.get("extra_columns") or []
     return {
         "pretty_name": "Egocentric video, narrations and summaries",
         "license": "other",
@@ -75,22 +77,29 @@ def _front_matter(dataset: Dataset) -> dict[str, Any]:
             for index, (name, files) in enumerate(configs.items())
         ],
         # Given types, `datasets` infers none from the first samples, so a split without any tag can be read, too.
-        "dataset_info": [{"config_name": name, "features": _features(name)} for name in configs],
+        "dataset_info": [{"config_name": name, "features": _features(name, extra)} for name in configs],
     }
 
 
-def _features(set_name: str) -> list[dict[str, Any]]:
+def _features(set_name: str, extra: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the features of a set for `datasets`; `extra` are the names in the field of that name."""
     members = []
     for ext in schema.MEMBERS:
         if ext == "json":
-            members.append({"name": ext, "struct": _struct(typing.cast(type, schema.record_class(set_name)))})
+            members.append({"name": ext, "struct": _struct(typing.cast(type, schema.record_class(set_name)), extra)})
         else:
             members.append({"name": ext, "dtype": _MEMBER_FEATURES[ext]})
     return [*members, {"name": "__key__", "dtype": "string"}, {"name": "__url__", "dtype": "string"}]
 
 
-def _struct(cls: type) -> list[dict[str, Any]]:
-    return [{"name": name, **_feature(hint)} for name, hint in typing.get_type_hints(cls).items()]
+def _struct(cls: type, extra: Sequence[str] = ()) -> list[dict[str, Any]]:
+    features = []
+    for name, hint in typing.get_type_hints(cls).items():
+        if typing.get_origin(hint) is not dict:
+            features.append({"name": name, **_feature(hint)})
+        elif extra:
+            features.append({"name": name, "struct": [{"name": each, "dtype": "string"} for each in extra]})
+    return features
 
 
 def _feature(hint: Any) -> dict[str, Any]:
@@ -129,8 +138,9 @@ def _reading(dataset: Dataset) -> str:
     return _READING.format(root="path/to/this/folder", name=set_name, split=_HUB_SPLITS[split])
 
 
-def _fields(set_name: str) -> str:
-    rows = [(f"`{name}`", kind, meaning) for name, (kind, meaning) in schema.field_docs(set_name).items()]
+def _fields(set_name: str, *, has_extra: bool) -> str:
+    docs = schema.field_docs(set_name)
+    rows = [(f"`{name}`", kind, meaning) for name, (kind, meaning) in docs.items() if has_extra or name != "extra"]
     return _table(("field", "type", "meaning"), rows)
 
 

@@ -2,7 +2,7 @@
 
 A sample is four members of a tar, in this order (`MEMBERS`): `jpg`, `json`, `mp4`, `txt`. The record classes define the
 `json` member: fields, types and units. Times are seconds and always floats, frames are counted from 0, there are no
-nulls, and every sample of a set has the same fields.
+nulls, and every sample of a set has the same fields; one with a default (`extra`) is left out where it has that value.
 
 Stored frame i shows the source video at `media_start + i / fps`. The clip itself is the stored frames
 `first_frame … first_frame + clip_frames − 1`; others surround it because videos are cut at key frames.
@@ -64,6 +64,9 @@ class ClipRecord(MediaRecord):
     tag_verb: Annotated[list[int], "verb classes, 0 … 117"]
     tag_noun: Annotated[list[int], "noun classes, 0 … 581"]
     segment: Annotated[str, "<video_uid>_<floor(narration_time / 60)>: scene-aware negatives share it"]
+    extra: Annotated[dict[str, str], "further columns of a table of own captions, as text; absent without any"] = (
+        dataclasses.field(default_factory=dict)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,6 +295,9 @@ def _field_docs(cls: type, *, prefix: str) -> list[tuple[str, tuple[str, str]]]:
     docs: list[tuple[str, tuple[str, str]]] = []
     for name, hint in typing.get_type_hints(cls, include_extras=True).items():
         kind, meaning = typing.get_args(hint)
+        if typing.get_origin(kind) is dict:
+            docs.append((f"{prefix}{name}", ("object of str", meaning)))
+            continue
         (item,) = typing.get_args(kind) or (None,)
         element = "object" if dataclasses.is_dataclass(item) else getattr(item, "__name__", "")
         docs.append((f"{prefix}{name}", (f"list[{element}]" if item else kind.__name__, meaning)))

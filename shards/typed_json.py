@@ -42,11 +42,19 @@ def parse(cls: type[T], value: Any) -> T:
 
 
 def dump(value: Any) -> Any:
-    """Return a dataclass as a JSON-ready dict, its fields in the order of definition and tuples as lists."""
+    """Return a dataclass as a JSON-ready dict, its fields in the order of definition and tuples as lists.
+
+    An empty list or dict that is its field's default by a factory is left out.
+    """
     if isinstance(value, (list, tuple)):
         return [dump(item) for item in value]
     if dataclasses.is_dataclass(value):  # dataclasses.asdict copies every string and takes ten times as long
-        return {name: dump(getattr(value, name)) for name in field_types(type(value))}
+        optional = _made_by_default(typing.cast(type, type(value)))
+        return {
+            name: dump(item)
+            for name in field_types(type(value))
+            if (item := getattr(value, name)) or name not in optional
+        }
     return value
 
 
@@ -58,6 +66,12 @@ def field_types(cls: type) -> Mapping[str, Any]:
 @functools.cache
 def _field_types(cls: type) -> Mapping[str, Any]:
     return MappingProxyType(typing.get_type_hints(cls))
+
+
+@functools.cache
+def _made_by_default(cls: type) -> frozenset[str]:
+    """Return the names of the fields whose default a factory makes."""
+    return frozenset(f.name for f in dataclasses.fields(cls) if f.default_factory is not dataclasses.MISSING)
 
 
 @functools.cache
@@ -79,7 +93,11 @@ def _parser(hint: Any) -> _Parser:
 
 def _object_parser(cls: type) -> _Parser:
     fields = {name: (f".{name}", _parser(hint)) for name, hint in field_types(cls).items()}
-    required = {field.name for field in dataclasses.fields(cls) if field.default is dataclasses.MISSING}
+    required = {
+        field.name
+        for field in dataclasses.fields(cls)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    }
 
     def parse_object(value: Any) -> Any:
         if not isinstance(value, dict):

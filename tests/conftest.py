@@ -21,7 +21,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # Fixtures that build a dataset or start a browser or a cluster: a test that uses one is not for the inner loop.
-MEDIUM_FIXTURES = {"browser", "embedded", "slurm"}
+MEDIUM_FIXTURES = {"browser", "embedded", "own_videos", "slurm"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -68,3 +68,31 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
             options = [f"output={root}", f"demo_root={folder}/source", "demo.size=tiny", f"ffmpeg={ffmpeg}"]
             subprocess.run([*command, *options, "dask.workers=1"], cwd=REPOSITORY, check=True, capture_output=True)
     return root
+
+
+@pytest.fixture(scope="session")
+def own_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """20 videos with odd names and 100 captions: `videos`, `captions.csv`, and `shards` built by the one command."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "own videos"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "shards" / "dataset.json").exists():
+            make = REPOSITORY / "examples" / "own_videos" / "make_videos.py"
+            subprocess.run([sys.executable, str(make), str(folder), "--summaries"], check=True, capture_output=True)
+            subprocess.run(own_videos_command(folder), cwd=REPOSITORY, check=True, capture_output=True)
+    return folder
+
+
+def own_videos_command(folder: Path, *overrides: str) -> list[str]:
+    """Return the command that builds the fixture's shards."""
+    return [
+        sys.executable,
+        str(REPOSITORY / "preprocessing" / "build_shards.py"),
+        f"--config={REPOSITORY / 'configs' / 'preprocess' / 'custom.yaml'}",
+        f"videos.root={folder / 'videos'}",
+        f"annotations.captions={folder / 'captions.csv'}",
+        f"output={folder / 'shards'}",
+        *overrides,
+    ]

@@ -63,9 +63,11 @@ class HowTo100mFiles:
 class AnnotationsConfig:
     """What to pretrain on, `egoclip` (with `egosummary`, or without) or `narrations`; benchmarks; what is known of all.
 
-    A build may make any of these sets alone, and others may be added to the same dataset later.
+    A build may make any of these sets alone, and others may be added to the same dataset later. Own videos, with
+    `captions` or without, are a dataset by themselves.
     """
 
+    captions: Path | None = None  # own videos: a table of captions, CSV, TSV, JSON lines or parquet; see `captions`
     egoclip: Path | None = None  # egoclip.csv: clips, tab-separated
     egosummary: Path | None = None  # egosummary_full.csv: summaries, tab-separated
     # Ego4D's narration.json: narrations, made into clips by EgoClip's rule, and summaries.
@@ -86,6 +88,8 @@ class AnnotationsConfig:
     match_pass: bool = False  # a summary gets the narrations of its own annotator pass only
 
     def __post_init__(self) -> None:
+        if self.captions is not None:
+            self.require_own_only()
         if self.narrations is not None and self.egoclip is not None:
             raise ValueError(
                 f"annotations.egoclip = {self.egoclip} and annotations.narrations = {self.narrations}: "
@@ -99,3 +103,22 @@ class AnnotationsConfig:
             raise ValueError("annotations.alpha has no effect on egoclip.csv, which states the clips; set it to null")
         if not all(self.split_fields):
             raise ValueError(f"annotations.split_fields = {self.split_fields}: an empty field name")
+
+    def require_own_only(self) -> None:
+        """Raise `ValueError` where a file of another dataset's format is configured beside own videos."""
+        for name in (
+            "egoclip",
+            "narrations",
+            "egomcq",
+            "summarymcq",
+            "epic_mir",
+            "charades_ego",
+            "howto100m",
+            "metadata",
+        ):
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"annotations.{name} = {getattr(self, name)} is of another dataset than own videos "
+                    f"(captions, annotations.captions): build the two into different outputs; set "
+                    f"annotations.{name} to null"
+                )

@@ -79,6 +79,16 @@ class AnnotationError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OwnVideos:
+    """What the captions of own videos say besides the items, for `provenance` in `dataset.json`."""
+
+    taxonomy: dict[str, list[str]]  # verbs, nouns → the name of each class; empty where the table has numbers or none
+    extra_columns: tuple[str, ...]  # names in the records' `extra`
+    excluded: dict[str, str]  # uid of a video that `annotations.exclude` names → the file that lists it
+    clamped: int  # captions that ended after their video, within the tolerance, and were cut at its end
+
+
+@dataclass(frozen=True, kw_only=True)
 class Annotations:
     """The content of the configured annotation files, as Arrow tables of the schemas above.
 
@@ -96,6 +106,7 @@ class Annotations:
     companions: dict[str, Any] = field(default_factory=dict)  # path below the dataset's root → JSON value
     frame_rates: dict[str, float] = field(default_factory=dict)  # uid → frames/s of the annotations' frame numbers
     ignored: tuple[str, ...] = ()  # a sentence for each column whose values are hints and could not all be read
+    own: OwnVideos | None = None  # what is known of own videos besides
 
     @property
     def narrations(self) -> pa.Table:

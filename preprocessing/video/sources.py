@@ -204,7 +204,7 @@ def _choose(uid: str, files: Sequence[_Candidate], root: Path, *, is_wanted: boo
     best = files[0]
     rivals = [file for file in files if file.size and file.kind == best.kind]
     if len(files) > 1 and (len(rivals) > 1 or best.kind == 1) and is_wanted:
-        sound = [file for file in files if file.kind > 1 or _has_video(file.path)]
+        sound = [file for file in files if file.kind > 1 or holds_video(file.path)]
         best = next(iter(sound), best)
         files = sound or files
     for other in files:
@@ -219,7 +219,7 @@ def _choose(uid: str, files: Sequence[_Candidate], root: Path, *, is_wanted: boo
     return best.path, known
 
 
-def _has_video(path: Path) -> bool:
+def holds_video(path: Path) -> bool:
     """Return whether a file can be opened as a video: by its content, whatever its name."""
     options = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS}
     try:

@@ -27,7 +27,8 @@ def test_a_record_is_restored_from_its_json(set_name: str) -> None:
         ({"tag_verb": [1, "2"]}, "clips.tag_verb[1]: int is expected"),
         ({"narration_ind": 2**63}, "clips.narration_ind: 9223372036854775808 does not fit in 64 bits"),
         ({"fps": float("inf")}, "clips.fps: a finite number is expected"),
-        ({"extra": 1}, "unknown fields ['extra']"),
+        ({"extras": 1}, "unknown fields ['extras']"),
+        ({"extra": {"room": 1}}, "clips.extra.'room': str is expected, not 1 (int)"),
     ],
 )
 def test_fields_of_the_wrong_type_are_named(changes: dict[str, Any], message: str) -> None:

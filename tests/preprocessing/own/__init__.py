@@ -1,0 +1,1 @@
+"""Tests of own videos and their captions."""
