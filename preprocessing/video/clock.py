@@ -22,6 +22,7 @@ from shards.keys import escape_id
 NO_TIME = np.iinfo(np.int64).min  # a packet without a time stamp
 MAX_SECONDS = 24 * 3600.0  # a video that claims to be longer has a damaged clock
 _MAX_HOLD = 1.0  # s; for how long the last frame of a video counts at most
+_LEAST_STEP = 1 / 2000  # s from one frame to the next, on average
 _HALF = 0.5 + 1e-6  # frames; to the nearest grid frame, halves up
 _BACKWARD = 0.25  # s by which decoding times must decrease before that counts as a restart of the clock
 _ARRAYS = ("time_P", "key_P", "pos_P", "size_P", "raw_P")
@@ -74,7 +75,6 @@ class VideoClock:
     stated_end: float  # s; the end according to the container, where that is later
     step: float  # s from one frame to the next (median)
     by_order: bool = False
-    skipped: int = 0  # packets at the start from which the decoder makes no frame; used only with `by_order`
     lost: tuple[LostSpan, ...] = ()
     notes: tuple[str, ...] = ()  # what was found out of the ordinary
 
@@ -166,11 +166,13 @@ def finish(
     `end` (s) bounds the end, as an edit list does.
     """
     said = [] if notes is None else notes
-    beyond = time_P > limit
-    if beyond.any():
-        last = float(np.nanmax(time_P))
-        said.append(f"time stamps up to {last:.0f} s, later than {limit:.0f} s, are not believed")
-        time_P = np.where(beyond, np.nan, time_P)
+    begin = _believed_start(time_P, limit)
+    is_absurd = (time_P < begin) | (time_P > begin + limit)
+    if is_absurd.any():
+        spread = float(np.nanmax(time_P) - np.nanmin(time_P))
+        said.append(f"time stamps {spread:.0f} s apart, more than {limit:.0f} s, are not believed")
+        time_P = np.where(is_absurd, np.nan, time_P) - begin
+        end = None if end is None else end - begin
     order = np.flatnonzero(np.isfinite(time_P))
     if not len(order):
         raise ClockError("none of its frames is ever shown: its edit list or time stamps are damaged")
@@ -178,8 +180,10 @@ def finish(
     steps = np.diff(shown)
     steps = steps[steps > 0]
     step = float(np.median(steps)) if len(steps) else 1 / 30
+    if len(shown) > 1 and (shown[-1] - shown[0]) / (len(shown) - 1) < _LEAST_STEP:
+        raise ClockError(f"its time stamps are damaged: {len(shown)} frames within {shown[-1] - shown[0]:.3f} s")
     last_packet = order[np.argmax(time_P[order])]
-    hold = float(hold_P[last_packet]) or step
+    hold = step if by_order else float(hold_P[last_packet]) or step
     last_end = float(shown[-1]) + min(hold, max(_MAX_HOLD, 2.5 * step))
     if end is not None:
         last_end = min(last_end, end)
@@ -200,6 +204,15 @@ def finish(
         lost=lost,
         notes=tuple(said),
     )
+
+
+def _believed_start(time_P: np.ndarray, limit: float) -> float:
+    """Return the start of the span of `limit` s that has the most packets; 0, the earliest packet, where that has."""
+    times = np.sort(time_P[np.isfinite(time_P)])
+    if not len(times) or times[-1] <= limit:
+        return 0.0
+    inside = np.searchsorted(times, times + limit, side="right") - np.arange(len(times))
+    return float(times[np.argmax(inside)])
 
 
 def _ordered_times(packets: Packets, rate: float) -> np.ndarray:
@@ -224,12 +237,13 @@ def _joined_times(packets: Packets, notes: list[str]) -> np.ndarray:
     joined = seconds_P.copy()
     bounds = [0, *starts.tolist(), len(packets)]
     step = _typical_step(seconds_P[: bounds[1]])
-    last = float(seconds_P[: bounds[1]].max())
+    begin, last = float(seconds_P[: bounds[1]].min()), float(seconds_P[: bounds[1]].max())
     for start, stop in itertools.pairwise(bounds[1:]):
         keys = np.flatnonzero(packets.key_P[start:stop])
         first = start + int(keys[0]) if len(keys) else start
         shift = last + step - float(seconds_P[first])
-        notes.append(f"the clock jumps back by {-float(seconds_P[first] - seconds_P[start - 1]):.3f} s at {last:.3f} s")
+        back = float(seconds_P[:first].max() if start == bounds[1] else seconds_P[bounds[1] : first].max())
+        notes.append(f"the clock jumps back by {back - float(seconds_P[first]):.3f} s at {last - begin:.3f} s")
         part = seconds_P[start:stop] + shift
         part[part < last + step / 2] = np.nan
         joined[start:stop] = part
@@ -247,10 +261,13 @@ def _restarts(packets: Packets, seconds_P: np.ndarray) -> np.ndarray:
     starts: list[int] = []
     since = at_before = 0
     before = -np.inf  # the latest time since the last restart
-    for at in np.union1d(np.flatnonzero(goes_back), np.flatnonzero(packets.key_P)).tolist():
+    key_at = np.flatnonzero(packets.key_P)
+    for at in np.union1d(np.flatnonzero(goes_back), key_at).tolist():
         if at > at_before:
             before = max(before, float(seconds_P[at_before:at].max()))
-        if at > since and (goes_back[at] or seconds_P[at] <= before - half):
+        following = int(np.searchsorted(key_at, at))
+        first = int(key_at[following]) if following < len(key_at) else at  # what precedes it cannot be decoded
+        if at > since and seconds_P[first] <= before - half:
             starts.append(at)
             since, before = at, -np.inf
         at_before = at

@@ -66,7 +66,9 @@ def _undecoded(decoded: np.ndarray, clock: VideoClock, *, start: float, end: flo
         after = int(np.searchsorted(times, at, side="right"))
         before = times[after - 1] if after else -np.inf
         following = times[after] if after < len(times) else np.inf
-        if following - before > _ADJACENT * usual and not (following == np.inf and at - before < 0.6 * usual):
+        around = [*steps[max(0, after - 2) : max(0, after - 1)], *steps[after : after + 1]]  # before and after the gap
+        step = min(usual, *(s for s in around if s > 0)) if any(s > 0 for s in around) else usual
+        if following - before > _ADJACENT * step and not (following == np.inf and at - before < 0.6 * usual):
             yield Damage(start=at, end=min(float(following), end), reason="no decodable frame")
 
 

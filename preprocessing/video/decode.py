@@ -7,6 +7,7 @@ that libav guesses.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,9 @@ from preprocessing.video.clock import VideoClock
 from preprocessing.video.index import open_source
 
 _SEEK_MARGINS = (0.0, 2.0, 12.0, 60.0)  # s by which a seek aims before the wanted packet
+# Words in messages below the level of errors, and what begins errors that say nothing about pictures.
 _SUSPICIOUS = ("error", "corrupt", "invalid", "missing", "conceal", "non-existing", "no frame", "truncat", "partial")
+_HARMLESS = ("SEI type", "mmco: unref short failure")
 
 
 class SeekError(ValueError):
@@ -35,6 +38,7 @@ class SentPacket:
     """A packet that was given to the decoder."""
 
     number: int  # in the clock; −1: a packet that the clock does not know
+    time: float  # s from the video's first frame; NaN: not shown; with `by_order`, the nearest that is certain
     is_key: bool
     is_broken: bool  # it did not decode, or the decoder concealed errors
 
@@ -48,46 +52,56 @@ class DecodedFrame:
     frame: av.VideoFrame
 
 
-def suggests_damage(messages: str) -> bool:
-    """Return whether libav's messages indicate damage. A false positive costs time but no samples."""
-    text = messages.lower()
-    return any(word in text for word in _SUSPICIOUS)
+@dataclass(frozen=True)
+class LostFrames:
+    """With `by_order`: a packet gave no frame, so that the frames around it may have the number of a neighbour."""
+
+    start: float  # s from the video's first frame
+    end: float  # s
+
+
+def suggests_damage(level: int, text: str, *, stream_index: int) -> bool:
+    """Return whether a message of libav of a level indicates damage of a stream."""
+    if text.startswith(_HARMLESS) or ("(stream = " in text and f"(stream = {stream_index}," not in text):
+        return False
+    return level <= av.logging.ERROR or any(word in text.lower() for word in _SUSPICIOUS)
 
 
 class Messages:
     """What libav logged since it was last asked."""
 
-    def __init__(self, captured: list[tuple[int, str, str]]) -> None:
-        self._captured = captured
+    def __init__(self, captured: list[tuple[int, str, str]], stream_index: int) -> None:
+        self._captured, self._stream_index = captured, stream_index
 
     def suggest_damage(self) -> bool:
-        """Return whether the messages since the last call suggest damage."""
+        """Return whether the messages since the last call suggest damage of the stream."""
         if not self._captured:
             return False
-        logged = "\n".join(text for level, _, text in self._captured if level <= av.logging.INFO)
+        logged = [(level, text) for level, _, text in self._captured]
         self._captured.clear()
-        return suggests_damage(logged)
+        return any(suggests_damage(level, text, stream_index=self._stream_index) for level, text in logged)
 
 
 @contextmanager
-def watched_messages() -> Iterator[Messages]:
+def watched_messages(stream_index: int = 0) -> Iterator[Messages]:
     """Capture what libav logs in this thread."""
-    previous = av.logging.get_level()
+    previous = av.logging.get_level(), av.logging.get_skip_repeated()
     av.logging.set_level(av.logging.INFO)  # the level at which error concealment is reported
+    av.logging.set_skip_repeated(False)  # each packet with the same fault is one that is broken
     try:
         with av.logging.Capture(local=True) as captured:
-            yield Messages(captured)
+            yield Messages(captured, stream_index)
     finally:
-        av.logging.set_level(previous)
+        av.logging.set_level(previous[0])
+        av.logging.set_skip_repeated(previous[1])
 
 
 def decode(
-    path: Path, stream_index: int, clock: VideoClock, *, first: int = 0, watch_messages: bool = True
-) -> Iterator[SentPacket | DecodedFrame]:
+    path: Path, stream_index: int, clock: VideoClock, *, first: int = 0
+) -> Iterator[SentPacket | DecodedFrame | LostFrames]:
     """Yield the packets of a stream from number `first` on as they are decoded, and the frames that come out.
 
-    `watch_messages` counts a packet as broken if libav logs a problem. Raises `SeekError` where the stream cannot be
-    entered at `first`, and `av.FFmpegError` where it cannot be opened.
+    Raises `SeekError` where the stream cannot be entered at `first`, and `av.FFmpegError` where it cannot be opened.
     """
     with ExitStack() as stack:
         container = stack.enter_context(open_source(path))
@@ -95,7 +109,7 @@ def decode(
         assert isinstance(stream, VideoStream)
         stream.thread_type = "NONE"  # messages of other threads could not be attributed to a packet
         stream.codec_context.copy_opaque = True
-        messages = stack.enter_context(watched_messages()) if watch_messages else Messages([])
+        messages = stack.enter_context(watched_messages(stream_index))
         packets = _enter(container, stream, clock, first) if first else container.demux(stream)
         yield from _decode(packets, stream, clock, first, messages)
 
@@ -126,9 +140,9 @@ def _decode(
     clock: VideoClock,
     first: int,
     messages: Messages,
-) -> Iterator[SentPacket | DecodedFrame]:
+) -> Iterator[SentPacket | DecodedFrame | LostFrames]:
     position = first - 1  # number of the packet sent last
-    shown = 0  # frames put out, for clocks by order
+    order = _OutputOrder(clock, _most_reordered(stream)) if clock.by_order else None
     while True:
         try:
             packet = next(packets, None)
@@ -138,18 +152,74 @@ def _decode(
         if packet is not None and is_media:
             number = _number(packet, clock, after=position)
             position = number if number >= 0 else position + 1
-            packet.opaque = number
+            packet.opaque = (number,)  # an object of its own: PyAV confuses packets that share one
         frames, is_broken = _frames(packet, stream)
         is_broken = messages.suggest_damage() or is_broken
         if packet is not None and is_media:
-            yield SentPacket(number, packet.is_keyframe, is_broken or packet.is_corrupt or number < 0)
+            is_broken = is_broken or packet.is_corrupt or number < 0
+            yield _sent(number, clock, order, is_key=packet.is_keyframe, is_broken=is_broken)
         for frame in frames:
-            number = shown + clock.skipped if clock.by_order else _opaque(frame)
-            shown += 1
+            number = _packet_number(frame)
+            if order is not None:
+                number, lost = order.take(number)
+                yield from lost
             if 0 <= number < len(clock.time_P):
                 yield DecodedFrame(number, float(clock.time_P[number]), frame)
         if packet is None:
+            if order is not None:
+                yield from order.finish()
             return
+
+
+def _sent(number: int, clock: VideoClock, order: _OutputOrder | None, *, is_key: bool, is_broken: bool) -> SentPacket:
+    if number < 0:
+        return SentPacket(number, math.nan, is_key, is_broken)
+    at = number
+    if order is not None:
+        order.sent(number)
+        at = max(0, number - order.window) if is_broken else min(number + order.window, len(clock.time_P) - 1)
+    return SentPacket(number, float(clock.time_P[at]), is_key, is_broken)
+
+
+class _OutputOrder:
+    """Counts frames in the order of output, and with them the packets from which none comes out."""
+
+    def __init__(self, clock: VideoClock, window: int) -> None:
+        self.window = window  # packets by which the output of a frame may lag behind
+        self._clock = clock
+        self._waiting: dict[int, None] = {}  # packets from which no frame came yet, ascending
+        self._shown = self._lost = 0
+
+    def sent(self, number: int) -> None:
+        """Take a packet that was given to the decoder."""
+        self._waiting[number] = None
+
+    def take(self, number: int) -> tuple[int, list[LostFrames]]:
+        """Return the number in output order of the frame of packet `number` (−1: none), and what was lost before."""
+        if number not in self._waiting:
+            return -1, []
+        del self._waiting[number]
+        lost = list(itertools.takewhile(lambda q: q < number - self.window, self._waiting))
+        for q in lost:
+            del self._waiting[q]
+        self._lost += len(lost)
+        place = self._shown + self._lost
+        self._shown += 1
+        return place, [self._span(lost[0], place)] if lost else []
+
+    def finish(self) -> list[LostFrames]:
+        """Return what was lost at the end of the stream."""
+        return [self._span(min(self._waiting), len(self._clock.time_P))] if self._waiting else []
+
+    def _span(self, lost: int, place: int) -> LostFrames:
+        time_P = self._clock.time_P
+        end = float(time_P[place]) if place < len(time_P) else self._clock.end
+        return LostFrames(float(time_P[max(0, lost - self.window)]), end)
+
+
+def _most_reordered(stream: VideoStream) -> int:
+    """Return by how many packets the output of a frame may lag behind."""
+    return 16 if stream.codec_context.name in ("h264", "hevc") else 2
 
 
 def _number(packet: av.Packet[Any], clock: VideoClock, *, after: int | None = None) -> int:
@@ -171,8 +241,9 @@ def _number(packet: av.Packet[Any], clock: VideoClock, *, after: int | None = No
     return int(same[0]) if len(same) == 1 else -1
 
 
-def _opaque(frame: av.VideoFrame) -> int:
-    return frame.opaque if isinstance(frame.opaque, int) else -1
+def _packet_number(frame: av.VideoFrame) -> int:
+    """Return the number in the clock of the packet from which `decode` got a frame; −1 where that is unknown."""
+    return int(frame.opaque[0]) if isinstance(frame.opaque, tuple) else -1
 
 
 def _frames(packet: av.Packet[Any] | None, stream: VideoStream) -> tuple[list[av.VideoFrame], bool]:

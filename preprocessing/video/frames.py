@@ -18,7 +18,7 @@ from typing import BinaryIO
 import av
 
 from preprocessing.video.clock import VideoClock, load_clock
-from preprocessing.video.decode import DecodedFrame, SeekError, SentPacket, decode, watched_messages
+from preprocessing.video.decode import DecodedFrame, LostFrames, SeekError, SentPacket, decode, watched_messages
 from preprocessing.video.picture import Colour, Deinterlacer, Painter, StoredPicture
 
 _HALF = 0.5 + 1e-6  # frames; as `VideoClock.slots`
@@ -180,15 +180,16 @@ def _frames(
 ) -> Iterator[tuple[int, float, av.VideoFrame]]:
     """Yield (number, time, frame) of every shown frame in order; tell `broken` about every packet."""
     deinterlacer = Deinterlacer() if spec.deinterlace else None
-    events: Iterable[SentPacket | DecodedFrame]
+    events: Iterable[SentPacket | DecodedFrame | LostFrames]
     if spec.images:
         events = _images(spec, clock)
     else:
         events = decode(Path(spec.source), spec.stream, clock, first=spec.first_packet)
     for event in events:
         if isinstance(event, SentPacket):
-            time = float(clock.time_P[event.number]) if event.number >= 0 else math.nan
-            broken.packet(time, is_key=event.is_key, is_broken=event.is_broken)
+            broken.packet(event.time, is_key=event.is_key, is_broken=event.is_broken)
+        elif isinstance(event, LostFrames):
+            broken.spans.append((event.start, event.end))
         elif deinterlacer is not None:
             yield from _shown(deinterlacer.push(event.number, event.time, event.frame))
         elif event.frame.interlaced_frame:
@@ -213,9 +214,10 @@ def _images(spec: FramesSpec, clock: VideoClock) -> Iterator[SentPacket | Decode
             except (av.FFmpegError, OSError):
                 frames = []
             intact = [frame for frame in frames if isinstance(frame, av.VideoFrame) and not frame.is_corrupt]
-            yield SentPacket(number, True, messages.suggest_damage() or not intact)
+            time = float(clock.time_P[number])
+            yield SentPacket(number, time, True, messages.suggest_damage() or not intact)
             for frame in intact:
-                yield DecodedFrame(number, float(clock.time_P[number]), frame)
+                yield DecodedFrame(number, time, frame)
 
 
 def main() -> int:

@@ -26,7 +26,6 @@ from preprocessing.video.index import open_source, read_clock
 from preprocessing.video.picture import Colour, colour_of
 
 _FIRST_FRAMES = 32  # decoded to compare the order of output with the times
-_MOST_REORDERED = 16  # frames by which output may lag behind decoding (H.264 and HEVC)
 _WITHOUT_INDEX = ("mpegts", "mpeg", "asf", "flv", "ogg")  # formats in which nothing lists frames that were cut off
 
 
@@ -184,10 +183,15 @@ def _first_image(path: Path, folder: FrameFolder) -> av.VideoFrame:
 
 def _video_stream(container: InputContainer) -> VideoStream:
     """Return the stream that ffmpeg would select for the video, which is never a cover image."""
-    stream = container.streams.best("video")
+    try:
+        stream = container.streams.best("video")
+    except IndexError:
+        stream = None  # in a damaged file, libav may name a stream that does not exist
     if not isinstance(stream, VideoStream):
         types = ", ".join(sorted({s.type for s in container.streams})) or "none"
         raise UnreadableError(f"no video stream (streams: {types})")
+    if stream.codec_context is None:
+        raise UnreadableError("its video stream has a codec that libav cannot decode")
     return stream
 
 
@@ -197,46 +201,35 @@ def _start(
     """Return the first frame that decodes, and the clock adjusted to what the decoder puts out.
 
     Where the container lists its frames, time 0 stays the first of them, whether or not it decodes; elsewhere it is
-    the first frame that does. Frames that come out in another order than that of their times are timed by order.
+    the first frame that does. Where packets are timed in decoding order, and sound frames come out in another, they are
+    timed by order.
     """
     first: av.VideoFrame | None = None
-    numbers: list[int] = []
     times: list[float] = []
-    sent = -1
-    for event in decode(path, stream.index, clock, watch_messages=False):
+    is_broken = False
+    for event in decode(path, stream.index, clock):
         if isinstance(event, SentPacket):
-            sent = max(sent, event.number)
+            is_broken = is_broken or event.is_broken
         elif isinstance(event, DecodedFrame):
             first = first if first is not None and not event.frame.interlaced_frame else event.frame
-            numbers.append(event.frame.opaque if isinstance(event.frame.opaque, int) else -1)
             times.append(event.time)
-            if len(numbers) == _FIRST_FRAMES:
+            if len(times) == _FIRST_FRAMES:
                 break
     if first is None:
         raise UnreadableError(f"no frame of its {stream.codec_context.name} stream can be decoded")
     if clock.by_order:
-        return first, replace(clock, skipped=_skipped(numbers, sent))
+        return first, clock
     shown = np.array([t for t in times if np.isfinite(t)])
-    if (np.diff(shown) < -1e-9).any():
-        if np.isnan(clock.time_P).any():
+    known = clock.time_P[np.isfinite(clock.time_P)]
+    if (np.diff(shown) < -1e-9).any() and (np.diff(known) >= 0).all() and not is_broken:
+        if len(known) < len(clock.time_P):
             raise ClockError("the times of its frames contradict their order; remux or re-encode it")
         note = "the times of its frames contradict their order: the n-th frame is shown at the n-th time"
-        skipped = _skipped(numbers, sent)
         notes = (*clock.notes, note)
-        return first, replace(clock, time_P=np.sort(clock.time_P), by_order=True, notes=notes, skipped=skipped)
+        return first, replace(clock, time_P=np.sort(clock.time_P), by_order=True, notes=notes)
     if len(shown) and shown[0] > 0 and any(word in container.format.name for word in _WITHOUT_INDEX):
         return first, clock.moved(float(shown[0]))
     return first, clock
-
-
-def _skipped(numbers: list[int], sent: int) -> int:
-    """Return the number of packets at the start of a stream from which no frame came out.
-
-    `numbers` are those of the packets of the first frames, `sent` the last packet that was decoded. Packets at the end
-    may still be waiting for their turn.
-    """
-    settled = max(min(numbers), max(numbers) - _MOST_REORDERED) if len(numbers) == _FIRST_FRAMES else sent
-    return len(set(range(settled + 1)) - set(numbers))
 
 
 def _display_size(frame: av.VideoFrame, stream: VideoStream) -> tuple[int, int]:
