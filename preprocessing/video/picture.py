@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -18,6 +18,7 @@ _DEINTERLACE = "mode=send_frame:deint=interlaced"  # one frame per frame; progre
 _RGB, _UNSPECIFIED, _SMPTE170M, _BT2020_NCL, _BT2020_CL = 0, 2, 6, 9, 10  # matrix coefficients, ITU-T H.273 table 4
 _BT601 = 5  # what readers take unspecified coefficients for
 _HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics, ITU-T H.273 table 3
+_UPRIGHT = np.eye(2, dtype=np.int64)
 _LIMITED, _FULL = 1, 2  # libav's colour ranges
 
 
@@ -65,7 +66,7 @@ class Painter:
         self._crop: _Graph | None = None
 
     def paint(self, frame: av.VideoFrame) -> bytes:
-        """Return the planes of the stored frame, one after another, in limited range."""
+        """Return the planes of the stored frame, one row after another without padding, in limited range."""
         stored, matrix = self._stored, display_matrix(frame)
         is_turned = bool(matrix[0, 0] == 0)
         if stored.is_stereo and not is_turned:
@@ -85,21 +86,20 @@ class Painter:
             interpolation=_SCALER,
             threads=1,
         )
-        planes = np.ascontiguousarray(scaled.to_ndarray())
-        if (matrix == np.eye(2)).all():
-            return planes.tobytes()
-        upright = (_upright(plane, matrix) for plane in _split(planes, width, height))
-        return b"".join(np.ascontiguousarray(plane).tobytes() for plane in upright)
+        planes = _planes(scaled, np.dtype(np.uint16 if "10le" in stored.pixels else np.uint8))
+        if not np.array_equal(matrix, _UPRIGHT):
+            planes = (_upright(plane, matrix) for plane in planes)
+        return b"".join(plane.tobytes() for plane in planes)
 
 
 def display_matrix(frame: av.VideoFrame) -> np.ndarray:
     """Return how a frame is turned or mirrored for display, (2, 2): one of the eight matrices of 0, 1 and −1."""
     data: Any = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
-        return np.eye(2, dtype=np.int64)
+        return _UPRIGHT
     rows = np.frombuffer(bytes(data)[:36], np.int32).astype(np.int64).reshape(3, 3)[:2, :2]
     is_turned = abs(rows[0, 1]) + abs(rows[1, 0]) > abs(rows[0, 0]) + abs(rows[1, 1])
-    mask = np.array([[0, 1], [1, 0]]) if is_turned else np.eye(2, dtype=np.int64)
+    mask = np.array([[0, 1], [1, 0]]) if is_turned else _UPRIGHT
     signs: np.ndarray = np.where(rows < 0, -1, 1) * mask
     return signs
 
@@ -114,12 +114,11 @@ def _upright(plane: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     return plane[:: int(down), :: int(right)]
 
 
-def _split(planes: np.ndarray, width: int, height: int) -> Iterator[np.ndarray]:
-    """Yield the three planes of a 4:2:0 frame of even size."""
-    samples = planes.reshape(-1)
-    luma, chroma = samples[: width * height], samples[width * height :]
-    yield luma.reshape(height, width)
-    yield from chroma.reshape(2, height // 2, width // 2)
+def _planes(frame: av.VideoFrame, dtype: np.dtype[Any]) -> Iterable[np.ndarray]:
+    """Yield the planes (H, W) of a frame, as views of its memory."""
+    for plane in frame.planes:
+        rows = np.frombuffer(memoryview(plane), dtype).reshape(-1, plane.line_size // dtype.itemsize)
+        yield rows[: plane.height, : plane.width]
 
 
 def _coefficients(matrix: int) -> int:
