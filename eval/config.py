@@ -31,6 +31,8 @@ class EvalDataConfig(ReadConfig):
     root: str = "data/embedded/shards"  # dataset: a folder, or an http(s):// or s3:// URL
     set: str | None = None  # set that the samples are from; null: as the benchmark, or its file of questions, says
     split: str | None = None  # split of that set; null: as the benchmark, or its file of questions, says
+    # Read embeddings of samples from a feature set of `root` instead of video: its name, or its folder (with a slash).
+    features: str | None = None
     workers: NonNegativeInt = 2  # decoding processes per rank; 0: in the calling process
     # Undecodable samples in a row before the evaluation stops; null: any, as `max_missing_fraction` bounds them.
     max_consecutive_failures: NonNegativeInt | None = None
@@ -127,6 +129,7 @@ class EvalConfig:
             micro_batch=self.micro_batch,
             channel_order=self.compat.channel_order,
             speed=self.speed,
+            features=self.data.features,
         )
 
     def folder(self, opened: OpenedCheckpoint, name: str) -> Path:

@@ -13,8 +13,8 @@ Shapes in names: Q questions, W windows, N samples, K windows of a sample, D wid
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from hiervl_train.tasks.config import FinetuneConfig
 from hiervl_train.tokenizer import Tokenizer
 from shards.companions import Question, Questions, read_companion
 from shards.dataset import Dataset, read_rows
+from shards.features import features_folder, open_features
 from shards.schema import set_spec
 from shards.sources import Source, open_source
 
@@ -66,6 +67,7 @@ def periodic_mcq(config: PretrainConfig) -> PeriodicMcq | None:
         channel_order=config.compat.channel_order,
         micro_batch=size if isinstance(size := config.schedule.clip_micro_batch, int) else _CLIPS_PER_PASS,
         speed=config.speed,
+        features=config.data.features,
     )
     return PeriodicMcq(config.data.root, config.evaluation, settings)
 
@@ -142,6 +144,10 @@ class PeriodicMcq:
                 f"{root}: has none of {wanted} to evaluate on; set evaluation.every_steps=null evaluation.at_end=false"
             )
         self._sets: list[_SetQuestions] | None = None
+        self._stored: Collection[tuple[str, str]] = ()  # the splits whose features are read instead of video
+        if settings.features is not None:
+            folder = features_folder(self._source.dataset, settings.features)
+            self._stored = open_features(folder).splits.keys()
 
     def __call__(self, model: HierVL, tokenizer: Tokenizer, ranks: DistributedContext) -> Mapping[str, float]:
         """Return accuracies and chance levels in percent by name, without those the dataset has no questions for."""
@@ -185,6 +191,8 @@ class PeriodicMcq:
     ) -> Iterator[tuple[str, GroupAccuracy]]:
         """Embed on all ranks; yield the name and the accuracy of each group on the first one."""
         settings = self._settings
+        if (one.set_name, one.split) not in self._stored:
+            settings = replace(settings, features=None)
         samples = embed_split(model, self._source, one.set_name, one.split, settings, ranks=ranks, keys=one.keys)
         texts = embed_texts(model, tokenizer, one.texts, settings, ranks=ranks)
         if samples is None or texts is None:

@@ -171,6 +171,8 @@ class PretrainConfig(RunSettings):
                 f"sample.summaries_as_clips = {self.sample.summaries_as_clips} leaves no clips in a batch of "
                 f"schedule.clips = {self.schedule.clips}"
             )
+        if self.data.features is not None and self.sample.summaries_as_clips:
+            raise ValueError(f"data.features = {self.data.features}: summaries_as_clips are read from video only")
         if parent is not None and self.schedule.summaries < 2:
             raise ValueError(
                 f"schedule.summaries = {self.schedule.summaries}: with fewer than 2 in the global batch there is no "

@@ -32,6 +32,8 @@ class DataConfig(ReadConfig):
 
     root: str = "data/embedded/shards"  # dataset: a folder, or an http(s):// or s3:// URL
     split: str = "train"  # split of each set that is read
+    # Train on a feature set of `root` instead of video: its name, or its folder (with a slash). The towers are frozen.
+    features: str | None = None
     summary_workers: NonNegativeInt = 2  # decoding processes per rank for summaries, besides `workers` for clips
     # Parts that the split is divided into, which the number of ranks must divide; null: the largest divisor of the
     # batch that is at most 256.
@@ -50,6 +52,7 @@ class DataConfig(ReadConfig):
             block_mib=self.block_mib,
             crop_scale=self.crop_scale,
             flip=self.flip,
+            features=self.features,
             **sample,
         )
 
@@ -214,6 +217,6 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
     first, *others = batches
     if not others:
         return first
-    joined: dict[str, Any] = {name: torch.cat([batch.tensors()[name] for batch in batches]) for name in first.tensors()}
-    joined |= {name: [item for batch in batches for item in getattr(batch, name)] for name in _LISTS}
-    return replace(first, **joined)
+    tensors = {name: torch.cat([batch.tensors()[name] for batch in batches]) for name in first.tensors()}
+    joined: dict[str, Any] = {name: [item for batch in batches for item in getattr(batch, name)] for name in _LISTS}
+    return replace(first.with_tensors(tensors), **joined)

@@ -101,6 +101,8 @@ class LoaderConfig(ReadConfig):
     crop_scale: tuple[float, float] = (0.5, 1.0)  # least and greatest share of the area that a training crop keeps
     flip: Probability = 0.5  # probability of a horizontal flip in training; 0 where narrations say left and right
     scene_negatives: bool = False  # with each clip a second one of the same minute of the same video
+    # Read a feature set instead of video: its name, or its folder (with a slash).
+    features: str | None = None
     max_substitutes: NonNegativeInt = 8  # attempts to replace a sample that cannot be decoded
 
     def __post_init__(self) -> None:

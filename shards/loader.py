@@ -26,8 +26,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from shards.cache import Prefetcher
 from shards.config import LoaderConfig
 from shards.dataset import Split
+from shards.features.reading import FeatureReader
 from shards.order import EvalOrder, OrderError, ShardOrder, TrainOrder, default_lanes
-from shards.reading import DecodedSample, Failure, SampleReader, tags
+from shards.reading import DecodedSample, Failure, SampleReader, multi_hot, tags
 from shards.schema import NOUNS as NOUNS
 from shards.schema import VERBS as VERBS
 from shards.schema import set_spec
@@ -59,6 +60,8 @@ class Batch:
     nouns_BO: Tensor  # float32 multi-hot
     is_scene_B: Tensor  # bool: the partner is from its clip's segment; all False without scene-aware negatives
     failures: list[tuple[Failure, ...]]  # per sample: the undecodable samples that it substitutes
+    # Of a loader that reads features: array → (B, R, …), R rows of each sample; the frames are then empty.
+    features: dict[str, Tensor] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)  # cache_hits and cache_fills since the worker's last batch
 
     @property
@@ -75,12 +78,18 @@ class Batch:
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors by field name."""
-        return {name: value for name, value in self.__dict__.items() if isinstance(value, Tensor)}
+        """Return the tensors by field name, features as `features.<array>`."""
+        own = {name: value for name, value in self.__dict__.items() if isinstance(value, Tensor)}
+        return own | {f"features.{name}": value for name, value in self.features.items()}
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> Batch:
+        """Return the batch with other tensors, by the names of `tensors`."""
+        own: dict[str, Any] = {name: value for name, value in tensors.items() if "." not in name}
+        features = {name.partition(".")[2]: value for name, value in tensors.items() if "." in name}
+        return replace(self, **own, features=features)
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
-        changes: dict[str, Any] = {name: function(tensor) for name, tensor in self.tensors().items()}
-        return replace(self, **changes)
+        return self.with_tensors({name: function(tensor) for name, tensor in self.tensors().items()})
 
 
 class Loader:
@@ -123,7 +132,8 @@ class Loader:
         self.order = _train_order(reader, entry, config) if is_training else _eval_order(reader, entry, config, keys)
         if by_shard and isinstance(self.order, EvalOrder):
             self.order = ShardOrder(**vars(self.order))
-        self._batches = _Batches(reader, self.order, config, rank=rank, world=world, set_name=set_name)
+        features = None if config.features is None else FeatureReader.open(source, entry, config)
+        self._batches = _Batches(reader, self.order, config, features, rank=rank, world=world, set_name=set_name)
         self._config, self._source, self._split = config, source, entry
         self._identity = _identity(entry.fingerprint, set_name, split, config, self.order)
         self._epoch = self._batch = 0
@@ -282,18 +292,21 @@ class _Batches(Dataset[Batch]):
         reader: SampleReader,
         order: TrainOrder | EvalOrder,
         config: LoaderConfig,
+        features: FeatureReader | None,
         *,
         rank: int,
         world: int,
         set_name: str,
     ) -> None:
-        self._reader, self._order, self._config = reader, order, config
+        self._reader, self._order, self._config, self._features = reader, order, config, features
         self._rank, self._world, self._set_name = rank, world, set_name
         self._counted: dict[str, int] = {}
         self._lanes = order.rank_lanes(rank, world) if isinstance(order, TrainOrder) else range(0)
 
     def __getitem__(self, position: tuple[int, int]) -> Batch:
         epoch, number = position
+        if self._features is not None:
+            return self._of_features(self._features, epoch, number)
         rows = self._samples(epoch, number).tolist()
         samples = [self._reader.read(epoch, shard, row) for shard, row in rows]
         is_scene = [False] * len(samples)
@@ -304,6 +317,31 @@ class _Batches(Dataset[Batch]):
             ]
             is_scene = [is_same for _, is_same in partners] * 2
         return self._collate(epoch, number, samples, is_scene)
+
+    def _of_features(self, reader: FeatureReader, epoch: int, number: int) -> Batch:
+        """Return a batch of features, of the samples that the batch of video of this number has."""
+        samples_B2 = self._samples(epoch, number)
+        is_scene_B = np.zeros(len(samples_B2), bool)
+        if self._config.scene_negatives and isinstance(self._order, TrainOrder):
+            partners = [self._reader.partner(epoch, shard, row) for shard, row in samples_B2.tolist()]
+            partners_B2 = np.stack([samples_B2[:, 0], [row for row, _ in partners]], axis=1)
+            samples_B2 = np.concatenate([samples_B2, partners_B2])
+            is_scene_B = np.tile([is_same for _, is_same in partners], 2)
+        found = reader.read(epoch, samples_B2, is_training=isinstance(self._order, TrainOrder))
+        verbs_BV, nouns_BO = map(torch.from_numpy, multi_hot(found.tags))
+        return Batch(
+            epoch=epoch,
+            number=number,
+            keys=found.keys,
+            frames=torch.empty(len(found.keys), 0, dtype=torch.uint8),
+            texts=found.texts,
+            narrations=[[]] * len(found.keys),
+            verbs_BV=verbs_BV,
+            nouns_BO=nouns_BO,
+            is_scene_B=torch.from_numpy(is_scene_B),
+            failures=[() if one is None else (one,) for one in found.unavailable],
+            features={name: torch.from_numpy(values) for name, values in found.arrays.items()},
+        )
 
     def upcoming(self, epoch: int, number: int, ahead: int) -> list[int]:
         """Return the shards that this rank's next `ahead` batches need, in order of first use."""
@@ -328,12 +366,9 @@ class _Batches(Dataset[Batch]):
         windows = (config.windows,) if has_windows else ()
         frames = _empty_frames((len(samples), *windows, config.frames, config.size, config.size, 3))
         pixels = frames.numpy()
-        verbs_BV, nouns_BO = torch.zeros(len(samples), VERBS), torch.zeros(len(samples), NOUNS)
+        verbs_BV, nouns_BO = map(torch.from_numpy, multi_hot([tags(sample.record) for sample in samples]))
         for index, sample in enumerate(samples):
             pixels[index] = sample.frames
-            verbs, nouns = tags(sample.record)
-            verbs_BV[index, verbs] = 1
-            nouns_BO[index, nouns] = 1
         return Batch(
             epoch=epoch,
             number=number,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -272,3 +272,13 @@ def _key_of_header(block: bytes, ext: str, size: int, shard: str) -> str:
 def tags(record: MediaRecord) -> tuple[list[int], list[int]]:
     """Return the verb and noun classes of a sample; empty for sets without them."""
     return (record.tag_verb, record.tag_noun) if isinstance(record, ClipRecord) else ([], [])
+
+
+def multi_hot(tags: Sequence[tuple[Sequence[int], Sequence[int]]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the verb classes (B, V) and the noun classes (B, O) of B samples as float32, 1 where a sample has one."""
+    verbs_BV = np.zeros((len(tags), schema.VERBS), np.float32)
+    nouns_BO = np.zeros((len(tags), schema.NOUNS), np.float32)
+    for row, (verbs, nouns) in enumerate(tags):
+        verbs_BV[row, list(verbs)] = 1
+        nouns_BO[row, list(nouns)] = 1
+    return verbs_BV, nouns_BO

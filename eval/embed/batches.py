@@ -39,7 +39,7 @@ def compute_batches(
     missing = list(range(batches))
     if ranks.is_main and cache is not None:
         whole = cache.read()
-        cached = [whole] if whole is not None else list(cache.read_parts())
+        cached = [replace(whole, covered=((0, batches),))] if whole is not None else list(cache.read_parts())
         covered = {number for part in cached for begin, end in part.covered for number in range(begin, end)}
         missing = [number for number in missing if number not in covered]
     ranges = broadcast_json(_ranges(missing) if ranks.is_main else None, ranks.control)
@@ -65,7 +65,7 @@ def compute_batches(
         return None
     rows = join_rows([*cached, gathered], shape)
     if cache is not None and missing:
-        cache.write(replace(rows, covered=((0, batches),)))
+        cache.write(rows)
     return rows
 
 

@@ -20,11 +20,13 @@ from torch import Tensor
 
 from configs.loading import to_dict
 from eval.embed.batches import Progress, compute_batches
-from eval.embed.cache import CacheEntry
+from eval.embed.cache import CacheEntry, Covered
 from eval.embed.rows import EmbeddedRows
 from eval.embed.settings import EmbedError, EmbedSettings
+from eval.embed.stored import read_stored
 from hiervl_train.data import DeviceLoader
 from hiervl_train.distributed import DistributedContext
+from hiervl_train.features.towers import tower_hashes
 from hiervl_train.models import HierVL
 from hiervl_train.models.pixels import normalise
 from hiervl_train.models.speed import autocast
@@ -67,7 +69,8 @@ def embed_split(
 
     `keys` restricts them to some samples; unknown keys are ignored, and so are withdrawn videos. `cache` is a folder
     that keeps embeddings by `digest` (SHA-256 of the model's weights), the split's fingerprint and the settings. A
-    sample that cannot be decoded, or whose embedding is not finite, is in `failed`.
+    sample that cannot be decoded, or whose embedding is not finite, is in `failed`. With `settings.features` they are
+    read from that feature set, and no video is.
 
     Raises `ShardError` or `SourceError` if the dataset cannot be opened, `EmbedError` if the settings do not fit the
     model or if embedding fails on any rank.
@@ -84,6 +87,9 @@ def embed_split(
     if height != width:
         raise EmbedError(f"img_size = {model.config.image_hw}: only square images are supported")
     wanted = _keys_in_order(source, entry, keys)
+    if settings.features is not None:
+        stored = read_stored(model, source, entry, settings, wanted, ranks.device)
+        return _embeddings(stored, wanted, entry, encoded=0) if ranks.is_main else None
     encoder = _Encoder(model, source, entry, settings, wanted, size=height, device=ranks.device)
     sample_shape = (settings.windows, model.config.projection_dim) if is_long else (model.config.projection_dim,)
     found = compute_batches(
@@ -92,17 +98,55 @@ def embed_split(
         shape=sample_shape,
         part_samples=settings.part_samples,
         ranks=ranks,
-        cache=CacheEntry(cache, _identity(model, entry, settings, wanted, digest, ranks)) if cache else None,
+        cache=_cache_entry(cache, model, source, entry, settings, wanted, digest, ranks),
         progress=progress,
     )
-    if found is None:
+    return None if found is None else _embeddings(found, wanted, entry, encoded=encoder.encoded)
+
+
+def _cache_entry(
+    cache: Path | None,
+    model: HierVL,
+    source: Source,
+    split: Split,
+    settings: EmbedSettings,
+    keys: Sequence[str],
+    digest: str,
+    ranks: DistributedContext,
+) -> CacheEntry | None:
+    """Return the cache's entry for these embeddings, a feature set; None without a cache."""
+    if cache is None:
         return None
+    reads = {name: getattr(settings, name) for name in ("frames", "windows", "window_seconds", "decoder")}
+    covered = Covered(
+        set_name=split.set_name,
+        split=split.split,
+        fingerprint=split.fingerprint,
+        shards=[
+            (shard.name, shard.sha256, read_rows(source.parquet(shard), ["key"])["key"].to_pylist())
+            for shard in split.shards
+        ],
+        keys=keys,
+        array="video",
+        level="window" if set_spec(split.set_name).is_long else "clip",
+        width=model.config.projection_dim,
+        extractor={
+            "kind": "towers" if settings.channel_order == "rgb" else f"towers, {settings.channel_order}",
+            "layer": "projected",
+            "weights": tower_hashes(model, layer="projected"),
+            "reads": reads,
+        },
+    )
+    return CacheEntry(cache, _identity(model, split, settings, keys, digest, ranks), covered)
+
+
+def _embeddings(found: EmbeddedRows, wanted: Sequence[str], split: Split, *, encoded: int) -> SampleEmbeddings:
     return SampleEmbeddings(
         keys=[wanted[row] for row in found.rows.tolist()],
         vectors=found.values,
         failed={wanted[row]: reason for row, reason in sorted(found.failed.items())},
-        fingerprint=entry.fingerprint,
-        encoded=encoder.encoded,
+        fingerprint=split.fingerprint,
+        encoded=encoded,
     )
 
 

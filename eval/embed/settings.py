@@ -35,6 +35,7 @@ class EmbedSettings(ReadConfig):
     micro_batch: PositiveInt = 32  # clips per forward pass
     speed: SpeedConfig = field(default_factory=lambda: SpeedConfig(bf16=False, compile=False))
     workers: NonNegativeInt = 0  # decoding processes per rank; 0: in the calling process
+    features: str | None = None  # read this feature set of the dataset instead of video: its name, or its folder
     part_samples: PositiveInt = 4096  # samples per part of the cache, written while embedding goes on
 
     def samples_per_batch(self, *, is_long: bool) -> int:

@@ -10,17 +10,19 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from configs.loading import to_dict
 from eval.embed.batches import compute_batches
-from eval.embed.cache import CacheEntry
+from eval.embed.cache import CacheEntry, Covered
 from eval.embed.rows import EmbeddedRows
 from eval.embed.samples import encoder_hash
 from eval.embed.settings import EmbedSettings
 from hiervl_train.distributed import DistributedContext
+from hiervl_train.features.towers import tower_hashes
 from hiervl_train.models import HierVL
 from hiervl_train.models.speed import autocast
 from hiervl_train.tokenizer import Tokenizer
@@ -59,7 +61,7 @@ def embed_texts(
     distinct = sorted(set(texts), key=lambda text: (len(text), text))  # similar lengths need little padding
     entry = None
     if cache is not None:
-        identity = {
+        identity: dict[str, Any] = {
             "checkpoint": digest,
             "texts": hashlib.sha256(json.dumps(distinct).encode()).hexdigest(),
             "tokenizer": hashlib.sha256(tokenizer.to_bytes()).hexdigest(),
@@ -67,7 +69,18 @@ def embed_texts(
             "speed": to_dict(settings.speed),
             "device": ranks.device.type,
         }
-        entry = CacheEntry(cache, identity)
+        covered = Covered(
+            set_name="texts",
+            split="all",
+            fingerprint=identity["texts"],
+            shards=[("00000.tar", identity["texts"], distinct)],
+            keys=distinct,
+            array="text",
+            level="text",
+            width=model.config.projection_dim,
+            extractor={"kind": "towers", "layer": "projected", "weights": tower_hashes(model, layer="projected")},
+        )
+        entry = CacheEntry(cache, identity, covered)
 
     def encode(begin: int, end: int) -> Iterator[tuple[int, EmbeddedRows]]:
         for number in range(begin, end):

@@ -89,5 +89,7 @@ class FinetuneConfig(RunSettings):
     def __post_init__(self) -> None:
         if self.task.name != "howto100m" and self.schedule.batch < 2:
             raise ValueError(f"schedule.batch = {self.schedule.batch}: {self.task.name} compares pairs of a batch")
+        if self.data.features is not None:
+            raise ValueError(f"data.features = {self.data.features}: fine-tuning reads video; eval/ has a linear probe")
         if self.optim.apply_zero_grads:
             raise ValueError("optim.apply_zero_grads = true is about pretraining alone: leave it out")

@@ -13,6 +13,7 @@ from hiervl_train.collectives import broadcast
 from hiervl_train.config import PretrainConfig
 from hiervl_train.data import DeviceLoader, StepLoaders, open_loader
 from hiervl_train.distributed import DistributedContext
+from hiervl_train.features.training import FeatureSteps, freeze_towers
 from hiervl_train.models.hiervl import HierVL
 from hiervl_train.models.initialise import initialise
 from hiervl_train.models.speed import prepare
@@ -36,6 +37,8 @@ def pretraining_task(config: PretrainConfig, context: DistributedContext, *, eva
     model = HierVL(config.model)
     start = None if config.init_from is None else find_checkpoint(config.init_from)
     initialise(model, config.init, start)
+    if config.data.features is not None:
+        freeze_towers(model, config)
     tokenizer = make_tokenizer(config, model, start)
     model.to(context.device)
     broadcast(model.state_dict().values())
@@ -43,13 +46,17 @@ def pretraining_task(config: PretrainConfig, context: DistributedContext, *, eva
     torch.manual_seed(config.run.seed * 1_000_003 + 1 + context.rank)  # different dropout on every rank
     steps_per_epoch, total_steps = schedule(config, loaders)
     zero_grad_parameters = model.aggregator.parameters() if config.optim.apply_zero_grads and model.aggregator else ()
-    steps = PretrainSteps(model, tokenizer, config, world=context.world)
+    steps: PretrainSteps | FeatureSteps = FeatureSteps(model, config)
+    micro_batches = None
+    if config.data.features is None:
+        steps = PretrainSteps(model, tokenizer, config, world=context.world)
+        micro_batches = steps.micro_batches
     return Task(
         model=prepare(model, config.speed),
         tokenizer=tokenizer,
         loaders=loaders,
         steps=steps.by_type,
-        micro_batches=steps.micro_batches,
+        micro_batches=micro_batches,
         step_type=config.step_type,
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,

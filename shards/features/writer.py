@@ -42,7 +42,7 @@ class Extracted:
 
     key: str
     rows: Mapping[str, np.ndarray]  # array → (rows, *shape); absent arrays have no rows
-    tags: tuple[Sequence[int], Sequence[int]] = ((), ())  # verb and noun classes, of sets that have them
+    tags: tuple[Sequence[int], Sequence[int]] | None = None  # verb and noun classes, of sets that have them
     failed: FailedItem | None = None
 
 
@@ -110,10 +110,11 @@ class FeatureWriter:
             empty = np.empty((0, *spec.shape), spec.dtype)
             name = array_file(stem, arrays, spec.name)
             digests[name], sizes[name] = _write_array(folder / name, np.concatenate([empty, *parts]))
-        tagged = has_tags(set_name)
+        tags = [sample.tags for sample in listed if sample.tags is not None]
+        tagged = has_tags(set_name) and len(tags) == len(listed)
         if tagged:
             for place, name in enumerate(TAGS):
-                columns[name] = [list(sample.tags[place]) for sample in listed]
+                columns[name] = [list(pair[place]) for pair in tags]
         table = pa.table(columns, schema=index_schema(arrays, has_tags=tagged))
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd", compression_level=3, store_schema=False)

@@ -60,7 +60,7 @@ def test_the_cache_key_has_the_checkpoint_and_the_withdrawn_videos(
     assert fewer.encoded == 14 and not any(key.startswith("video-001") for key in fewer.keys)
 
 
-@pytest.mark.parametrize("victim", ["whole.safetensors", "whole.json"])
+@pytest.mark.parametrize("victim", ["00001.npy", "feature.json"])
 def test_a_damaged_entry_is_reported_and_computed_again(
     root: Path, model: HierVL, tmp_path: Path, caplog: pytest.LogCaptureFixture, victim: str
 ) -> None:
@@ -71,19 +71,17 @@ def test_a_damaged_entry_is_reported_and_computed_again(
     path.write_bytes(data)
     with caplog.at_level(logging.WARNING):
         again = embedded(model, root, cache=tmp_path, digest="a")
-    assert again.encoded == 18 and "whole.json: ignored" in caplog.text
+    assert again.encoded == 18 and "feature.json: ignored" in caplog.text
     np.testing.assert_array_equal(again.vectors, first.vectors)
     assert embedded(model, root, cache=tmp_path, digest="a").encoded == 0
 
 
-@pytest.mark.parametrize(
-    "facts", ["{", "[]", '{"failed": {"one": "x"}}', '{"covered": [[0]]}', '{"identity": "of another key"}']
-)
+@pytest.mark.parametrize("facts", ["{", "[]", '{"sets": {}}', '{"extractor": {"cache_key": "of another key"}}'])
 def test_a_malformed_entry_is_ignored(
     root: Path, model: HierVL, tmp_path: Path, caplog: pytest.LogCaptureFixture, facts: str
 ) -> None:
     embedded(model, root, cache=tmp_path, digest="a")
-    (path,) = tmp_path.rglob("whole.json")
+    (path,) = tmp_path.rglob("feature.json")
     changes = json.loads(facts) if facts.endswith("}") else None
     path.write_text(json.dumps(json.loads(path.read_bytes()) | changes) if isinstance(changes, dict) else facts)
     with caplog.at_level(logging.WARNING):

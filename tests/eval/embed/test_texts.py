@@ -28,7 +28,7 @@ def test_each_distinct_text_is_embedded_once_whatever_else_is_in_its_batch(model
     np.testing.assert_allclose(found.of(texts), alone.numpy(), atol=1e-5)
     first, again = of(texts, cache=tmp_path, digest="a"), of(texts[::-1], cache=tmp_path, digest="a")
     np.testing.assert_array_equal(first.vectors_ND, again.vectors_ND)
-    assert len(list(tmp_path.glob("*/whole.json"))) == 1
+    assert len(list(tmp_path.glob("*/feature.json"))) == 1
     of([*texts, "did"], cache=tmp_path, digest="a")
     of(texts, cache=tmp_path, digest="b")
-    assert len(list(tmp_path.glob("*/whole.json"))) == 3
+    assert len(list(tmp_path.glob("*/feature.json"))) == 3
