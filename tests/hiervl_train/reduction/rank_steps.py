@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hiervl_train.models import HierVL
 from hiervl_train.reduction.reducer import GradientReducer
-from hiervl_train.task import NO_SCOPE
+from hiervl_train.task import NO_SCOPE, NoScope
 from tests.hiervl_train.made_up import batch_of, config_of, steps_of
 
 STEPS = ("child", "parent", "child", "parent")  # the second of a type has a plan
@@ -58,9 +58,16 @@ def one_step(
         average_as_before(model.parameters())
     else:
         reducer.begin(step_type)
-        steps[step_type](batch, reducer)
+        steps[step_type](batch, _Scope(reducer))
         reducer.finish()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+class _Scope(NoScope):
+    """Tells the reducer which backward pass is the last, as the loop does."""
+
+    def __init__(self, reducer: GradientReducer) -> None:
+        self.last_backward = reducer.last_backward  # type: ignore[method-assign]
 
 
 def average_as_before(parameters: Iterator[nn.Parameter]) -> None:
