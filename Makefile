@@ -16,7 +16,7 @@ env: $(STAMP)  ## make .venv with the pinned packages (demo and test do it by th
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or newer is needed, this is {v.major}.{v.minor}: make PYTHON=python3.12 env")'
 	$(PYTHON) -m venv $(VENV) || { echo 'python -m venv failed: on Debian, apt-get install python3-venv'; exit 1; }
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[preprocess,train,dev,docs]'
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[preprocess,train,browse,dev,docs]'
 	@touch $(STAMP)
 
 demo: env  ## build verified shards of the embedded dataset, train a small HierVL on them, ask it questions

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
-_VOID = frozenset({"br", "img", "link", "meta"})
+_VOID = frozenset({"br", "img", "input", "link", "meta"})
 _MAX_SECONDS = 1e9  # 30 years
 _SLOW_FPS, _SPEED_UP = 5.0, 8  # videos of fewer frames per second are played that many times as fast
 
@@ -38,7 +38,7 @@ def text(value: object, *, limit: int = 2000) -> Html:
     return Html(escape(shown.replace("\0", "\N{REPLACEMENT CHARACTER}"), quote=True))
 
 
-def tag(name: str, *children: object, **attributes: object) -> Html:
+def tag(name: str, /, *children: object, **attributes: object) -> Html:
     """Return an element. Children may be nested lists; None stands for nothing, in attributes too.
 
     `tag("td", 5, class_="number", data_label="items")` is `<td class="number" data-label="items">5</td>`.

@@ -1,9 +1,13 @@
 // The one script of the project's pages: players that loop over a clip, "play all", and charts.
 "use strict";
-for (const video of document.querySelectorAll("video[data-begin]")) {
+function loopOver(video) {
   const begin = Number(video.dataset.begin), end = Number(video.dataset.end);
   const play = () => video.play().catch(() => {});  // interrupted by a pause or a new source
-  const again = () => { video.currentTime = begin; };
+  // A page that goes on to another clip at the end of one cancels the event.
+  const again = () => {
+    if (video.dispatchEvent(new CustomEvent("clipend", { bubbles: true, cancelable: true }))) video.currentTime = begin;
+  };
+  const restart = () => { video.currentTime = begin; };
   const watch = () => {
     if (video.paused) return;
     if (video.currentTime >= end) again();
@@ -23,13 +27,17 @@ for (const video of document.querySelectorAll("video[data-begin]")) {
   video.addEventListener("play", () => {
     begun.abort();
     video.controls = true;
-    if (video.readyState && (video.currentTime < begin || video.currentTime >= end)) again();
+    if (video.readyState && (video.currentTime < begin || video.currentTime >= end)) restart();
     watch();
   });
   video.addEventListener("ended", () => { again(); play(); });
-  // At the end of the fragment in its address a browser pauses once by itself.
+  // At the end of the fragment in its address a browser pauses once by itself; any other pause is the reader's.
+  let hasPaused = false;
   video.addEventListener("pause", () => {
-    if (!video.ended && video.currentTime >= end - 0.03) { again(); play(); }
+    if (hasPaused || video.ended || video.currentTime < end - 0.03) return;
+    hasPaused = true;
+    again();
+    play();
   });
   // Servers without range requests, such as Python's, make videos unseekable: fetch the whole file from those.
   video.addEventListener("loadedmetadata", async () => {
@@ -40,6 +48,7 @@ for (const video of document.querySelectorAll("video[data-begin]")) {
     play();
   });
 }
+for (const video of document.querySelectorAll("video[data-begin]")) loopOver(video);
 for (const header of document.querySelectorAll(".item > header")) {
   const videos = header.parentElement.querySelectorAll(".options video");
   if (videos.length < 2) continue;

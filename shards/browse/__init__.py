@@ -1,0 +1,1 @@
+"""Pages to look at a dataset with: `python -m shards.browse ROOT`."""
