@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,20 +13,21 @@ from eval.run import open_configured
 from hiervl_train.distributed import DistributedContext
 
 
-def open_encoder(checkpoint: str | Path) -> Callable[[str], np.ndarray]:
-    """Return a function from a text to its embedding (D,), with the model of a run, a checkpoint or a .pth.
+class TextEncoder:
+    """Embeds one text at a time, from any thread."""
 
-    It may be called from any thread. Raises as `open_checkpoint` does.
-    """
-    config, ranks, lock = EvalConfig(checkpoint=Path(checkpoint)), DistributedContext(), threading.Lock()
-    opened = open_configured(config, ranks)
-    settings = config.embedding(opened)
+    def __init__(self, checkpoint: str | Path) -> None:
+        """Open a run, a checkpoint or a .pth; raises as `open_checkpoint` does."""
+        config = EvalConfig(checkpoint=Path(checkpoint))
+        self._ranks, self._lock = DistributedContext(), threading.Lock()
+        self._opened = open_configured(config, self._ranks)
+        self._settings = config.embedding(self._opened)
+        self.digest = self._opened.digest  # of the weights
 
-    def encode(text: str) -> np.ndarray:
-        with lock:
-            found = embed_texts(opened.model, opened.tokenizer, [text], settings, ranks=ranks)
+    def __call__(self, text: str) -> np.ndarray:
+        """Return the embedding (D,) of a text."""
+        with self._lock:
+            found = embed_texts(self._opened.model, self._opened.tokenizer, [text], self._settings, ranks=self._ranks)
         assert found is not None, "one rank embeds everything"
         vector_D: np.ndarray = found.of([text])[0]
         return vector_D
-
-    return encode

@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from configs.cli import Command, Request
-from shards.browse.names import add_scenarios, read_taxonomies
+from shards.browse.embeddings import find_embeddings
+from shards.browse.names import add_scenarios, names_in, read_taxonomies
 from shards.config import SourceConfig
 from shards.search.catalog import Catalog, open_catalog
-from shards.search.vectors import VectorSet, open_vectors, read_facts
 from shards.sources import Source, open_source
 from shards.stats import ShardError
 from shards.summary import print_any_text, printable
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.flag("--port", type=int, default=PORT, help="0: any free one (default: %(default)s)")
     command.flag("--catalog", type=Path, metavar="FILE", help="the catalog's file (default: in the cache folder)")
     command.flag(
-        "--vectors", type=Path, action="append", default=[], metavar="FOLDER", help="embeddings, for similarity"
+        "--vectors", type=Path, action="append", default=[], metavar="FOLDER", help="vectors that eval/search.py wrote"
     )
     command.flag("--checkpoint", metavar="PATH", help="the model of the embeddings, to search them by a text")
     command.flag(
@@ -78,18 +78,18 @@ def serve(flags: argparse.Namespace, console: Console) -> None:
     catalog = _open(source, flags.catalog, console)
     if flags.metadata is not None:
         add_scenarios(catalog, flags.metadata)
-    encode = None
+    encoder = None
     if flags.checkpoint:
-        from eval.text_queries import open_encoder  # only this option needs a model
+        from eval.text_queries import TextEncoder  # only this option needs a model
 
-        encode = open_encoder(flags.checkpoint)
+        encoder = TextEncoder(flags.checkpoint)
     site = Site(
         source=source,
         catalog=catalog,
         name=flags.root.resolve().name,
-        names=names,
-        vectors=_vectors(flags.vectors),
-        encode=encode,
+        names={**names_in(source.dataset), **names},
+        embeddings=find_embeddings(source.dataset, flags.vectors, catalog.path.parent),
+        encoder=encoder,
     )
     listening = _listen(flags.port)
     port = listening.getsockname()[1]
@@ -112,17 +112,6 @@ def _open(source: Source, path: Path | None, console: Console) -> Catalog:
         )
     console.print(f"catalog: {catalog.path}", markup=False, soft_wrap=True)
     return catalog
-
-
-def _vectors(folders: Sequence[Path]) -> dict[str, list[VectorSet]]:
-    found = {}
-    for folder in folders:
-        if read_facts(folder) is None:
-            raise BrowseError(
-                f"--vectors {folder}: no embeddings there: eval/search.py names the folder that it writes"
-            )
-        found[folder.resolve().name] = list(open_vectors(folder))
-    return found
 
 
 def _listen(port: int) -> socket.socket:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from shards.browse.embeddings import UNUSABLE, EmbeddingSet
 from shards.browse.frame import Page, PageError, Query, Site, card, link, more, number_in, options
-from shards.browse.overview import search_form
 from shards.html.elements import Html, badge, heading, notice, tag
 from shards.search.catalog import RANKED, Found
 from shards.search.moments import Moment, join_passes
-from shards.search.vectors import VectorError, VectorSet, nearest
+from shards.search.vectors import VectorError, nearest
 
 _HITS = 24  # on a page
 _PER_SET = 12  # by meaning
@@ -20,7 +20,7 @@ def search(site: Site, query: Query) -> Page:
     """Return the captions with the words of `q`, or what is similar to the text `q` or to the sample `like`."""
     text, like, name = query.get("q", "").strip(), query.get("like", ""), query.get("by", "")
     if like or name:
-        return _by_meaning(site, text, like, name or next(iter(site.vectors), ""))
+        return _by_meaning(site, text, like, name or next(iter(site.embeddings.names), ""))
     split = next((s for s in site.catalog.splits if s.id == number_in(query, "split")), None)
     body: list[object] = [tag("h1", "Search"), _form(site, text, name, query.get("split", ""))]
     if text:
@@ -45,50 +45,65 @@ def search(site: Site, query: Query) -> Page:
     return Page(title=text or "Search", body=body, place="/search")
 
 
-def near_samples(site: Site, name: str, key: str, *, count: int) -> list[Html]:
+def near_samples(site: Site, name: str, found: Found, *, count: int) -> list[Html]:
     """Return the samples most similar to another one, all sets together, as figures."""
-    query_D = _vector_of(site, name, site.sample(key))
+    embedded = _open(site, name)
+    query_D = _vector_of(site, embedded, found)
     if query_D is None:
         return []
-    found = _moments(site, site.vectors[name], query_D, count, exclude=key)
-    best = sorted((m for moments in found.values() for m in moments), key=lambda m: -m.score)[:count]
+    by_set = _moments(site, embedded, query_D, count, exclude=found.key)
+    best = sorted((m for moments in by_set.values() for m in moments), key=lambda m: -m.score)[:count]
     return [_figure(site, moment) for moment in best]
 
 
 def _by_meaning(site: Site, text: str, like: str, name: str) -> Page:
-    sets = site.vectors.get(name)
-    if not sets:
-        known = ", ".join(site.vectors) or "none"
-        raise PageError(404, f"There are no embeddings {name!r}: {known} (--vectors FOLDER).")
+    embedded = _open(site, name)
     body: list[object] = [tag("h1", "Search"), _form(site, text, name, "")]
+    query_D = None
     if like:
         own = site.sample(like)
-        query_D = _vector_of(site, name, own)
+        query_D = _vector_of(site, embedded, own)
         body.append(tag("div", card(site, own), class_="grid"))
         if query_D is None:
             body.append(notice(f"{name} has no vector of {like}."))
-    elif site.encode is None:
-        raise PageError(400, "Searching by a text needs the model that made the embeddings: --checkpoint RUN.")
-    else:
-        query_D = site.encode(text) if text else None
+    elif text:
+        query_D = _encoded(site, embedded, name, text)
     if query_D is not None:
-        try:
-            found = _moments(site, sets, query_D, _PER_SET, exclude=like)
-        except VectorError as error:
-            raise PageError(400, f"{error}: was the model another one?") from None
-        for set_name, moments in found.items():
+        for set_name, moments in _moments(site, embedded, query_D, _PER_SET, exclude=like).items():
             body.append(heading(f"Nearest in {set_name}", "by cosine similarity"))
             body.append(tag("div", [_figure(site, moment) for moment in moments], class_="grid"))
     return Page(title=text or f"Similar to {like}", body=body, place="/search")
 
 
+def _open(site: Site, name: str) -> EmbeddingSet:
+    if name not in site.embeddings.names:
+        known = ", ".join(site.embeddings.names) or "none"
+        raise PageError(404, f"There are no embeddings {name!r}; there are {known}.")
+    try:
+        return site.embeddings.get(name)
+    except UNUSABLE as error:
+        raise PageError(500, f"The embeddings {name} cannot be used: {error}") from None
+
+
+def _encoded(site: Site, embedded: EmbeddingSet, name: str, text: str) -> np.ndarray:
+    if site.encoder is None:
+        raise PageError(400, "Searching by a text needs the model that made the embeddings: --checkpoint RUN.")
+    if embedded.checkpoint and embedded.checkpoint != site.encoder.digest:
+        raise PageError(400, f"The embeddings {name} are of another checkpoint than --checkpoint.")
+    return site.encoder(text)
+
+
 def _moments(
-    site: Site, sets: tuple[VectorSet, ...] | list[VectorSet] | object, query_D: np.ndarray, count: int, *, exclude: str
+    site: Site, embedded: EmbeddingSet, query_D: np.ndarray, count: int, *, exclude: str
 ) -> dict[str, list[Moment]]:
     """Return set → its nearest moments; withdrawn videos and the sample `exclude` are left out."""
     denied = site.source.dataset.denylist
     moments = {}
-    for set_name, near in nearest(query_D, sets, _FETCHED * count).items():  # type: ignore[arg-type]
+    try:
+        found = nearest(query_D, embedded.splits, _FETCHED * count)
+    except VectorError as error:
+        raise PageError(400, f"{error}: was the model another one?") from None
+    for set_name, near in found.items():
         known = site.catalog.samples(each.key for each in near)
         hits = [
             (each.score, known[each.key])
@@ -99,9 +114,9 @@ def _moments(
     return moments
 
 
-def _vector_of(site: Site, name: str, sample: Found) -> np.ndarray | None:
+def _vector_of(site: Site, embedded: EmbeddingSet, sample: Found) -> np.ndarray | None:
     shard = site.catalog.shard_of(sample)
-    for one in site.vectors[name]:
+    for one in embedded.splits:
         if (one.set_name, one.split) == (sample.set_name, sample.split):
             return one.vector_of(sample.key, shard)
     return None
@@ -113,12 +128,10 @@ def _figure(site: Site, moment: Moment) -> Html:
 
 
 def _form(site: Site, text: str, name: str, split: str) -> Html:
-    if not site.vectors and not site.catalog.splits:
-        return search_form(text)
     field = tag("input", type="search", name="q", value=text, aria_label="What to search for")
     splits = [("", "all splits"), *((str(each.id), each.name) for each in site.catalog.splits)]
     parts = [field, tag("select", options(splits, split), name="split", aria_label="Split")]
-    if site.vectors and site.encode is not None:
-        ways = [("", "by words"), *((each, f"by meaning: {each}") for each in site.vectors)]
+    if site.embeddings.names and site.encoder is not None:
+        ways = [("", "by words"), *((each, f"by meaning: {each}") for each in site.embeddings.names)]
         parts.append(tag("select", options(ways, name), name="by", aria_label="How"))
     return tag("form", parts, tag("button", "Search"), action="/search", role="search", class_="filter")

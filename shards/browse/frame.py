@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 from urllib.parse import urlencode
 
 import numpy as np
 
+from shards.browse.embeddings import Embeddings
 from shards.browse.names import KINDS, Names
 from shards.html.elements import Html, badge, clock, image, join, player, tag, text
 from shards.schema import set_spec
 from shards.search.catalog import Catalog, Found
-from shards.search.vectors import VectorSet
 from shards.sources import Source
 
 MENU = (
@@ -24,7 +25,16 @@ MENU = (
 )
 
 Query = Mapping[str, str]  # the parameters of an address
-Encode = Callable[[str], np.ndarray]  # a text → its vector (D,)
+
+
+class Encoder(Protocol):
+    """Embeds texts with the model whose weights have a digest."""
+
+    digest: str
+
+    def __call__(self, text: str) -> np.ndarray:
+        """Return the vector (D,) of a text."""
+        ...
 
 
 class PageError(Exception):
@@ -43,8 +53,8 @@ class Site:
     catalog: Catalog
     name: str  # of the dataset
     names: Names = field(default_factory=dict)
-    vectors: Mapping[str, Sequence[VectorSet]] = field(default_factory=dict)  # name of an embedding set → its splits
-    encode: Encode | None = None  # texts, with the model that the vectors are of
+    embeddings: Embeddings = field(default_factory=lambda: Embeddings({}))
+    encoder: Encoder | None = None  # of texts
 
     def sample(self, key: str) -> Found:
         """Return a sample; raise `PageError` for an unknown or withdrawn one."""
@@ -158,9 +168,9 @@ def when(sample: Found) -> str:
     return f"{clock(sample.start)} to {clock(sample.stop)}"
 
 
-def video_link(uid: str, title: str = "", *, at: str = "") -> Html:
+def video_link(uid: str, *, at: str = "") -> Html:
     """Return a link to a video, at a sample."""
-    return tag("a", title or uid, href=link("/video", uid=uid, at=at))
+    return tag("a", uid, href=link("/video", uid=uid, at=at))
 
 
 def card(site: Site, sample: Found, *notes: object) -> Html:
@@ -175,9 +185,7 @@ def card(site: Site, sample: Found, *notes: object) -> Html:
         ),
         notes or None,
         tag("div", site.badges(sample)) if sample.classes else None,
-        tag(
-            "div", video_link(sample.video_uid, sample.title, at=sample.key), " · ", when(sample), class_="quiet small"
-        ),
+        tag("div", video_link(sample.video_uid, at=sample.key), " · ", when(sample), class_="quiet small"),
     )
     return tag("figure", show(sample), caption)
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from shards.dataset import Dataset
 from shards.schema import CLASSES
 from shards.search.catalog import Catalog
 from shards.stats import ShardError, open_regular
@@ -23,6 +24,8 @@ KINDS = {
 _MAX_TAXONOMY, _MAX_METADATA = 16 << 20, 2 << 30  # bytes
 _ID_COLUMNS, _NAME_COLUMNS = ("id", "class_id", "index", ""), ("key", "label", "name", "class", "verb", "noun")
 
+_OWN = {"tag_verb": "verbs", "tag_noun": "nouns"}  # field → its entry in `provenance.taxonomy` of own videos
+
 Names = Mapping[str, Mapping[int, str]]  # field of a record → class → name
 
 
@@ -30,6 +33,19 @@ class NamesError(ValueError):
     """A file of names that cannot be read."""
 
     exit_code: ClassVar[int] = 2
+
+
+def names_in(dataset: Dataset) -> dict[str, dict[int, str]]:
+    """Return the names that a dataset itself states, as one of own videos does."""
+    stated = dataset.provenance.get("taxonomy")
+    if not isinstance(stated, dict):
+        return {}
+    listed = {kind: stated.get(entry) for kind, entry in _OWN.items()}
+    return {
+        kind: {n: str(name) for n, name in enumerate(names)}
+        for kind, names in listed.items()
+        if isinstance(names, list)
+    }
 
 
 def read_taxonomies(words: Sequence[str]) -> dict[str, dict[int, str]]:

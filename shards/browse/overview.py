@@ -63,14 +63,14 @@ def overview(site: Site, query: Query) -> Page:
 
 
 def _embeddings(site: Site) -> Html:
-    if not site.vectors:
-        return tag("p", "None: search by meaning needs embeddings of the samples (--vectors FOLDER).", class_="quiet")
-    rows = [
-        (name, ", ".join(f"{one.set_name}/{one.split}" for one in sets), f"{sum(map(len, sets)):,}", f"{sets[0].width}")
-        for name, sets in site.vectors.items()
-        if sets
-    ]
-    return table(("name", "of", "vectors", "width"), rows, align="llrr")
+    if not site.embeddings.names:
+        return tag("p", "None: to search by meaning, extract features, or give --vectors FOLDER.", class_="quiet")
+    rows = []
+    for name in site.embeddings.names:
+        splits = site.embeddings.get(name).splits if site.embeddings.is_open(name) else []
+        of = ", ".join(f"{one.set_name}/{one.split}" for one in splits) or "opened by the first search"
+        rows.append((name, of, f"{sum(map(len, splits)):,}" if splits else "–"))
+    return table(("name", "of", "vectors"), rows, align="llr")
 
 
 def search_form(text: str) -> Html:
@@ -101,14 +101,14 @@ def losses(site: Site, query: Query) -> Page:
     if len(found) == _ITEMS:
         place = {"set": chosen[0], "status": chosen[1], "reason": chosen[2]}
         following = link("/losses", **place, after=found[-1].id)
-    body: list[object] = [
+    items: list[object] = [
         tag("p", tag("a", "← all reasons", href="/losses")),
         tag("h1", chosen[2] or "(no reason)"),
         tag("div", f"{chosen[0]}, {chosen[1]}: {count:,} items", class_="quiet"),
         table(("item", "video", "detail"), rows, align="lll"),
         more(following),
     ]
-    return Page(title=f"Losses: {chosen[2]}", body=body, place="/losses")
+    return Page(title=f"Losses: {chosen[2]}", body=items, place="/losses")
 
 
 def _reasons(reasons: Sequence[tuple[str, str, str, int]]) -> Html:

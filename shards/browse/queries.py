@@ -16,7 +16,7 @@ _ORDER = {
     "longest": ("v.seconds", "(v.seconds, v.id) < (?, ?)", "v.seconds DESC, v.id DESC"),
     "fullest": ("v.samples", "(v.samples, v.id) < (?, ?)", "v.samples DESC, v.id DESC"),
 }
-_VIDEO = "v.id, v.uid, v.name, v.seconds, v.samples, v.lost, v.status, v.reason, v.detail"
+_VIDEO = "v.id, v.uid, v.seconds, v.samples, v.lost, v.status, v.reason, v.detail"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,6 @@ class Video:
 
     id: int
     uid: str
-    name: str
     seconds: float
     samples: int
     lost: int  # annotated items of it that are not packed
@@ -33,17 +32,12 @@ class Video:
     reason: str
     detail: str
 
-    @property
-    def title(self) -> str:
-        """The name of its file, or else its identifier."""
-        return self.name or self.uid
-
 
 @dataclass(frozen=True, kw_only=True)
 class VideoFilter:
     """Which videos are wanted; what is empty does not matter."""
 
-    text: str = ""  # words in captions, in the file's name or in the identifier
+    text: str = ""  # words in captions or in the identifier
     tags: tuple[tuple[str, int], ...] = ()  # (field, class), all of them
     scenario: str = ""
     shortest: float | None = None  # s

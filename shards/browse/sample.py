@@ -8,7 +8,7 @@ from typing import Any
 
 from shards import schema
 from shards.browse.finding import near_samples
-from shards.browse.frame import Page, Query, Site, card, is_long, media, show, thumbnail, video_link, when
+from shards.browse.frame import Page, Query, Site, card, is_long, link, media, show, thumbnail, video_link, when
 from shards.html.elements import Html, absent, clock, facts, folded, heading, image, notice, tag
 from shards.search.catalog import Found
 from shards.stats import parse_json
@@ -22,7 +22,7 @@ def sample(site: Site, query: Query) -> Page:
     found = site.sample(query["key"])
     record = read_record(site, found)
     body: list[object] = [
-        tag("p", "← ", video_link(found.video_uid, found.title, at=found.key)),
+        tag("p", "← ", video_link(found.video_uid, at=found.key)),
         tag("h1", found.text or "(no caption)", dir="auto", class_="caption"),
         tag("p", site.badges(found)),
         tag(
@@ -41,11 +41,11 @@ def sample(site: Site, query: Query) -> Page:
         body += _narrations(site, record)
         body.append(folded("Record", tag("pre", json.dumps(record, ensure_ascii=False, indent=1)[:200_000])))
     body += _around(site, found)
-    for name in site.vectors:
-        similar = near_samples(site, name, found.key, count=_NEAR)
-        if similar:
-            body.append(heading("Similar", f"by {name}"))
-            body.append(tag("div", similar, class_="grid"))
+    for name in site.embeddings.names:
+        address = link("/search", like=found.key, by=name)
+        body.append(heading("Similar", tag("a", f"by {name}", href=address)))
+        if site.embeddings.is_open(name):
+            body.append(tag("div", near_samples(site, name, found, count=_NEAR), class_="grid"))
     return Page(title=found.text[:80] or found.key, body=body, place="/videos")
 
 

@@ -33,10 +33,10 @@ def video(site: Site, query: Query) -> Page:
     found = queries.find_video(site.catalog, uid)
     if found is None:
         raise PageError(404, f"No video {uid}.")
-    head = [tag("h1", found.title, dir="auto"), video_facts(site, found)]
+    head = [tag("h1", found.uid, dir="auto"), video_facts(site, found)]
     if uid in site.source.dataset.denylist:
         return Page(
-            title=found.title, body=[*head, notice("This video is withdrawn: denylist.txt lists it.")], place="/videos"
+            title=found.uid, body=[*head, notice("This video is withdrawn: denylist.txt lists it.")], place="/videos"
         )
     at = query.get("at", "")
     chosen = site.sample(at) if at else None
@@ -52,7 +52,7 @@ def video(site: Site, query: Query) -> Page:
     else:
         body += [_spans(site, found, 0.0, found.seconds), notice("No sample of this video is in the shards.")]
     body += _losses(site, uid)
-    return Page(title=found.title, body=body, place="/videos")
+    return Page(title=found.uid, body=body, place="/videos")
 
 
 def _window(

@@ -107,11 +107,11 @@ def _labelled(label: str, field: Html) -> Html:
 
 def _figure(site: Site, video: queries.Video, *, is_denied: bool) -> Html:
     key = "" if is_denied else queries.first_key(site.catalog, video.id)
-    picture = thumbnail(key, video.title) if key else absent("withdrawn" if is_denied else video.status or "no samples")
+    picture = thumbnail(key, video.uid) if key else absent("withdrawn" if is_denied else video.status or "no samples")
     lost = f" · {video.lost:,} not packed" if video.lost else ""
     caption = tag(
         "figcaption",
-        tag("p", video_link(video.uid, video.title), class_="words", dir="auto"),
+        tag("p", video_link(video.uid), class_="words", dir="auto"),
         tag("div", f"{clock(video.seconds)} · {video.samples:,} samples{lost}", class_="quiet small"),
     )
     return tag("figure", picture, caption)

@@ -29,7 +29,7 @@ RANKED = 2000  # hits that are ranked; those after them come in the order of the
 _KEYS_COMPARED = 1000  # neighbours of an unknown key on either side, among which the closest one is searched
 _AT_A_TIME = 500  # parameters of one statement
 _MAX_WORDS = 32  # of a query
-_COLUMNS = """s.id, s.key, p.set_name, p.split, v.uid, v.name, s.start, s.stop, s.text, s.fps, s.first_frame,
+_COLUMNS = """s.id, s.key, p.set_name, p.split, v.uid, s.start, s.stop, s.text, s.fps, s.first_frame,
  s.clip_frames, s.jpg_offset, s.jpg_size, s.json_offset, s.json_size, s.mp4_offset, s.mp4_size, s.tags"""
 _JOINED = "samples s JOIN videos v ON v.id = s.video JOIN splits p ON s.id >= p.first AND s.id < p.last"
 
@@ -49,7 +49,6 @@ class Found:
     set_name: str
     split: str
     video_uid: str
-    video_name: str  # of its file; empty where the dataset does not state it
     start: float  # s in the source video
     stop: float
     text: str
@@ -69,11 +68,6 @@ class Found:
         """Field of the record → its classes, such as `tag_verb`."""
         found: dict[str, list[int]] = json.loads(self.tags)
         return found
-
-    @property
-    def title(self) -> str:
-        """The name of the video's file, or else its identifier."""
-        return self.video_name or self.video_uid
 
     @property
     def begin(self) -> float:

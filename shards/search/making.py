@@ -28,7 +28,6 @@ from shards.stats import ShardError, open_regular
 
 VERSION = 1
 TABLES = Path(__file__).with_name("tables.sql")
-NAME_FIELDS = ("file_name", "source_file", "file")  # fields of a record that may hold the name of the video's file
 _READERS = 8  # shards whose records are read at a time
 _MAX_RECORD = 16 << 20  # bytes
 _MEMBERS = [f"{member}_{what}" for member in ("jpg", "json", "mp4") for what in ("offset", "size")]
@@ -45,7 +44,6 @@ class _Video:
     """What is counted of a video."""
 
     number: int
-    name: str = ""
     seconds: float = 0.0
     samples: int = 0
     lost: int = 0
@@ -126,13 +124,11 @@ def _add_samples(connection: sqlite3.Connection, source: Source, progress: Progr
 
 def _read_shards(source: Source, set_name: str, shards: Sequence[Any]) -> Iterator[tuple[Any, pa.Table, list[Classes]]]:
     """Yield each shard with its rows and the classes in their records, reading a few ahead."""
-    columns = schema.scalar_fields(set_name)
-    names = [*_COLUMNS, *(name for name in NAME_FIELDS if name in columns)][: len(_COLUMNS) + 1]
     fields = [name for name in schema.CLASSES if name in schema.own_fields(set_name)]
     needs_records = bool(fields) and isinstance(source, LocalSource)
 
     def read(shard: Any) -> tuple[Any, pa.Table, list[Classes]]:
-        table = read_rows(source.parquet(shard), names, rows=shard.samples)
+        table = read_rows(source.parquet(shard), _COLUMNS, rows=shard.samples)
         return shard, table, _read_classes(shard.path, table, fields) if needs_records else []
 
     with ThreadPoolExecutor(_READERS) as pool:
@@ -174,15 +170,11 @@ def _add_shard(
     records: Sequence[Classes],
 ) -> None:
     columns = {name: table[name].to_pylist() for name in table.column_names}
-    named = next((columns[name] for name in NAME_FIELDS if name in columns), None)
     videos = []
-    for uid, stop, name in zip(
-        columns["video_uid"], columns["clip_end"], named or repeat(""), strict=named is not None
-    ):
+    for uid, stop in zip(columns["video_uid"], columns["clip_end"], strict=True):
         video = counts.video(uid)
         video.samples += 1
         video.seconds = max(video.seconds, stop)
-        video.name = video.name or name
         videos.append(video.number)
     numbers = range(first, first + len(table))
     texts = columns["text"]
@@ -262,9 +254,9 @@ def _read_table(source: Source, name: str) -> pa.Table | None:
 
 def _add_videos(connection: sqlite3.Connection, counts: _Counts) -> None:
     connection.executemany(
-        "INSERT INTO videos VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO videos VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (
-            (v.number, uid, v.name, v.seconds, v.samples, v.lost, v.status, v.reason, v.detail)
+            (v.number, uid, v.seconds, v.samples, v.lost, v.status, v.reason, v.detail)
             for uid, v in counts.videos.items()
         ),
     )
@@ -316,7 +308,7 @@ def _add_indexes(connection: sqlite3.Connection) -> None:
         "CREATE INDEX losses_by_reason ON losses (set_name, status, reason, id)",
         "INSERT INTO captions (captions) VALUES ('rebuild')",
         """INSERT INTO video_words (rowid, words)
-           SELECT v.id, v.uid || ' ' || v.name || ' ' || coalesce(
+           SELECT v.id, v.uid || ' ' || coalesce(
              (SELECT group_concat(s.text, ' ') FROM samples s WHERE s.video = v.id), '') FROM videos v""",
         "INSERT INTO tag_counts SELECT kind, tag, sum(samples), count(*) FROM video_tags GROUP BY kind, tag",
         "INSERT INTO words SELECT term, doc FROM vocabulary ORDER BY doc DESC, term LIMIT 200",

@@ -8,7 +8,7 @@ CREATE TABLE splits (
 );
 CREATE TABLE shards (id INTEGER PRIMARY KEY, split INTEGER NOT NULL, name TEXT NOT NULL, first INTEGER NOT NULL);
 CREATE TABLE videos (
-  id INTEGER PRIMARY KEY, uid TEXT NOT NULL, name TEXT NOT NULL, -- name: of its file, where the dataset states it
+  id INTEGER PRIMARY KEY, uid TEXT NOT NULL,
   seconds REAL NOT NULL, samples INTEGER NOT NULL, lost INTEGER NOT NULL,
   status TEXT NOT NULL, reason TEXT NOT NULL, detail TEXT NOT NULL -- of the video's own row in the ledger
 );

@@ -39,7 +39,7 @@ _MAX_TIES = 10_000  # vectors of one similarity that are told apart by their key
 class VectorError(ValueError):
     """Vectors that are absent or damaged, or that do not fit the query."""
 
-    exit_code: ClassVar[int] = 1
+    exit_code: ClassVar[int] = 2
 
 
 @dataclass(frozen=True, kw_only=True)

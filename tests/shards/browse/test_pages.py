@@ -12,8 +12,8 @@ from tests.browser import Browser, PageReport
 from tests.shards.browse.conftest import EVIL_VIDEO, Served
 
 PAGES = (
-    "/", "/videos", "/video?uid=video-a", "/video?uid=" + quote(EVIL_VIDEO), "/search?q=c", "/losses", "/distributions",
-    "/sample/video-a_s1_000001", "/nothing",
+    "/", "/videos", "/video?uid=video-a&at=video-a_c1_000001", "/video?uid=" + quote(EVIL_VIDEO), "/search?q=c",
+    "/losses", "/distributions",    "/sample/video-a_s1_000001", "/nothing",
 )  # fmt: skip
 PLAYING = """new Promise((done) => setTimeout(() => {
   const video = document.querySelector("#stage video");
@@ -32,7 +32,7 @@ def leaving(served: Served, report: PageReport) -> list[str]:
 def test_pages_fit_and_play_without_an_error_or_a_foreign_request(
     browser: Browser, served: Served, page: str, width: int, is_dark: bool
 ) -> None:
-    report = browser.open_page(served.url + page, width=width, is_dark=is_dark, max_videos=3)
+    report = browser.open_page(served.url + page, width=width, is_dark=is_dark, max_videos=3, play_seconds=10)
     errors = [error for error in report.console_errors if "404" not in error or page != "/nothing"]
     assert errors == [] and leaving(served, report) == []
     assert report.width <= width

@@ -14,7 +14,7 @@ def found(key: str, start: float, stop: float, *, video: str = "v", set_name: st
         ("id", "first_frame", "jpg_offset", "jpg_size", "json_offset", "json_size", "mp4_offset"), 0
     )
     return Found(
-        key=key, set_name=set_name, split="train", video_uid=video, video_name="", start=start, stop=stop, text=key,
+        key=key, set_name=set_name, split="train", video_uid=video, start=start, stop=stop, text=key,
         fps=30.0, clip_frames=1, mp4_size=0, tags="{}", **numbers,
     )  # fmt: skip
 
