@@ -27,6 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 EXCEPTIONS = {
     "shards/verify/__main__.py": {"configs.cli"},
     "shards/inspect/__main__.py": {"configs.cli"},
+    "shards/export/__main__.py": {"configs.cli"},
     "shards/browse/__main__.py": {"configs.cli", "eval.text_queries"},  # lazily: only --checkpoint needs a model
     "preprocessing/extract_features.py": {"hiervl_train.features"},  # the only entry there that needs torch
     "hiervl_train/pretrain.py": {"eval.in_training"},  # a run can evaluate itself
@@ -56,6 +57,7 @@ ONLY_IMPORTED_BY: dict[str, set[str]] = {
     "shards.verify": set(),
     "shards.inspect": set(),
     "shards.browse": set(),
+    "shards.export": set(),
     "preprocessing.demo": {"preprocessing.build_shards", "preprocessing.config"},
 }
 MUST_NOT_USE = {

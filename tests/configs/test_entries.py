@@ -39,7 +39,13 @@ WITH_KEYS = (
     "eval.search",
     "eval.build_mcq",
 )
-WITHOUT_KEYS = ("shards.verify.__main__", "shards.inspect.__main__", "hiervl_train.monitor.page", "eval.compare")
+WITHOUT_KEYS = (
+    "shards.export.__main__",
+    "shards.verify.__main__",
+    "shards.inspect.__main__",
+    "hiervl_train.monitor.page",
+    "eval.compare",
+)
 FILES = sorted((REPOSITORY / "configs").glob("*/*.yaml"))
 
 
