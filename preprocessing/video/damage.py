@@ -18,6 +18,7 @@ from preprocessing.video.clock import VideoClock
 from preprocessing.video.frame_folder import FrameFolder
 from preprocessing.video.frames import FramesReport
 
+_INSTANT = 1e-6  # s; what is shorter is rounding
 _ADJACENT = 1.6  # times the usual step between frames: between frames that far apart, none is missing
 
 
@@ -44,14 +45,14 @@ def find_damage(
     if not report.shown:
         return [*damage, Damage(start=start, end=end, reason="no decodable frame")]
     decoded = np.array(sorted(set(report.decoded)), np.int64)
-    damage += _undecoded(decoded, clock, start=start, end=end)
+    damage += _undecoded(decoded, clock, start=start, stop=stop, fps=config.fps)
     damage += frozen_intervals(clock.time_P[report.shown], start=start, step=clock.step, config=config)
     damage += _wrong_frames(np.array(report.shown), decoded, clock, first=first, fps=config.fps)
-    return [item for item in damage if item.end > start and item.start < end]
+    return [item for item in damage if item.end > start + _INSTANT and item.start < end - _INSTANT]
 
 
-def _undecoded(decoded: np.ndarray, clock: VideoClock, *, start: float, end: float) -> Iterator[Damage]:
-    """Yield where a packet gave no frame and nothing else is shown at its time.
+def _undecoded(decoded: np.ndarray, clock: VideoClock, *, start: float, stop: int, fps: int) -> Iterator[Damage]:
+    """Yield where a packet gave no frame and nothing else is shown at its time, before grid frame `stop`.
 
     The second field of a frame, or a packet that repeats it, gives none either; there the frames around are adjacent.
     """
@@ -60,7 +61,7 @@ def _undecoded(decoded: np.ndarray, clock: VideoClock, *, start: float, end: flo
     times = np.sort(clock.time_P[decoded])
     steps = np.diff(times)
     usual = float(np.median(steps[steps > 0])) if (steps > 0).any() else clock.step
-    absent = np.isfinite(clock.time_P) & (clock.time_P >= start - usual) & (clock.time_P < end)
+    absent = (clock.time_P >= start - usual) & (clock.slots(fps) < stop)
     absent[decoded] = False
     for at in np.sort(clock.time_P[absent]).tolist():
         after = int(np.searchsorted(times, at, side="right"))
@@ -69,7 +70,7 @@ def _undecoded(decoded: np.ndarray, clock: VideoClock, *, start: float, end: flo
         around = [*steps[max(0, after - 2) : max(0, after - 1)], *steps[after : after + 1]]  # before and after the gap
         step = min(usual, *(s for s in around if s > 0)) if any(s > 0 for s in around) else usual
         if following - before > _ADJACENT * step and not (following == np.inf and at - before < 0.6 * usual):
-            yield Damage(start=at, end=min(float(following), end), reason="no decodable frame")
+            yield Damage(start=at, end=min(float(following), stop / fps), reason="no decodable frame")
 
 
 def _wrong_frames(
@@ -116,7 +117,7 @@ def merge(damage: Iterable[Damage], *, start: float, end: float) -> tuple[Damage
     clipped = [
         Damage(start=max(d.start, start), end=min(d.end, end), reason=d.reason)
         for d in damage
-        if d.end > start and d.start < end
+        if d.end > start + _INSTANT and d.start < end - _INSTANT
     ]
     joined: list[Damage] = []
     for d in sorted(clipped, key=lambda d: (d.start, d.end, d.reason)):

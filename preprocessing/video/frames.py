@@ -210,7 +210,8 @@ def _images(spec: FramesSpec, clock: VideoClock) -> Iterator[SentPacket | Decode
     with watched_messages() as messages:
         for number in range(spec.first_packet, len(spec.images)):
             try:
-                frames = decoder.decode(av.Packet((Path(spec.source) / spec.images[number]).read_bytes()))
+                data = (Path(spec.source) / spec.images[number]).read_bytes()
+                frames = decoder.decode(av.Packet(data)) if data else []  # an empty packet would end the decoder
             except (av.FFmpegError, OSError):
                 frames = []
             intact = [frame for frame in frames if isinstance(frame, av.VideoFrame) and not frame.is_corrupt]

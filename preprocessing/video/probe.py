@@ -17,6 +17,7 @@ from preprocessing.video.clock import (
     ClockError,
     VideoClock,
     load_clock,
+    same_packets,
     save_clock,
     source_identity,
 )
@@ -41,6 +42,7 @@ class ProbedVideo:
     size: int  # bytes; of a folder, the number of its frames
     mtime_ns: int
     inode: int
+    ctime_ns: int  # of its last change of any kind, also of permissions
     container: str  # libavformat's name of the format
     codec: str
     stream: int  # index of the video stream within the container
@@ -51,6 +53,7 @@ class ProbedVideo:
     stated_duration: float  # s; what the container or metadata state, where that is longer
     colour: Colour
     is_interlaced: bool  # a frame near the start is interlaced
+    metadata_duration: float | None = None  # s; what metadata state
     notes: tuple[str, ...] = ()  # what was found out of the ordinary
     frame_folder: FrameFolder | None = None  # where `path` is a folder of numbered frames
 
@@ -71,24 +74,31 @@ def probe(path: Path, *, stated_seconds: float | None = None, clock_file: Path |
     is reported as lost. Raises `UnreadableError` where no frame can be decoded, and `OSError` where the file cannot be
     read (permission, a lost mount).
     """
+    source, clock = _probed(path, stated_seconds)
+    if clock_file is not None:
+        _keep(clock_file, clock, source.identity)
+    return source
+
+
+def _probed(path: Path, stated_seconds: float | None) -> tuple[ProbedVideo, VideoClock]:
+    """Return the properties and the clock of a video file; raise as `probe` does."""
     if path.stat().st_size == 0:
         raise UnreadableError("the file is empty (0 bytes)")
     with path.open("rb"):  # raises the OSError that av would replace by its own error
         pass
-    identity = source_identity(path)
+    identity, ctime_ns = source_identity(path), path.stat().st_ctime_ns
     try:
         with open_source(path) as container:
             stream = _video_stream(container)
             clock = read_clock(path, container, stream, limit=_limit(stated_seconds))
             first, clock = _start(path, container, stream, clock)
             width, height = _display_size(first, stream)
-            if clock_file is not None:
-                _keep(clock_file, clock, identity)
-            return ProbedVideo(
+            source = ProbedVideo(
                 path=path,
                 size=identity[0],
                 mtime_ns=identity[1],
                 inode=identity[2],
+                ctime_ns=ctime_ns,
                 container=container.format.name,
                 codec=stream.codec_context.name,
                 stream=stream.index,
@@ -99,8 +109,10 @@ def probe(path: Path, *, stated_seconds: float | None = None, clock_file: Path |
                 stated_duration=max(clock.stated_end, min(stated_seconds or 0.0, MAX_SECONDS)),
                 colour=colour_of(first),
                 is_interlaced=bool(first.interlaced_frame),
+                metadata_duration=stated_seconds,
                 notes=clock.notes,
             )
+            return source, clock
     except ClockError as error:
         raise UnreadableError(str(error)) from None
     except av.FFmpegError as error:
@@ -128,10 +140,18 @@ def read_source_clock(source: ProbedVideo, clock_file: Path) -> VideoClock:
         return folder_clock(source.frame_folder)
     clock = load_clock(clock_file, source.identity)
     if clock is None:
-        probe(source.path, clock_file=clock_file)
-        clock = load_clock(clock_file)
-        assert clock is not None
+        again, clock = _probed(source.path, source.metadata_duration)
+        _keep(clock_file, clock, again.identity)
     return clock
+
+
+def has_same_content(source: ProbedVideo, clock_file: Path) -> bool:
+    """Return whether a video file still has the packets that its clock names, whatever its modification time says."""
+    known = load_clock(clock_file, source.identity)
+    try:
+        return known is not None and same_packets(known, _probed(source.path, source.metadata_duration)[1])
+    except UnreadableError:
+        return False
 
 
 def probe_frame_folder(path: Path, fps: float | None, *, stated_seconds: float | None = None) -> ProbedVideo:
@@ -153,6 +173,7 @@ def probe_frame_folder(path: Path, fps: float | None, *, stated_seconds: float |
         size=folder.count - sum(last - first + 1 for first, last in folder.missing),
         mtime_ns=path.stat().st_mtime_ns,
         inode=path.stat().st_ino,
+        ctime_ns=path.stat().st_ctime_ns,
         container="image2",
         codec="mjpeg",
         stream=0,

@@ -24,7 +24,7 @@ from preprocessing.video.clock import VideoClock, clock_path, save_clock, source
 from preprocessing.video.damage import find_damage, merge
 from preprocessing.video.frames import FramesReport, FramesSpec
 from preprocessing.video.picture import Colour, StoredPicture
-from preprocessing.video.probe import ProbedVideo, read_source_clock
+from preprocessing.video.probe import ProbedVideo, UnreadableError, has_same_content, read_source_clock
 from shards.files import publish, temporary_name
 
 # s before a chunk at which decoding starts; the next is tried where frames were missing or broken.
@@ -99,9 +99,13 @@ def make_chunk(task: ChunkTask) -> Chunk:
     """
     folder = chunk_path(task.work, task.video_uid, task.index, "full").parent
     folder.mkdir(parents=True, exist_ok=True)
-    if changed := _change(task.source):
+    if changed := _change(task):
         return _publish(task, _failed(task, changed), {}, cpu_seconds=0.0, is_interlaced=False)
-    clock = read_source_clock(task.source, clock_path(task.work, task.video_uid))
+    try:
+        clock = read_source_clock(task.source, clock_path(task.work, task.video_uid))
+    except UnreadableError as error:  # it is read again only where the saved clock is of another version
+        damage = _failed(task, _change(task) or str(error))
+        return _publish(task, damage, {}, cpu_seconds=0.0, is_interlaced=False)
     if lost := _lost(task, clock):
         return _publish(task, lost, {}, cpu_seconds=0.0, is_interlaced=False)
     with ExitStack() as cleanup:
@@ -112,7 +116,7 @@ def make_chunk(task: ChunkTask) -> Chunk:
         save_clock(temporary["clock"], clock, task.source.identity)
         attempt, cpu_seconds, is_interlaced = _decode_and_encode(task, clock, temporary)
         damage = attempt.damage
-        if changed := _change(task.source):
+        if changed := _change(task):
             damage = _failed(task, changed)
         return _publish(task, damage, temporary, cpu_seconds=cpu_seconds, is_interlaced=is_interlaced)
 
@@ -121,19 +125,24 @@ def _failed(task: ChunkTask, reason: str) -> list[Damage]:
     return [Damage(start=task.start, end=task.end, reason=reason)]
 
 
-def _change(source: ProbedVideo) -> str:
+def _change(task: ChunkTask) -> str:
     """Return how a source differs from what was probed; empty if it does not."""
+    source = task.source
     try:
-        now = source_identity(source.path)
+        now, ctime_ns = source_identity(source.path), source.path.stat().st_ctime_ns
+        if source.frame_folder is not None:
+            now = (source.size, *now[1:])
+        before = source.identity
+        names = ("size", "modification time", "inode")
+        changes = [f"{n} {a} before, {b} now" for n, a, b in zip(names, before, now, strict=True) if a != b]
+        # Where only the status is another, permissions changed, or the content and its modification time was restored.
+        is_suspicious = not changes and ctime_ns != source.ctime_ns and source.frame_folder is None
+        if is_suspicious and not has_same_content(source, clock_path(task.work, task.video_uid)):
+            changes = ["other content of the same size and modification time"]
     except OSError as error:
         raise TransientError(f"{source.path}: {error.strerror or error}; it was there when the build began") from error
-    if source.frame_folder is not None:
-        now = (source.size, *now[1:])
-    if now == source.identity:
+    if not changes:
         return ""
-    before = source.identity
-    names = ("size", "modification time", "inode")
-    changes = [f"{n} {a} before, {b} now" for n, a, b in zip(names, before, now, strict=True) if a != b]
     return f"the source changed during the build ({'; '.join(changes)}); run the build again when it is complete"
 
 
