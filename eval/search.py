@@ -4,8 +4,9 @@
     python eval/search.py ROOT --checkpoint C "a person washes a carrot"
     python eval/search.py ROOT --checkpoint C --key KEY [--sets clips/val,summaries] [--top 24]
 
-Similarity is the cosine of embeddings; the windows of long samples are aggregated. Embeddings are cached, so only the
-first search of a split is slow. It may run on several ranks.
+Similarity is the cosine of embeddings; the windows of long samples are aggregated. The first search of a split embeds
+it and keeps a vector of each sample; later ones only read these. `data.features=NAME` takes the embeddings from a
+feature set. It may run on several ranks.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import argparse
 import hashlib
 import re
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -24,13 +26,18 @@ from rich.table import Table
 from configs.cli import Command, ExitCode, Request
 from eval.command import on_all_ranks
 from eval.config import EvalConfig
-from eval.nearest import Hit, Query, Searcher, choose_splits, find_split, nearest
-from eval.report.media import Clip, copy_media
-from eval.report.search_page import render, title
+from eval.nearest import Query, Result, Searcher, choose_splits, run_search
+from eval.report.media import Clip, Place, copy_media
+from eval.report.search_page import Narrations, render, title
 from eval.run import open_configured
 from hiervl_train.distributed import DistributedContext
+from shards.html.elements import clock
 from shards.html.page import write_page
-from shards.sources import open_source
+from shards.schema import SummaryRecord, from_json, record_class
+from shards.search.catalog import Catalog, Found
+from shards.sources import Source, open_source
+from shards.stats import parse_json
+from shards.summary import printable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,25 +73,66 @@ def search(flags: argparse.Namespace, config: EvalConfig, ranks: DistributedCont
     source = open_source(config.data.root, config.data.source)
     splits = choose_splits(source.dataset, flags.sets)
     query = Query(text=flags.text or "", key=flags.key)
-    if query.key:
-        find_split(source, query.key)  # reports an unknown key before anything is embedded
     opened = open_configured(config, ranks)
-    settings = config.embedding(opened)
-    searcher = Searcher(opened=opened, source=source, settings=settings, ranks=ranks, cache=config.cache)
-    embedded = {pair: searcher.embed_set(*pair) for pair in splits}
-    query_D = searcher.embed_query(query, embedded)
-    if query_D is None:
+    with tempfile.TemporaryDirectory(prefix="vectors-") as temporary:
+        searcher = Searcher(
+            opened=opened,
+            source=source,
+            settings=config.embedding(opened),
+            ranks=ranks,
+            cache=config.cache or Path(temporary),
+            keeps=config.cache is not None,
+        )
+        found = run_search(searcher, splits, query, flags.top)
+    if found is None:
         return None
-    searched = [one for one in embedded.values() if one is not None]
-    hits = nearest(query_D, searched, flags.top, exclude=query.key)
+    result, catalog = found
     folder = flags.output or _folder(query, opened.digest, config.data.root, splits)
-    shown = [query.key] * bool(query.key) + [hit.key for found in hits.values() for hit in found]
-    clips = copy_media(source, shown, folder)
-    page = folder / "index.html"
-    samples = sum(len(one.keys) for one in searched)
-    write_page(page, title(query), render(query, hits, clips, checkpoint=str(opened.path), searched=samples))
-    _print(hits, clips, page)
+    page = _write(source, catalog, query, result, folder, checkpoint=str(opened.path))
+    console = Console()
+    _print(console, result)
+    if config.cache is not None:
+        console.print(f"vectors: {searcher.folder}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"wrote {page}", highlight=False, markup=False, soft_wrap=True)
     return page
+
+
+def _write(source: Source, catalog: Catalog, query: Query, result: Result, folder: Path, *, checkpoint: str) -> Path:
+    """Write the page of a search with the media that it shows; return its path."""
+    hits = [moment.sample for moments in result.moments.values() for moment in moments]
+    shown = [*([result.own] if result.own is not None else []), *hits]
+    narrations = {sample.key: _narrations(source, catalog, sample) for sample in hits if _is_summary(sample)}
+    places = [_place(source, catalog, sample) for sample in shown]
+    clips: dict[str, Clip] = copy_media(source, [sample.key for sample in shown], folder, places=places)
+    page = folder / "index.html"
+    body = render(query, result, clips, narrations, checkpoint=checkpoint)
+    write_page(page, title(query), body)
+    return page
+
+
+def _place(source: Source, catalog: Catalog, sample: Found) -> Place:
+    name = catalog.shard_of(sample)
+    split = source.dataset.split(sample.set_name, sample.split)
+    shard = next(shard for shard in split.shards if shard.name == name)
+    offsets = {
+        f"{member}_{what}": getattr(sample, f"{member}_{what}")
+        for member in ("jpg", "json", "mp4")
+        for what in ("offset", "size")
+    }
+    return Place(key=sample.key, set_name=sample.set_name, split=sample.split, shard=shard, offsets=offsets)
+
+
+def _is_summary(sample: Found) -> bool:
+    return issubclass(record_class(sample.set_name), SummaryRecord)
+
+
+def _narrations(source: Source, catalog: Catalog, sample: Found) -> Narrations:
+    """Return time (s in the source) and text of a summary's narrations."""
+    place = _place(source, catalog, sample)
+    value = parse_json(source.read(place.shard, sample.json_offset, sample.json_size))
+    record = from_json(sample.set_name, value)
+    listed = record.narrations if isinstance(record, SummaryRecord) else []
+    return [(narration.clip_start, narration.text) for narration in listed]
 
 
 def _folder(query: Query, digest: str, root: str, splits: Sequence[tuple[str, str]]) -> Path:
@@ -95,19 +143,21 @@ def _folder(query: Query, digest: str, root: str, splits: Sequence[tuple[str, st
     return Path("runs", "search", f"{name or 'query'}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}")
 
 
-def _print(hits: Mapping[str, Sequence[Hit]], clips: Mapping[str, Clip], page: Path) -> None:
-    console = Console()
-    for set_name, found in hits.items():
+def _print(console: Console, result: Result) -> None:
+    for set_name, moments in result.moments.items():
         table = Table(title=set_name, title_justify="left", title_style="bold", header_style="dim", box=None)
         table.add_column("", justify="right", no_wrap=True, min_width=2)
         table.add_column("cosine", justify="right", no_wrap=True)
         table.add_column("split", no_wrap=True)
-        table.add_column("text and key", overflow="fold")
-        for rank, hit in enumerate(found, 1):
-            words = " ".join(clips[hit.key].text.split())[:200] if hit.key in clips else ""
-            table.add_row(str(rank), f"{hit.score:.3f}", hit.split, f"{escape(words)}\n[dim]{hit.key}[/]")
+        table.add_column("text, video and key", overflow="fold")
+        for rank, moment in enumerate(moments, 1):
+            sample = moment.sample
+            texts = [sample.text, *(other.text for other in moment.others)]
+            words = " / ".join(" ".join(text.split())[:200] for text in texts)
+            where = f"{sample.video_uid} {clock(sample.start)}"
+            lines = f"{escape(printable(words))}\n[dim]{escape(printable(where))}  {escape(printable(sample.key))}[/]"
+            table.add_row(str(rank), f"{moment.score:.3f}", sample.split, lines)
         console.print(table, "")
-    console.print(f"wrote {page}", highlight=False, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

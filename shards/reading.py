@@ -13,7 +13,6 @@ from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from shards import sampling, schema
 from shards.cache import ShardCache
@@ -107,11 +106,12 @@ class SampleReader:
 
     def rows_except(self, keys: Collection[str]) -> dict[int, np.ndarray]:
         """Return shard → rows of withdrawn videos and of samples with other keys, for the shards that have any."""
-        wanted = pa.array(sorted(set(keys)), pa.string())
+        wanted = frozenset(keys)
         excluded = {}
         for number, shard in enumerate(self._split.shards):
             table = read_rows(self._source.parquet(shard), ["key", "video_uid"], rows=shard.samples)
-            is_wanted = np.asarray(pc.is_in(table["key"], wanted))
+            # Arrow's is_in would hash all wanted keys again for every shard.
+            is_wanted = np.fromiter((key in wanted for key in table["key"].to_pylist()), bool, len(table))
             rows = np.flatnonzero(~is_wanted | self._is_denied(table["video_uid"]))
             if len(rows):
                 excluded[number] = rows

@@ -6,7 +6,7 @@ A stored video starts at a key frame, before its clip: `Clip.begin` and `Clip.en
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,12 +43,14 @@ class Clip:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Location:
+class Place:
+    """Where a sample is stored."""
+
     key: str
     set_name: str
     split: str
     shard: Shard
-    offsets: dict[str, int]
+    offsets: Mapping[str, int]  # jpg_offset, jpg_size, and so on of jpg, json and mp4
 
 
 def copy_media(
@@ -57,16 +59,19 @@ def copy_media(
     folder: Path,
     *,
     splits: Sequence[tuple[str, str]] | None = None,
+    places: Iterable[Place] | None = None,
     max_bytes: int = 256 << 20,
 ) -> dict[str, Clip]:
     """Copy images and videos of those `keys` that the dataset has into `folder`/media; return key → clip.
 
     A video that would take the folder past `max_bytes` is left out and only its image copied; the first of `keys` are
-    copied first. `splits` are (set, split) pairs to search, all by default. Videos on the dataset's denylist are left
+    copied first. `splits` are (set, split) pairs to search, all by default; with `places`, those of the keys, nothing
+    is searched. Videos on the dataset's denylist are left
     out. Raises `ShardError` or `SourceError` if the shards cannot be read.
     """
     wanted = [key for key in dict.fromkeys(keys) if is_key(key)]  # anything else is no safe file name
-    found = {sample.key: sample for sample in _find(source, wanted, splits)}
+    known = _find(source, wanted, splits) if places is None else places
+    found = {sample.key: sample for sample in known}
     denied = source.dataset.denylist
     clips: dict[str, Clip] = {}
     used = 0
@@ -117,7 +122,7 @@ def when(clip: Clip) -> str:
     return f"{clock(clip.clip_start)} to {clock(clip.clip_end)}{speed}"
 
 
-def _find(source: Source, keys: Sequence[str], splits: Sequence[tuple[str, str]] | None) -> Iterator[_Location]:
+def _find(source: Source, keys: Sequence[str], splits: Sequence[tuple[str, str]] | None) -> Iterator[Place]:
     """Yield the location of each key, reading no more tables than necessary."""
     missing = set(keys)
     for set_name, split_name, split in source.dataset.splits():
@@ -131,8 +136,8 @@ def _find(source: Source, keys: Sequence[str], splits: Sequence[tuple[str, str]]
             for row in rows.to_pylist():
                 key = row.pop("key")
                 missing.discard(key)
-                yield _Location(key=key, set_name=set_name, split=split_name, shard=shard, offsets=row)
+                yield Place(key=key, set_name=set_name, split=split_name, shard=shard, offsets=row)
 
 
-def _read(source: Source, sample: _Location, member: str) -> bytes:
+def _read(source: Source, sample: Place, member: str) -> bytes:
     return source.read(sample.shard, sample.offsets[f"{member}_offset"], sample.offsets[f"{member}_size"])

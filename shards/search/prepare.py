@@ -13,7 +13,7 @@ from shards.dataset import Dataset, hash_file
 from shards.features import FeatureError, FeatureSet, FeatureSplit, ShardFeatures
 from shards.features.contract import FEATURE_JSON, index_columns, index_problems
 from shards.search.making import Progress
-from shards.search.vectors import VectorSet, finish_vectors, open_vectors, read_facts, write_vectors
+from shards.search.vectors import VectorSet, finish_vectors, finished, open_vectors, write_vectors
 
 ARRAYS = ("aggregate", "video")  # of a feature set, the first that a split has: of whole samples, then of their parts
 
@@ -36,19 +36,17 @@ def vectors_of_features(
         raise FeatureError(f"{features.folder}: no array of {' or '.join(ARRAYS)} of these shards: nothing to search")
     digest = hash_file(features.folder / FEATURE_JSON)
     folder = folder / f"vectors-{digest[:16]}"
-    checkpoint = str(features.extractor.get("checkpoint", ""))
-    facts = {"features": str(features.folder), "sha256": digest, "checkpoint": checkpoint}
-    if (read_facts(folder) or {}).get("sha256") != digest:
-        total = sum(features.splits[pair].samples for pair in splits)
-        done = 0
-        for (set_name, split), array in splits.items():
-            for shard in features.splits[set_name, split].shards:
-                keys, vectors_ND = _pooled(shard, array)
-                write_vectors(folder / set_name / split, shard.name, keys, vectors_ND)
-                done += shard.samples
-                if progress is not None:
-                    progress(done, total)
-        finish_vectors(folder, facts)
+    missing = [pair for pair in splits if finished(folder, *pair) != current[pair]]
+    done, total = 0, sum(features.splits[pair].samples for pair in missing)
+    for set_name, split in missing:
+        for shard in features.splits[set_name, split].shards:
+            keys, vectors_ND = _pooled(shard, splits[set_name, split])
+            write_vectors(folder / set_name / split, shard.name, keys, vectors_ND)
+            done += shard.samples
+            if progress is not None:
+                progress(done, total)
+        facts = {"features": str(features.folder), "checkpoint": str(features.extractor.get("checkpoint", ""))}
+        finish_vectors(folder, set_name, split, current[set_name, split], **facts)
     return list(open_vectors(folder))
 
 

@@ -1,6 +1,6 @@
 """Unit vectors of samples on disk, and the exact search for those nearest to another vector.
 
-    FOLDER/vectors.json               what the vectors are of, written last
+    FOLDER/vectors.json               what the vectors are of, and which splits are complete; written last
     FOLDER/<set>/<split>/00000.npy    float16 (N, D), each row of length 1: the samples of shard 00000
     FOLDER/<set>/<split>/00000.parquet    key, first_row, rows (always 1): the layout of `features/` in a dataset
 
@@ -15,7 +15,7 @@ import functools
 import importlib.util
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,24 +144,32 @@ def write_vectors(folder: Path, shard: str, keys: Sequence[str], vectors_ND: np.
         np.save(handle, unit(vectors_ND).astype(np.float16), allow_pickle=False)
 
 
-def finish_vectors(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Mark a folder of vectors as complete: `facts` says what they are of."""
-    write_json(folder / FACTS, dict(facts))
+def finish_vectors(folder: Path, set_name: str, split: str, fingerprint: str, **facts: Any) -> None:
+    """Mark the vectors of a split as complete: of the shards with a fingerprint; `facts` are what else is known."""
+    known = read_facts(folder) or {}
+    splits = known.get("splits") if isinstance(known.get("splits"), dict) else {}
+    write_json(folder / FACTS, {**known, **facts, "splits": {**(splits or {}), f"{set_name}/{split}": fingerprint}})
 
 
 def read_facts(folder: Path) -> dict[str, Any] | None:
-    """Return what the vectors in a folder are of; None if they are not complete."""
+    """Return what the vectors in a folder are of; None if there are none that are complete."""
     try:
         return read_json_object(folder / FACTS)
     except ShardError:
         return None
 
 
+def finished(folder: Path, set_name: str, split: str) -> str:
+    """Return the fingerprint of the shards that the complete vectors of a split are of; empty without any."""
+    splits = (read_facts(folder) or {}).get("splits")
+    return str(splits.get(f"{set_name}/{split}", "")) if isinstance(splits, dict) else ""
+
+
 def open_vectors(folder: Path) -> Iterator[VectorSet]:
-    """Yield the vectors of each split in a folder, in the order of `schema.SETS`."""
+    """Yield the complete vectors in a folder, split by split in the order of `schema.SETS`."""
     for set_name in SETS:
         for split in SPLITS:
-            if (folder / set_name / split).is_dir():
+            if finished(folder, set_name, split):
                 yield VectorSet(folder / set_name / split, set_name, split)
 
 

@@ -42,6 +42,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(dataset: Dataset, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Return what runs a search in a folder of its own, and gives its exit code."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def search(*arguments: str) -> int:
         return main([str(dataset.root), "--checkpoint", str(checkpoint), "data.workers=0", *arguments])

@@ -37,7 +37,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
             vectors = random.normal(size=(len(keys), WIDTH)).astype(np.float32)
             vectors[[key.startswith("two-passes") for key in keys]] = [1, 0, 0, 0]
             write_vectors(folder / "mine" / set_name / split_name, shard.name, keys, vectors)
-    finish_vectors(folder / "mine", {"checkpoint": "abc"})
+        finish_vectors(folder / "mine", set_name, split_name, split.fingerprint, checkpoint="abc")
     write_features(source.dataset, source.dataset.root / "features" / "towers", {"clips": (CLIP,)})
     embeddings = find_embeddings(source.dataset, [folder / "mine"], folder / "cache")
     catalog = open_catalog(source, folder / "catalog.sqlite")

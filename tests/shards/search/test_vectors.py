@@ -78,6 +78,8 @@ def test_sets_are_ranked_separately_and_the_splits_of_a_set_together(tmp_path: P
     write_parts(tmp_path, [eye[:1]])
     write_parts(tmp_path, [eye[:1] + eye[1:2]], split="val")
     write_parts(tmp_path, [eye[1:2]], set_name="summaries")
+    for place in (("clips", "train"), ("clips", "val"), ("summaries", "train")):
+        finish_vectors(tmp_path, *place, "ab")
     found = nearest(eye[0] + 0.2 * eye[1], open_vectors(tmp_path), 5)
     assert [(near.key, near.split) for near in found["clips"]] == [("train-0-0000", "train"), ("val-0-0000", "val")]
     assert [near.key for near in found["summaries"]] == ["train-0-0000"]
@@ -98,9 +100,12 @@ def test_vectors_are_stored_as_half_floats_of_length_1_and_mapped(tmp_path: Path
 
 def test_a_folder_is_complete_once_it_says_so(tmp_path: Path) -> None:
     write_parts(tmp_path, [np.ones((1, WIDTH), np.float32)])
-    assert read_facts(tmp_path) is None
-    finish_vectors(tmp_path, {"of": "clips"})
-    assert read_facts(tmp_path) == {"of": "clips"}
+    write_parts(tmp_path, [np.ones((1, WIDTH), np.float32)], split="val")
+    assert read_facts(tmp_path) is None and list(open_vectors(tmp_path)) == []
+    finish_vectors(tmp_path, "clips", "val", "ab", checkpoint="cd")
+    assert [(one.set_name, one.split) for one in open_vectors(tmp_path)] == [("clips", "val")]
+    finish_vectors(tmp_path, "clips", "train", "ef")
+    assert read_facts(tmp_path) == {"checkpoint": "cd", "splits": {"clips/val": "ab", "clips/train": "ef"}}
 
 
 def test_what_does_not_fit_is_an_error_that_names_the_file(tmp_path: Path) -> None:
