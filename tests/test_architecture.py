@@ -29,6 +29,8 @@ EXCEPTIONS = {
     "shards/inspect/__main__.py": {"configs.cli"},
     "shards/export/__main__.py": {"configs.cli"},
     "shards/browse/__main__.py": {"configs.cli", "eval.text_queries"},  # lazily: only --checkpoint needs a model
+    "shards/features/__main__.py": {"configs.cli"},
+    "preprocessing/dense_features.py": {"hiervl_train.features"},
     "preprocessing/extract_features.py": {"hiervl_train.features"},  # the only entry there that needs torch
     "hiervl_train/pretrain.py": {"eval.in_training"},  # a run can evaluate itself
     "hiervl_train/finetune.py": {"eval.in_training"},

@@ -31,6 +31,7 @@ BENCHMARKS = ("egomcq", "summarymcq", "shufflemcq", "epic_mir", "charades_ego", 
 WITH_KEYS = (
     "preprocessing.build_shards",
     "preprocessing.extract_features",
+    "preprocessing.dense_features",
     "preprocessing.demo.__main__",
     "hiervl_train.pretrain",
     "hiervl_train.finetune",
@@ -41,6 +42,7 @@ WITH_KEYS = (
 )
 WITHOUT_KEYS = (
     "shards.export.__main__",
+    "shards.features.__main__",
     "shards.verify.__main__",
     "shards.inspect.__main__",
     "hiervl_train.monitor.page",
