@@ -1,5 +1,5 @@
 # PYTHON_ARGCOMPLETE_OK
-"""Shows what is in a dataset: tables in the terminal, one sample's record, or a page of pictures."""
+"""Shows what is in a dataset: tables in the terminal, one sample's record, or a page with players."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from configs.cli import Command, Request
-from shards import files, schema
+from shards import schema
 from shards.dataset import open_dataset
 from shards.inspect import page
 from shards.inspect.tables import Located, find_sample, table, tables
@@ -45,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = Command("python -m shards.inspect", __doc__)
     command.positional("root", type=Path, help="the dataset's folder")
     command.flag("--key", help="show this sample's place and record")
-    command.flag("--html", type=Path, metavar="FILE", help="write a self-contained page of images there")
-    command.flag("--samples", type=int, default=48, metavar="N", help="images per split (default: %(default)s)")
+    command.flag("--html", type=Path, metavar="FILE", help="write a page there, its images and videos in FILE.media")
+    command.flag("--samples", type=int, default=48, metavar="N", help="samples per split (default: %(default)s)")
 
     def work(request: Request[None]) -> None:
         flags = request.flags
@@ -66,7 +66,7 @@ def _inspect(root: Path, *, key: str | None, html: Path | None, samples: int) ->
     if key is not None:
         _show_sample(find_sample(dataset, key), console)
     if html is not None:
-        files.write_bytes(html, page.render(dataset, samples=samples).encode())
+        page.write(dataset, html, samples=samples)
         console.print(f"wrote {html}", highlight=False, soft_wrap=True)
     if key is None and html is None:
         for table in tables(dataset):

@@ -1,45 +1,89 @@
-"""Shows a dataset as one self-contained HTML file: key frames with captions, summaries with their timelines."""
+"""Writes a small static page of a dataset: players with captions, summaries with their timelines.
+
+Images and videos lie in a folder beside the page, `<name of the page>.media`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from shards import schema
 from shards.dataset import Dataset, Shard, Split, read_member
-from shards.html.elements import Html, absent, clock, heading, image, notice, table, tag, tile, tiles
-from shards.html.page import document
+from shards.files import write_bytes
+from shards.html.elements import Html, absent, clock, heading, image, notice, player, table, tag, tile, tiles
+from shards.html.page import write_page
 from shards.inspect.tables import read_record
+from shards.keys import is_key
 from shards.stats import ShardError
 from shards.summary import SplitSummary, human_bytes, human_hours, summarize
 
+_OFFSETS = [f"{member}_{what}" for member in ("jpg", "json", "mp4") for what in ("offset", "size")]
 _STRIP = 8  # narrations shown as images below a summary's timeline
 _LANES = 4  # rows of a timeline
-_MAX_JPG = 4 << 20  # bytes of an image in the page
+_MAX_JPG = 4 << 20  # bytes of an image
+_MAX_VIDEOS = 64 << 20  # bytes of all videos of a page; of further samples only the image is shown
 _SUMMARIES = 12  # most summaries shown of a split: each takes much room
 
 
-def render(dataset: Dataset, *, samples: int = 48) -> str:
-    """Return the page with up to `samples` images per split, spread evenly over its shards; it runs no script."""
+class _Media:
+    """The images and videos of a page, copied into the folder beside it."""
+
+    def __init__(self, page: Path) -> None:
+        self._folder = page.with_name(f"{page.name}.media")
+        self._left = _MAX_VIDEOS
+
+    def image(self, shard: Shard, row: Mapping[str, Any]) -> str:
+        """Copy a sample's image; return its path from the page. Raises `ShardError` if it cannot be read."""
+        if not is_key(row["key"]):
+            raise ShardError(f"{shard.name}: {row['key']!r} is no key: run python -m shards.verify")
+        if row["jpg_size"] > _MAX_JPG:
+            raise ShardError(f"{shard.name}: an image of {row['jpg_size']} bytes is too large for a page")
+        return self._copy(shard, row, "jpg")
+
+    def video(self, shard: Shard, row: Mapping[str, Any]) -> str | None:
+        """Copy a sample's video; return its path from the page, None where the page has enough of them."""
+        if row["mp4_size"] > self._left:
+            return None
+        self._left -= row["mp4_size"]
+        return self._copy(shard, row, "mp4")
+
+    def _copy(self, shard: Shard, row: Mapping[str, Any], kind: str) -> str:
+        name = f"{row['key']}.{kind}"
+        try:
+            write_bytes(self._folder / name, read_member(shard.path, row[f"{kind}_offset"], row[f"{kind}_size"]))
+        except FileNotFoundError as error:
+            raise ShardError(f"{shard.name}: {error.strerror or error}") from None
+        return f"{quote(self._folder.name)}/{name}"
+
+
+def write(dataset: Dataset, path: Path, *, samples: int = 48) -> Path:
+    """Write the page with up to `samples` samples per split, spread evenly over its shards; return its path.
+
+    Samples of withdrawn videos are left out.
+    """
+    media = _Media(path)
     totals = [(split, summarize(split)) for _, _, split in dataset.splits()]
     body: list[object] = [_header(dataset, [total for _, total in totals])]
     for split, total in totals:
         is_summary = issubclass(schema.record_class(split.set_name), schema.SummaryRecord)
-        shown = _choose(split, min(samples, _SUMMARIES) if is_summary else samples)
+        shown = _choose(dataset, split, min(samples, _SUMMARIES) if is_summary else samples, media)
         if not shown:
             continue
         note = f"{len(shown):,} of {total.samples:,} samples, spread evenly"
         body.append(heading(f"{split.set_name}/{split.split}", note))
         if is_summary:
-            images = _narration_images(dataset, shown)
+            images = _narration_images(dataset, shown, media)
             body += [_summary(sample, images) for sample in shown]
         else:
             body.append(tag("div", [_sample(sample) for sample in shown], class_="grid"))
-    return document(dataset.root.resolve().name, body).decode()
+    return write_page(path, dataset.root.resolve().name, body)
 
 
 def _header(dataset: Dataset, totals: Sequence[SplitSummary]) -> list[Html]:
@@ -76,9 +120,10 @@ def _header(dataset: Dataset, totals: Sequence[SplitSummary]) -> list[Html]:
     ]
 
 
-def _choose(split: Split, count: int) -> list[dict[str, Any]]:
-    """Return up to `count` samples of a split: its record with `key` and `jpg`, or `key` and the `problem` with it."""
-    rows = split.rows(["key", "jpg_offset", "jpg_size", "json_offset", "json_size"])
+def _choose(dataset: Dataset, split: Split, count: int, media: _Media) -> list[dict[str, Any]]:
+    """Return up to `count` samples of a split: record with `key` and media, or `key` and the `problem` with it."""
+    rows = split.rows(["key", "video_uid", *_OFFSETS])
+    rows = rows.filter(pc.invert(pc.is_in(rows["video_uid"], pa.array(sorted(dataset.denylist), pa.string()))))
     step = max(len(rows) / count, 1.0)
     wanted = rows.take(pa.array([int(index * step) for index in range(min(count, len(rows)))], pa.int64()))
     shards = {shard.name: shard for shard in split.shards}
@@ -87,24 +132,24 @@ def _choose(split: Split, count: int) -> list[dict[str, Any]]:
         shard = shards[row["shard"]]
         try:
             record = read_record(split.set_name, shard, row)
-            chosen.append({**record, "key": row["key"], "jpg": _jpg(shard, row)})
+            files = {"jpg": media.image(shard, row), "mp4": media.video(shard, row)}
+            chosen.append({**record, "key": row["key"], **files})
         except ShardError as error:
             chosen.append({"key": row["key"], "problem": str(error)})
     return chosen
 
 
-def _jpg(shard: Shard, row: Mapping[str, Any]) -> bytes:
-    """Return a sample's image; raise `ShardError` if it cannot be read, or is too large for a page."""
-    if row["jpg_size"] > _MAX_JPG:
-        raise ShardError(f"{shard.name}: an image of {row['jpg_size']} bytes is too large for a page")
-    try:
-        return read_member(shard.path, row["jpg_offset"], row["jpg_size"])
-    except OSError as error:
-        raise ShardError(f"{shard.name}: {error.strerror or error}") from None
+def _show(sample: Mapping[str, Any]) -> Html:
+    """Return a player, or the image where the page has enough videos."""
+    if sample["mp4"] is None:
+        return image(sample["jpg"], sample["text"])
+    begin, fps = sample["first_frame"] / sample["fps"], sample["fps"]
+    end = begin + sample["clip_frames"] / fps
+    return player(sample["mp4"], poster=sample["jpg"], label=sample["text"], begin=begin, end=end, fps=fps)
 
 
-def _narration_images(dataset: Dataset, summaries: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
-    """Return key → JPEG of the narrations in the summaries' strips, as far as `clips` has them."""
+def _narration_images(dataset: Dataset, summaries: Sequence[Mapping[str, Any]], media: _Media) -> dict[str, str]:
+    """Return key → image of the narrations in the summaries' strips, as far as `clips` has them."""
     listed = [summary["narrations"] for summary in summaries if "problem" not in summary]
     wanted = pa.array([narration["key"] for narrations in listed for narration in _strip(narrations)], pa.string())
     images = {}
@@ -113,7 +158,7 @@ def _narration_images(dataset: Dataset, summaries: Sequence[Mapping[str, Any]]) 
         rows = split.rows(["key", "jpg_offset", "jpg_size"])
         for row in rows.filter(pc.is_in(rows["key"], wanted)).to_pylist():
             with suppress(ShardError):  # then it is shown as absent
-                images[row["key"]] = _jpg(shards[row["shard"]], row)
+                images[row["key"]] = media.image(shards[row["shard"]], row)
     return images
 
 
@@ -140,10 +185,10 @@ def _sample(sample: Mapping[str, Any]) -> Html:
         tag("p", sample["text"], class_="words"),
         tag("div", [tag("div", fact) for fact in facts], class_="mono"),
     )
-    return tag("figure", image(sample["jpg"], sample["text"]), caption)
+    return tag("figure", _show(sample), caption)
 
 
-def _summary(sample: Mapping[str, Any], images: Mapping[str, bytes]) -> Html:
+def _summary(sample: Mapping[str, Any], images: Mapping[str, str]) -> Html:
     """Return a summary: its image and text, its narrations on a timeline, and some of them as images."""
     if "problem" in sample:
         return tag("section", notice(sample["key"], ": ", sample["problem"]), class_="item")
@@ -152,7 +197,7 @@ def _summary(sample: Mapping[str, Any], images: Mapping[str, bytes]) -> Html:
     where = f"{clock(start)}–{clock(end)} · {count} · {sample['num_frames']} frames at {sample['fps']:g}/s"
     header = tag(
         "header",
-        tag("div", image(sample["jpg"], sample["text"]), class_="lead"),
+        tag("div", _show(sample), class_="lead"),
         tag(
             "div",
             tag("p", sample["text"], class_="title words"),
@@ -196,7 +241,7 @@ def _lanes(narrations: Sequence[Mapping[str, Any]]) -> list[int]:
     return lanes
 
 
-def _strip_item(narration: Mapping[str, Any], images: Mapping[str, bytes]) -> Html:
+def _strip_item(narration: Mapping[str, Any], images: Mapping[str, str]) -> Html:
     jpg = images.get(narration["key"])
     dot = tag("span", class_="dot", style=f"background:{_colour(narration)}")
     return tag(

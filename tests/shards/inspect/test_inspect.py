@@ -1,19 +1,21 @@
-"""Inspect shows what is in a dataset, whatever the captions hold, and writes a page that fetches and runs nothing."""
+"""Inspect shows what is in a dataset, whatever the captions hold, and writes a page that plays."""
 
 from __future__ import annotations
 
-import base64
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
 from shards import schema
 from shards.index import write_dataset
 from shards.inspect.__main__ import main
+from tests.browser import Browser
 from tests.shards import samples
 
 EVIL = "</p><script>alert(1)</script><img src=x onerror=alert(2)> [bold]\"'&"
@@ -58,19 +60,38 @@ def test_what_is_not_there_is_an_error_that_says_what_to_do(
     assert caught.value.code == 2
 
 
-def test_the_page_holds_its_pictures_and_no_caption_gets_out_of_its_place(root: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "shards.inspect", root, "--html", tmp_path / "page.html"]
+def test_the_page_plays_from_a_folder_beside_it_and_no_caption_gets_out_of_its_place(
+    root: Path, tmp_path: Path, browser: Browser
+) -> None:
+    command = [sys.executable, "-m", "shards.inspect", root, "--html", tmp_path / "my page.html"]
     subprocess.run(command, check=True, capture_output=True)
-    page = (tmp_path / "page.html").read_text()
-    assert "<script" not in page
-    assert "<img src=x" not in page
-    assert "&lt;script&gt;alert(1)" in page
-    assert not re.search(r"(?:src|href)=\"(?!data:)", page)
-    pictures = re.findall(r"src=\"data:image/jpeg;base64,([^\"]+)\"", page)
-    assert base64.b64decode(pictures[0]).startswith(b"\xff\xd8")
+    page = (tmp_path / "my page.html").read_text()
+    assert len(page) < 60_000, "no image is in the page itself"
+    assert page.count("<script") == 1 and "<img src=x" not in page
+    assert "&lt;script&gt;alert(1)" in page and "人参を切る 🥕" in page
+    media = {quote(path.relative_to(tmp_path).as_posix()) for path in (tmp_path / "my page.html.media").iterdir()}
+    named = {name.partition("#")[0] for name in re.findall(r'(?:src|poster)="([^"]*)"', page)}
+    assert named == media and len(media) > 20
     assert page.count("<figure>") == 12
     assert page.count('<section class="item">') == 4
-    assert "人参を切る 🥕" in page
+    report = browser.open_page((tmp_path / "my page.html").as_uri(), width=390, max_videos=3, play_seconds=10)
+    assert report.console_errors == [] and report.width == 390
+    assert len(report.videos) == 3 and all(video.problem is None and video.width for video in report.videos)
+    assert report.images and all(image.width > 0 for image in report.images)
+
+
+def test_a_page_has_a_bounded_number_of_videos_and_no_withdrawn_one(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shards.inspect.page._MAX_VIDEOS", 10_000)
+    copy = shutil.copytree(root, tmp_path / "shards")
+    (copy / "denylist.txt").write_text("evil\n")
+    assert main([str(copy), "--html", str(tmp_path / "page.html")]) == 0
+    videos = list((tmp_path / "page.html.media").glob("*.mp4"))
+    assert videos and sum(path.stat().st_size for path in videos) <= 10_000
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<figure>") == 11 and "alert(1)" not in page
+    assert page.count("<video") == len(videos)
 
 
 def test_the_page_shows_as_many_samples_as_asked_for(root: Path, tmp_path: Path) -> None:
