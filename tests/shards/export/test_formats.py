@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import io
 import json
 from pathlib import Path
@@ -170,3 +171,41 @@ def test_captions_lose_their_tags() -> None:
     assert caption_of({"text": "#Summary C made tea"}, raw=False) == "The camera wearer made tea."
     assert caption_of({"text": "#O A man X walks!"}, raw=False) == "A man X walks!"
     assert caption_of({"text": "#C C walks"}, raw=True) == "#C C walks"
+
+
+def test_mosaicml_streaming_reads_every_sample(dataset: Dataset, tmp_path: Path) -> None:
+    declare_missing()  # it imports torchvision
+    streaming = pytest.importorskip("streaming", reason="needs the package mosaicml-streaming")
+    assert export("mds", dataset, tmp_path / "out") == 0
+    found = streaming.StreamingDataset(local=str(tmp_path / "out" / "clips" / "train"), batch_size=1)
+    expected = videos(dataset)
+    assert [found[i]["key"] for i in range(7)] == [key for key in expected if "_c" in key]
+    assert all(found[i]["mp4"] == expected[found[i]["key"]] for i in range(len(found)))
+    assert found[6]["txt"] == "#C C does 6" and json.loads(found[6]["json"])["tag_noun"] == [6, 7]
+
+
+def test_litdata_reads_every_sample(dataset: Dataset, tmp_path: Path) -> None:
+    litdata = pytest.importorskip("litdata", reason="needs the package litdata")
+    for _ in range(2):
+        assert export("litdata", dataset, tmp_path / "out", "--sets", "clips") == 0
+    found = litdata.StreamingDataset(str(tmp_path / "out" / "clips" / "train"), cache_dir=str(tmp_path / "cache"))
+    expected = videos(dataset)
+    assert len(found) == 7
+    assert all(found[i]["mp4"] == expected[found[i]["key"]] for i in range(len(found)))
+
+
+def test_lance_reads_every_sample(dataset: Dataset, tmp_path: Path) -> None:
+    lance = pytest.importorskip("lance", reason="needs the package pylance")
+    for _ in range(2):
+        assert export("lance", dataset, tmp_path / "out") == 0
+    table = lance.dataset(str(tmp_path / "out" / "clips_train.lance"))
+    expected = videos(dataset)
+    rows = table.take([6, 0]).to_pylist()
+    assert [row["text"] for row in rows] == ["#C C does 6", "#C C does 0"] and table.count_rows() == 7
+    assert all(row["mp4"] == expected[row["key"]] and row["clip_end"] > row["clip_start"] for row in rows)
+
+
+def test_a_package_that_is_not_installed_is_named(dataset: Dataset, tmp_path: Path, capfd: Any) -> None:
+    if importlib.util.find_spec("streaming") is None:
+        assert export("mds", dataset, tmp_path / "out") == 2
+        assert "pip install mosaicml-streaming" in capfd.readouterr().err
