@@ -19,7 +19,7 @@ from typing import Any
 
 from configs.cli import ExitCode, Request, exit_code_of, report
 from configs.loading import ConfigError
-from eval import charades_ego, egomcq, epic_mir, howto100m, mcq, shufflemcq, summarymcq
+from eval import charades_ego, egomcq, epic_mir, howto100m, mcq, recall, shufflemcq, summarymcq
 from eval.benchmark import Benchmark, Context, Inputs
 from eval.command import eval_command, on_all_ranks
 from eval.config import BENCHMARKS, EvalConfig, load_eval
@@ -42,6 +42,7 @@ ENTRIES: dict[str, Benchmark[Any]] = {
         epic_mir.BENCHMARK,
         charades_ego.BENCHMARK,
         howto100m.BENCHMARK,
+        recall.BENCHMARK,
     )
 }
 
@@ -121,12 +122,24 @@ def plan(dataset: Dataset, names: Sequence[str]) -> Iterator[BenchmarkPlan]:
     """Yield a plan for each of the benchmarks called `names`, in their order."""
     for name in names:
         entry = ENTRIES[name]
-        if _has(dataset, entry.set_name, entry.split):
+        if name == recall.NAME:
+            yield from _recalls(dataset)
+        elif _has(dataset, entry.set_name, entry.split):
             yield BenchmarkPlan(name=name, benchmark=entry)
         elif name in _GENERATED_FROM and _has(dataset, _GENERATED_FROM[name], "val"):
             yield BenchmarkPlan(name=name, benchmark=_generated(entry, _GENERATED_FROM[name]))
         else:
             yield BenchmarkPlan(name=name, absent=f"not run: the dataset has no {entry.set_name}/{entry.split}")
+
+
+def _recalls(dataset: Dataset) -> Iterator[BenchmarkPlan]:
+    """Yield a plan for the validation split of each level that the dataset has."""
+    found = [set_name for set_name in ("clips", "summaries") if _has(dataset, set_name, "val")]
+    for set_name in found:
+        own = recall.recall_of(set_name, name=f"{recall.NAME}-{set_name}")
+        yield BenchmarkPlan(name=recall.NAME, benchmark=own)
+    if not found:
+        yield BenchmarkPlan(name=recall.NAME, absent="not run: the dataset has neither clips/val nor summaries/val")
 
 
 _GENERATED_FROM = {"egomcq": "clips", "summarymcq": "summaries", "shufflemcq": "summaries"}

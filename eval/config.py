@@ -20,7 +20,7 @@ from hiervl_train.tokenizer import TokenizerSource
 from shards.config import ReadConfig
 from shards.schema import SETS
 
-BENCHMARKS = ("egomcq", "summarymcq", "shufflemcq", "epic_mir", "charades_ego", "howto100m")
+BENCHMARKS = ("egomcq", "summarymcq", "shufflemcq", "epic_mir", "charades_ego", "howto100m", "recall")
 FRAMES, WINDOWS, WINDOW_SECONDS = 4, 16, 8.0  # as published, where the checkpoint's run is not known
 
 
@@ -82,6 +82,7 @@ class EvalConfig:
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     seed: int = 0  # of orders, resamples and generated questions
     made_questions: PositiveInt = 1000  # questions of each kind that all.py generates where a dataset has no benchmark
+    recall_samples: PositiveInt | None = 10_000  # samples that recall is measured on, at most; null: all
     resamples: PositiveInt = 2000  # bootstrap resamples of each confidence interval
     max_missing_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01  # unscored items above which the exit code is 3
     # Results. null: RUN/evaluation/<benchmark>, or runs/eval/<checkpoint>/<benchmark> for a checkpoint without a run.

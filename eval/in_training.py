@@ -5,8 +5,10 @@
 
 The questions are those of EgoMCQ and SummaryMCQ if the dataset has them, otherwise generated from `clips/val` and
 `summaries/val` (`eval.mcq_builder`), and those of ShuffleMCQ if the model distinguishes orders of windows. They are the
-same at every call. Nothing is cached, as the weights change, and nothing is drawn from the process's random numbers: a
-run that evaluates itself has the same losses as one that does not.
+same at every call. Recall (`recall_clips/text_to_video@1`, …) is measured on as many samples of `clips/val` and
+`summaries/val` as `evaluation.recall` says, or where no question can be made. Nothing is cached, as the weights change,
+and nothing is drawn from the process's random numbers: a run that evaluates itself has the same losses as one that does
+not.
 
 Shapes in names: Q questions, W windows, N samples, K windows of a sample, D width of the shared space.
 """
@@ -24,10 +26,19 @@ from rich.console import Console
 from eval import charades_ego, epic_mir
 from eval.benchmark import Benchmark, Context
 from eval.config import EvalConfig, EvalDataConfig
-from eval.embed import EmbedSettings, aggregate_windows, embed_split, embed_texts, is_order_sensitive
+from eval.embed import (
+    EmbedSettings,
+    SampleEmbeddings,
+    TextEmbeddings,
+    aggregate_windows,
+    embed_split,
+    embed_texts,
+    is_order_sensitive,
+)
 from eval.mcq import answer_questions
 from eval.mcq_builder import McqConfig, QuestionType, build, read_candidates
 from eval.metrics.mcq import GroupAccuracy, keyed_rng
+from eval.recall import Captioned, read_captioned, retrieve
 from eval.shufflemcq import GROUP, answer_order_questions, order_questions
 from hiervl_train.checkpoint.open import OpenedCheckpoint
 from hiervl_train.collectives import broadcast_json
@@ -46,8 +57,11 @@ from shards.sources import Source, open_source
 
 CLIP_SPLITS = (("egomcq", "test"), ("clips", "val"))  # the first one that the dataset has is used
 SUMMARY_SPLITS = (("summarymcq", "test"), ("summaries", "val"))
+_VAL = (("clips", "val"), ("summaries", "val"))  # what recall is measured on
 _OPTIONS = 5  # per question; orders per ShuffleMCQ question
 _CLIPS_PER_PASS = 32
+_RECALL = 500  # samples by which recall is measured where there are no questions and `evaluation.recall` is 0
+_KS = (1, 5, 10)
 # Which scores of its benchmark a fine-tuning run logs. (HowTo100M's head is a part of the run, which scores it itself.)
 _FINETUNE_SCORES = {"charades_ego": ("mAP",), "epic_mir": ("mAP", "nDCG")}
 
@@ -127,6 +141,7 @@ class _SetQuestions:
     keys: list[str]
     texts: list[str]
     questions: tuple[Question, ...] = ()
+    captioned: tuple[Captioned, ...] = ()  # samples that recall is measured on
 
 
 class PeriodicMcq:
@@ -155,14 +170,19 @@ class PeriodicMcq:
             self._sets = self._prepare(ranks)
         scores: dict[str, float] = {}
         for one in self._sets:
-            for name, group in self._accuracies(model, tokenizer, ranks, one):
-                if group.items:
-                    scores |= {name: group.accuracy, f"{CHANCE}{name}": group.chance}
+            for name, value, chance in self._scores(model, tokenizer, ranks, one):
+                scores |= {name: value, f"{CHANCE}{name}": chance}
         return _on_all_ranks(scores, ranks)
 
     def _prepare(self, ranks: DistributedContext) -> list[_SetQuestions]:
         """Return the questions of each set: the first rank reads or generates them, the others learn what to embed."""
         sets = [self._set_questions(name, split) for name, split in self._splits] if ranks.is_main else []
+        if ranks.is_main:
+            has_questions = any(one.questions for one in sets)
+            limit = self._config.recall or (0 if has_questions else _RECALL)
+            val = [pair for pair in _VAL if limit and _first_split(self._source.dataset, [pair]) is not None]
+            sets += [self._set_captions(name, split, limit) for name, split in val]
+            sets = [one for one in sets if one.keys]
         inputs = broadcast_json([[s.set_name, s.split, s.keys, s.texts] for s in sets], ranks.control)
         if ranks.is_main:
             return sets
@@ -176,6 +196,16 @@ class PeriodicMcq:
         texts = list(dict.fromkeys(question.text for question in questions))
         return _SetQuestions(set_name=set_name, split=split, keys=keys, texts=texts, questions=questions)
 
+    def _set_captions(self, set_name: str, split: str, limit: int) -> _SetQuestions:
+        found = read_captioned(self._source, set_name, split, limit=limit, seed=self._config.seed)
+        return _SetQuestions(
+            set_name=set_name,
+            split=split,
+            keys=[sample.key for sample in found],
+            texts=list(dict.fromkeys(sample.text for sample in found)),
+            captioned=tuple(found),
+        )
+
     def _questions(self, set_name: str, split: str) -> tuple[Question, ...]:
         if split not in set_spec(set_name).companions:
             return _generated(self._source, set_name, split, self._config)
@@ -186,10 +216,10 @@ class PeriodicMcq:
         complete = [question for question in questions if packed.issuperset(question.choices)]
         return tuple(_chosen(complete, self._config))
 
-    def _accuracies(
+    def _scores(
         self, model: HierVL, tokenizer: Tokenizer, ranks: DistributedContext, one: _SetQuestions
-    ) -> Iterator[tuple[str, GroupAccuracy]]:
-        """Embed on all ranks; yield the name and the accuracy of each group on the first one."""
+    ) -> Iterator[tuple[str, float, float]]:
+        """Embed on all ranks; yield each score's name, value and chance level, in percent, on the first one."""
         settings = self._settings
         if (one.set_name, one.split) not in self._stored:
             settings = replace(settings, features=None)
@@ -197,6 +227,43 @@ class PeriodicMcq:
         texts = embed_texts(model, tokenizer, one.texts, settings, ranks=ranks)
         if samples is None or texts is None:
             return
+        if one.captioned:
+            yield from self._recall(model, ranks, one, samples, texts)
+            return
+        for name, group in self._accuracies(model, ranks, one, samples, texts):
+            if group.items:
+                yield name, group.accuracy, group.chance
+
+    def _recall(
+        self,
+        model: HierVL,
+        ranks: DistributedContext,
+        one: _SetQuestions,
+        samples: SampleEmbeddings,
+        texts: TextEmbeddings,
+    ) -> Iterator[tuple[str, float, float]]:
+        embedded = [sample for sample in one.captioned if sample.key in samples.index]
+        if len(embedded) < 2:
+            return
+        vectors = samples.vectors
+        if set_spec(one.set_name).is_long:
+            vectors = aggregate_windows(model, vectors, self._settings.speed, ranks.device)
+        video_ND = vectors[[samples.index[sample.key] for sample in embedded]]
+        found = retrieve(embedded, texts.of([sample.text for sample in embedded]), video_ND)
+        for direction, hits in (("text_to_video", found.to_video), ("video_to_text", found.to_text)):
+            for k in (k for k in _KS if k < hits.items):
+                yield f"recall_{one.set_name}/{direction}@{k}", float(hits.recall(k).mean()), hits.chance(k)
+
+    def _accuracies(
+        self,
+        model: HierVL,
+        ranks: DistributedContext,
+        one: _SetQuestions,
+        samples: SampleEmbeddings,
+        texts: TextEmbeddings,
+    ) -> Iterator[tuple[str, GroupAccuracy]]:
+        """Yield the name and the accuracy of each group of questions."""
+        settings = self._settings
         if not set_spec(one.set_name).is_long:
             answers = answer_questions(one.questions, texts, samples.vectors, samples.index)
             yield from ((f"mcq/{group}", accuracy) for group, accuracy in answers.scores.groups.items())

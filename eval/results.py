@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from configs.loading import ConfigError, from_dict
 from shards.files import write_bytes, write_json
@@ -28,7 +28,7 @@ class Score:
     """One score of a benchmark, with the number of items it is based on."""
 
     name: str  # such as "inter accuracy"
-    value: float  # percent
+    value: float  # percent, or what `unit` says
     low: float | None = None  # bootstrap interval, 95 %
     high: float | None = None
     chance: float | None = None  # percent, what random scores get; None if it is not defined
@@ -36,6 +36,7 @@ class Score:
     of: int  # items in the benchmark
     tied: int = 0  # items whose score depends on the order of ties; a correct answer that ties with k − 1 counts 1/k
     published: dict[str, float] = field(default_factory=dict)  # model → percent, such as {"HierVL-SA": 90.5}
+    unit: Literal["%", "rank"] = "%"  # rank: from 1, lower is better
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -109,7 +109,7 @@ def _cells(score: Score) -> list[str]:
     published = score.published.get("HierVL-SA")
     return [
         escape(score.name),
-        f"{score.value:.1f}",
+        f"{score.value:.1f}" if score.unit == "%" else f"{score.unit} {score.value:.1f}",
         "" if score.low is None or score.high is None else f"{score.low:.1f}–{score.high:.1f}",
         "" if score.chance is None else f"{score.chance:.1f}",
         f"{score.items:,}/{score.of:,}",

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from hiervl_train.checkpoint.manager import SaveConfig
 from hiervl_train.data import DataConfig
@@ -41,11 +41,13 @@ class CompatConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """Multiple-choice questions inside the run, made of the dataset's own test or validation sets."""
+    """Questions and retrieval inside the run, on the dataset's own test or validation sets."""
 
     every_steps: PositiveInt | None = None  # steps between evaluations; null: none in between
     at_end: bool = False  # also after the last step
     questions: PositiveInt = 500  # of each kind, at most
+    # Samples of the val split of each level by which recall is measured; 0: only where there are no questions.
+    recall: NonNegativeInt = 0
     seed: int = 0  # of the choice of questions and of their wrong options
 
     @property
@@ -134,6 +136,14 @@ class PretrainSampleConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SizingConfig:
+    """How a run is fitted to a small dataset: `schedule` and `optim.lr` are then upper bounds; see `sizing.py`."""
+
+    steps: PositiveInt = 500  # of the clip level, wanted; at most schedule.epochs passes over the data
+    warmup: Annotated[float, Field(ge=0, le=1)] = 0.1  # share of the steps, where optim.warmup_steps is 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class PretrainConfig(RunSettings):
     """A pretraining run: what is trained, from where, towards which objectives, on what; see also `RunSettings`."""
 
@@ -144,6 +154,7 @@ class PretrainConfig(RunSettings):
     init_from: Path | None = None
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     schedule: PretrainScheduleConfig = field(default_factory=PretrainScheduleConfig)
+    sizing: SizingConfig | None = None  # fit batches, steps and learning rate to the data; null: as configured
     sample: PretrainSampleConfig = field(default_factory=PretrainSampleConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     compat: CompatConfig = field(default_factory=CompatConfig)

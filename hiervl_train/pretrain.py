@@ -7,14 +7,16 @@ Exit codes: `configs.cli.ExitCode`.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from configs.cli import Command
+from configs.cli import Command, Request
 from hiervl_train.config import PretrainConfig
 from hiervl_train.distributed import DistributedContext
 from hiervl_train.launch import launch
+from hiervl_train.sizing import sized
 from hiervl_train.task import Task
 from hiervl_train.tasks.pretraining import pretraining_task
 
@@ -25,7 +27,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run what the command line asks for; return the exit code."""
     command = Command("torchrun … hiervl_train/pretrain.py", __doc__, PretrainConfig, default=SMALL)
     command.resumes("Run the same command again to resume from the last checkpoint.")
-    return command.run(lambda request: launch(request.config, _task), argv)
+    return command.run(_run, argv)
+
+
+def _run(request: Request[PretrainConfig]) -> int:
+    def say(text: str) -> None:
+        if os.environ.get("RANK", "0") == "0":
+            request.console.print(text, markup=False, soft_wrap=True)
+
+    return launch(sized(request.config, say), _task)
 
 
 def _task(config: PretrainConfig, context: DistributedContext) -> Task:

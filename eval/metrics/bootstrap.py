@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -89,6 +90,49 @@ def bootstrap(
     if not len(values) or not math.isfinite(point):
         return None
     return percentiles(values - (values.mean() - point), level)
+
+
+def interval_by_cluster(
+    values_N: Sequence[float] | np.ndarray,
+    clusters: Sequence[str],
+    *,
+    statistic: Literal["mean", "median"] = "mean",
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+) -> Interval | None:
+    """Return the interval of the mean or median of items that come in clusters, such as the captions of a video.
+
+    Whole clusters are drawn, since items of one cluster are alike. None for fewer than 2 clusters; the order of the
+    items does not matter.
+    """
+    values = finite_values(values_N)
+    names, code_N = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
+    if len(names) < 2:
+        return None
+    order = np.lexsort((code_N, values))
+    values, code_N = values[order], code_N[order]
+    sums_C = np.bincount(code_N, weights=values, minlength=len(names))
+    sizes_C = np.bincount(code_N, minlength=len(names))
+    rng = np.random.default_rng(seed)
+    found = []
+    for size in chunk_sizes(resamples, max(len(values), len(names))):
+        draws_BC = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=size)
+        if statistic == "mean":
+            found.append((draws_BC @ sums_C) / (draws_BC @ sizes_C))
+        else:
+            found.append(_weighted_medians(values, draws_BC[:, code_N]))
+    return percentiles(np.concatenate(found), level)
+
+
+def _weighted_medians(sorted_N: np.ndarray, counts_BN: np.ndarray) -> np.ndarray:
+    """Return the medians (B) of sorted values, each taken `counts` times."""
+    ends_BN = counts_BN.cumsum(axis=1)
+    totals_B = ends_BN[:, -1]
+    lower = (ends_BN > ((totals_B - 1) // 2)[:, None]).argmax(axis=1)
+    upper = (ends_BN > (totals_B // 2)[:, None]).argmax(axis=1)
+    medians_B: np.ndarray = (sorted_N[lower] + sorted_N[upper]) / 2
+    return medians_B
 
 
 def resampled_means(values_N: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:

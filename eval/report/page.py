@@ -78,7 +78,7 @@ def render(
         tag("div", where, class_="quiet"),
         [notice(note) for note in notes],
         notice(f"{asked - scored:,} of {asked:,} items could not be scored; see below.") if scored < asked else None,
-        tiles(tile(f"{number(s.value)} %", s.name, f"chance {number(s.chance)} %") for s in result.scores[:8]),
+        tiles(_tile(score) for score in result.scores[:8]),
         _scores(result.scores),
         _curves(result),
         _confusions(result),
@@ -105,6 +105,12 @@ def render_overview(results: Sequence[tuple[Result, str]]) -> list[object]:
     ]
 
 
+def _tile(score: Score) -> Html:
+    if score.unit != "%":
+        return tile(f"{score.unit} {number(score.value)}", score.name, f"95 %: {interval(score)}")
+    return tile(f"{number(score.value)} %", score.name, f"chance {number(score.chance)} %")
+
+
 def published_names(scores: Iterable[Score]) -> list[str]:
     """Return the models with published values for any of the scores, in order of appearance."""
     return list(dict.fromkeys(name for score in scores for name in score.published))
@@ -119,7 +125,8 @@ def score_cells(score: Score, names: Sequence[str]) -> list[str]:
     """Return a score's row of that table, without its first cell, the name."""
     counts = [f"{score.items:,} of {score.of:,}", f"{score.tied:,}"]
     published = [number(score.published.get(name)) for name in names]
-    return [number(score.value), interval(score), number(score.chance), *counts, *published]
+    value = number(score.value) if score.unit == "%" else f"{score.unit} {number(score.value)}"
+    return [value, interval(score), number(score.chance), *counts, *published]
 
 
 def number(value: float | None) -> str:
@@ -162,6 +169,7 @@ def _score_chart(title: str, scores: Sequence[Score]) -> Html:
     rows = [
         charts.Interval(name=s.name, value=s.value, low=s.low, high=s.high, chance=s.chance, others=s.published)
         for s in scores
+        if s.unit == "%"
     ]
     return charts.intervals(title, rows, x_title="score (%)", name="this checkpoint")
 

@@ -118,7 +118,7 @@ def open_checkpoint(
         digest=digest,
         path=folder,
         run=folder.parent.parent if folder.parent.name == "checkpoints" else None,
-        sample=_sample(folder),
+        sample=training_sample(folder),
         head=head,
     )
 
@@ -149,7 +149,7 @@ def _tokenizer(path: Path, model: HierVL, source: str | None, buckets: Sequence[
     return tokenizer
 
 
-def _sample(path: Path) -> dict[str, Any]:
+def training_sample(path: Path) -> dict[str, Any]:
     """Return the section `sample` of the run that wrote a checkpoint; empty where it is not known."""
     try:
         sample = json.loads((path / files.STATE).read_bytes())["identity"]["sample"]

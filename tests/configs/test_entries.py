@@ -27,7 +27,7 @@ CONFIGURATIONS: dict[str, type] = {
     "finetune": FinetuneConfig,
     "eval": EvalConfig,
 }
-BENCHMARKS = ("egomcq", "summarymcq", "shufflemcq", "epic_mir", "charades_ego", "howto100m")
+BENCHMARKS = ("egomcq", "summarymcq", "shufflemcq", "epic_mir", "charades_ego", "howto100m", "recall")
 WITH_KEYS = (
     "preprocessing.build_shards",
     "preprocessing.extract_features",

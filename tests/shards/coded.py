@@ -70,10 +70,21 @@ def coded_summary(number: int, *, seconds: int, narrations: int, video: str = "v
 
 
 def coded_dataset(
-    root: Path, shards: Sequence[int] = (7, 5, 6), *, summaries: Sequence[schema.Sample] = (), per_video: int = 4
+    root: Path,
+    shards: Sequence[int] = (7, 5, 6),
+    *,
+    clips: Sequence[schema.Sample] = (),
+    summaries: Sequence[schema.Sample] = (),
+    per_video: int = 4,
 ) -> Dataset:
-    """Write a dataset whose training split has `shards` coded clips per shard, `per_video` of each video."""
-    number = 0
+    """Write a dataset whose training split has `shards` coded clips per shard, `per_video` of each video.
+
+    With `clips`, it has those in one shard instead.
+    """
+    number = len(clips)
+    if clips:
+        write_shard(root, clips)
+        shards = ()
     for index, count in enumerate(shards):
         samples = [coded_clip(number + i, video=f"video-{(number + i) // per_video:03d}") for i in range(count)]
         write_shard(root, samples, number=index)

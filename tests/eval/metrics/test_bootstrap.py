@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from eval.metrics.bootstrap import bootstrap, interval_of_average, interval_of_mean
+from eval.metrics.bootstrap import bootstrap, interval_by_cluster, interval_of_average, interval_of_mean
 from eval.metrics.classification import class_average_precision, mean_ap_of_counts
 
 
@@ -90,3 +90,34 @@ def test_values_that_are_not_finite_and_bad_settings_are_refused() -> None:
         interval_of_mean([1.0, 2.0], level=1)
     with pytest.raises(ValueError, match="resamples = 0"):
         interval_of_mean(np.arange(100.0), resamples=0)
+
+
+def test_an_interval_over_clusters_draws_whole_clusters() -> None:
+    rng = np.random.default_rng(0)
+    values = np.repeat(rng.normal(size=30), 20)  # the 20 items of a cluster say the same
+    clusters = [f"v{i // 20}" for i in range(600)]
+    own = interval_by_cluster(values, clusters, seed=1)
+    one_each = interval_of_mean(values[::20], seed=1)
+    as_items = interval_of_mean(values, seed=1)
+    assert own is not None and one_each is not None and as_items is not None
+    assert own.high - own.low == pytest.approx(one_each.high - one_each.low, rel=0.1)
+    assert own.high - own.low > 3 * (as_items.high - as_items.low)
+    assert interval_by_cluster(values[:20], clusters[:20]) is None
+
+
+def test_the_median_over_clusters_is_that_of_the_drawn_items() -> None:
+    values, clusters = np.array([1.0, 2.0, 10.0, 20.0, 30.0]), ["a", "a", "b", "b", "b"]
+    found = interval_by_cluster(values, clusters, statistic="median", seed=0, level=0.999)
+    # The clusters drawn are a a, a b (or b a) or b b; their medians are 1.5, 10 and 20.
+    assert found is not None and (found.low, found.high) == (1.5, 20.0)
+
+
+def test_the_order_of_clustered_items_does_not_matter() -> None:
+    rng = np.random.default_rng(0)
+    values, clusters = rng.normal(size=100), np.array([f"v{i}" for i in rng.integers(0, 9, 100)])
+    order = rng.permutation(100)
+    for statistic in ("mean", "median"):
+        one = interval_by_cluster(values, clusters.tolist(), statistic=statistic)
+        other = interval_by_cluster(values[order], clusters[order].tolist(), statistic=statistic)
+        assert one is not None and other is not None
+        assert (one.low, one.high) == pytest.approx((other.low, other.high))
