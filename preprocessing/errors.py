@@ -18,6 +18,7 @@ _OUTPUT_FAULTS = {
     errno.ENOMEM,
 }
 _FAULT_MESSAGES = ("no space left on device", "disk quota exceeded", "read-only file system", "stale file handle")
+UNEXPECTED = "unexpected error"  # the reason, in the ledger, of what an exception of our own code fails
 
 
 class UsageError(ValueError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import av
 import pyarrow.parquet as pq
 
 from preprocessing.config import ChunkConfig
-from preprocessing.errors import TransientError, is_output_fault
+from preprocessing.errors import UNEXPECTED, TransientError, is_output_fault
 from preprocessing.plan import plan_path
 from preprocessing.video.chunks import Chunk, Damage, chunk_path, read_sidecar
 from preprocessing.video.clips import CutError, Cutter, PacketSpan, read_packet_span
@@ -49,6 +50,7 @@ class ShardOutcome:
     samples: int
     failed: int
     bytes: int  # size of the tar file
+    errors: tuple[str, ...] = ()  # a traceback for each segment of a video at which our own code raised an exception
 
 
 class CannotPackError(ValueError):
@@ -79,10 +81,11 @@ def pack_shard(task: PackTask) -> ShardOutcome:
         return _outcome(ShardStats.read(shard_paths(task.root, task.set_name, task.split, task.number)[2]))
     rows = pq.read_table(plan_path(task.work, task.set_name, task.split, task.number)).to_pylist()
     failed: list[FailedItem] = []
+    errors: list[str] = []
     try:
         with ShardWriter(task.root, task.set_name, task.split, task.number, toolchain=task.toolchain) as writer:
             for (_, segment), group in itertools.groupby(rows, key=lambda row: (row["video_uid"], row["segment"])):
-                for result in _pack_segment(task, segment, list(group)):
+                for result in _guarded(_pack_segment(task, segment, members := list(group)), members, task, errors):
                     if isinstance(result, Sample):
                         writer.add(result)
                     else:
@@ -92,11 +95,30 @@ def pack_shard(task: PackTask) -> ShardOutcome:
         if is_output_fault(error):
             raise TransientError(f"{task.root}: {error.strerror or error}") from error
         raise
-    return _outcome(stats)
+    return _outcome(stats, tuple(errors))
 
 
-def _outcome(stats: ShardStats) -> ShardOutcome:
-    return ShardOutcome(samples=stats.samples, failed=len(stats.failed), bytes=stats.bytes)
+def _outcome(stats: ShardStats, errors: tuple[str, ...] = ()) -> ShardOutcome:
+    return ShardOutcome(samples=stats.samples, failed=len(stats.failed), bytes=stats.bytes, errors=errors)
+
+
+def _guarded(
+    results: Iterator[Sample | FailedItem], rows: list[dict[str, Any]], task: PackTask, errors: list[str]
+) -> Iterator[Sample | FailedItem]:
+    """Yield the results of one segment; an exception of our own code fails its other rows and adds to `errors`."""
+    missing = {row["key"] for row in rows}
+    try:
+        for result in results:
+            missing.discard(result.key)
+            yield result
+    except (TransientError, OSError):
+        raise  # faults of the machine
+    except Exception as error:  # noqa: BLE001  the other videos of the shard are sound
+        errors.append(traceback.format_exc())
+        detail = f"{type(error).__name__}: {_portable(error, task.work)}"[:300]
+        yield from (
+            FailedItem(key=row["key"], reason=UNEXPECTED, detail=detail) for row in rows if row["key"] in missing
+        )
 
 
 def _pack_segment(task: PackTask, segment: str, rows: list[dict[str, Any]]) -> Iterator[Sample | FailedItem]:

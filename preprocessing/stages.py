@@ -18,7 +18,7 @@ from rich.console import Console
 from preprocessing import jobs, report
 from preprocessing.annotations import Annotations
 from preprocessing.config import BuildConfig
-from preprocessing.errors import TransientError, UsageError, is_output_fault
+from preprocessing.errors import UNEXPECTED, TransientError, UsageError, is_output_fault
 from preprocessing.pack import PackTask, ShardOutcome, pack_shard
 from preprocessing.plan import ShardPlan, plan_path, write_plan
 from preprocessing.progress import StageProgress, log_file
@@ -43,7 +43,6 @@ from shards.index import require_toolchain
 from shards.stats import FailedItem
 from shards.writer import ShardWriter
 
-_UNEXPECTED = "unexpected error"  # the reason of what an exception of our own code fails
 logger = logging.getLogger(__name__)
 
 ProbeResults = dict[str, ProbedVideo | str]
@@ -198,11 +197,11 @@ class BuildRun:
 
     def _unexpected(self, job: str, trace: str) -> str:
         """Log the traceback of an exception; return `reason: detail` for the ledger, without paths of this machine."""
-        logger.error("%s: %s\n%s", job, _UNEXPECTED, trace.rstrip())
+        logger.error("%s: %s\n%s", job, UNEXPECTED, trace.rstrip())
         detail = trace.strip().splitlines()[-1]
         for folder, name in ((self._config.work_folder, "WORK"), (self._config.videos.root, "VIDEOS")):
             detail = detail.replace(str(folder), name)
-        return f"{_UNEXPECTED}: {detail[:300]}"
+        return f"{UNEXPECTED}: {detail[:300]}"
 
     def chunk_and_pack(self, selection: Selection, sources: ProbeResults, done: set[str]) -> None:
         """Make the missing chunks and the shards not in `done` (names), each shard as soon as its chunks exist.
@@ -245,7 +244,7 @@ class BuildRun:
                     self._record_failed_chunk(ended.job, ended.error)
                 del self._unfinished[ended.job.name]
                 continue
-            failed += self._record_failed_shard(ended.job, ended.error) if ended.error else _failed(ended)
+            failed += self._record_failed_shard(ended.job, ended.error) if ended.error else self._failed(ended)
             self._require_few(failed, selection, sources)
             if not self._config.chunk.keep:
                 self._delete_unneeded_chunks(ended.job.name, needed_by[ended.job.name], users, counts)
@@ -333,6 +332,13 @@ class BuildRun:
                 for index in range(count):
                     delete_media(self._config.work_folder, uid, index)
 
+    def _failed(self, ended: jobs.JobOutcome) -> int:
+        """Return the number of failed samples of a packed shard; log the exceptions that failed some of them."""
+        packed: ShardOutcome = ended.value
+        for trace in packed.errors:
+            self._unexpected(ended.job.name, trace)
+        return packed.failed
+
     def _record_failed_shard(self, job: jobs.DaskJob, trace: str) -> int:
         """Record all samples of a shard for which our own code raised an exception as failed; return their number."""
         task: PackTask = job.task
@@ -390,11 +396,6 @@ def _pack_shard(task: PackTask) -> ShardOutcome:
             if not folder.is_dir():
                 raise TransientError(f"{folder}: disappeared during the build") from error
         raise
-
-
-def _failed(ended: jobs.JobOutcome) -> int:
-    packed: ShardOutcome = ended.value
-    return packed.failed
 
 
 def _videos(plan: ShardPlan) -> set[str]:

@@ -9,11 +9,12 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
-from preprocessing import stages
+from preprocessing import pack, stages
 from preprocessing.build_shards import main
 from preprocessing.pack import PackTask, ShardOutcome
 from preprocessing.video.chunks import Chunk
@@ -49,6 +50,22 @@ def faulty_pack(task: PackTask) -> ShardOutcome:
     if task.split == "val":
         raise AssertionError
     return REAL_PACK(task)
+
+
+def faulty_cutting(task: PackTask) -> ShardOutcome:
+    """Pack a shard on a worker, with a fault of our own in the fourth sample of video c."""
+    real = pack._Video.sample
+
+    def sample(video: Any, cutter: Any, frames: Any, segment: str) -> Any:
+        if frames.row["text"].endswith("thing 3 in c"):
+            raise IndexError(f"cutting in {task.work}")
+        return real(video, cutter, frames, segment)
+
+    pack._Video.sample = sample  # type: ignore[method-assign]
+    try:
+        return REAL_PACK(task)
+    finally:
+        pack._Video.sample = real  # type: ignore[method-assign]
 
 
 def make_small(root: Path) -> World:
@@ -119,6 +136,23 @@ def test_an_exception_fails_its_video_and_no_other(
     assert main(small.options(tmp_path, (*SMALL, "retry=failed"))) == 0
     assert {row["status"] for row in ledger_of(tmp_path)} == {"packed"}
     assert verify([str(tmp_path / "shards")]) == 0
+
+
+def test_an_exception_in_packing_fails_samples_of_its_video_alone(
+    small: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "_pack_shard", faulty_cutting)
+    assert main(small.options(tmp_path, SMALL)) == 0
+    failed = [row for row in ledger_of(tmp_path) if row["status"] != "packed"]
+    assert failed and {(row["video_uid"], row["set"], row["reason"]) for row in failed} == {
+        ("c", "clips", "unexpected error")
+    }
+    assert {row["detail"] for row in failed} == {"IndexError: cutting in WORK"}
+    assert (tmp_path / "work" / "build.log").read_text().count("IndexError: cutting in") == 1
+    assert verify([str(tmp_path / "shards")]) == 0
+    monkeypatch.undo()
+    assert main(small.options(tmp_path, (*SMALL, "retry=failed"))) == 0
+    assert {row["status"] for row in ledger_of(tmp_path)} == {"packed"}
 
 
 def test_too_many_exceptions_end_the_build_with_a_ledger_that_names_them(
