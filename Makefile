@@ -28,6 +28,7 @@ demo: env  ## build verified shards of the embedded dataset, train a small HierV
 	$(PY) eval/all.py --config configs/eval/embedded.yaml --checkpoint $(DEMO)/run --shards $(DEMO)/shards
 	@echo "look at them: $(DEMO)/index.html (the shards), $(DEMO)/run/index.html (the training),"
 	@echo "              $(DEMO)/run/evaluation/index.html (the scores)"
+	@echo "              or browse the shards: $(PY) -m shards.browse $(DEMO)/shards"
 
 test: env  ## the whole test suite
 	$(PY) -m pytest -n 2 --dist worksteal -m 'not slow'

@@ -16,6 +16,7 @@ import pytest
 
 from eval.config import EvalConfig
 from hiervl_train.config import PretrainConfig
+from hiervl_train.features.config import ExtractConfig
 from hiervl_train.tasks.config import FinetuneConfig
 from preprocessing.config import BuildConfig
 from tests.paths import REPOSITORY
@@ -23,7 +24,7 @@ from tools import check_docs
 
 PAGES = check_docs.pages(REPOSITORY)
 CURRENT = [page for page in PAGES if page.name != "CHANGELOG.md"]  # that one names what is gone, too
-CONFIGS = (BuildConfig, PretrainConfig, FinetuneConfig, EvalConfig)
+CONFIGS = (BuildConfig, PretrainConfig, FinetuneConfig, EvalConfig, ExtractConfig)
 FILES = ("safetensors", "json", "jsonl", "yaml", "py", "md", "html", "pth", "parquet")
 DOTTED = re.compile(r"(?<![\w./-])([a-z][a-z_0-9]*(?:\.[a-z][a-z_0-9]*)+)(?![\w(.])")
 OLD_KEYS = re.compile(

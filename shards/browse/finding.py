@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from shards.browse.embeddings import UNUSABLE, EmbeddingSet
-from shards.browse.frame import Page, PageError, Query, Site, card, link, more, number_in, options
-from shards.html.elements import Html, badge, heading, notice, tag
+from shards.browse.frame import Page, PageError, Query, Site, card, is_long, link, more, number_in, options, read_record
+from shards.html.elements import Html, badge, clock, folded, heading, notice, tag
 from shards.search.catalog import RANKED, Found
 from shards.search.moments import Moment, join_passes
 from shards.search.vectors import VectorError, nearest
 
 _HITS = 24  # on a page
+_NARRATIONS = 40  # listed of a summary
 _PER_SET = 12  # by meaning
 _FETCHED = 4  # as many hits are fetched for each that is shown, since some are joined or withdrawn
 
@@ -124,6 +125,14 @@ def _vector_of(site: Site, embedded: EmbeddingSet, sample: Found) -> np.ndarray 
 
 def _figure(site: Site, moment: Moment) -> Html:
     others = [tag("p", "also: ", other.text, class_="quiet words") for other in moment.others]
+    record = read_record(site, moment.sample) if is_long(moment.sample) else {}
+    narrations = record.get("narrations") or [] if isinstance(record, dict) else []
+    if narrations:
+        lines = [
+            tag("li", tag("span", clock(each["clip_start"]), class_="mono quiet"), " ", each["text"], dir="auto")
+            for each in narrations[:_NARRATIONS]
+        ]
+        others.append(folded(f"{len(narrations):,} narrations", tag("ol", lines, class_="plain")))
     return card(site, moment.sample, tag("div", badge(f"{moment.score:.3f}"), moment.sample.split), *others)
 
 

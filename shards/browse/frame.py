@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urlencode
 
 import numpy as np
 
+from shards import schema
 from shards.browse.embeddings import Embeddings
 from shards.browse.names import KINDS, Names
 from shards.html.elements import Html, badge, clock, image, join, player, tag, text
 from shards.schema import set_spec
 from shards.search.catalog import Catalog, Found
 from shards.sources import Source
+from shards.stats import parse_json
 
 MENU = (
     ("/", "Overview"),
@@ -139,6 +141,20 @@ def render(site: Site, page: Page) -> bytes:
         ]
     )
     return html.encode(errors="replace")
+
+
+def read_record(site: Site, found: Found) -> dict[str, Any] | str:
+    """Return the record of a sample, or what is wrong with it."""
+    shard = next(
+        shard
+        for shard in site.source.dataset.split(found.set_name, found.split).shards
+        if shard.name == site.catalog.shard_of(found)
+    )
+    try:
+        value = parse_json(site.source.read(shard, found.json_offset, found.json_size))
+        return schema.to_json(schema.from_json(found.set_name, value))
+    except (OSError, ValueError, RecursionError) as error:
+        return f"The record cannot be read: {error}"
 
 
 def media(key: str, kind: str) -> str:

@@ -8,10 +8,22 @@ from typing import Any
 
 from shards import schema
 from shards.browse.finding import near_samples
-from shards.browse.frame import Page, Query, Site, card, is_long, link, media, show, thumbnail, video_link, when
+from shards.browse.frame import (
+    Page,
+    Query,
+    Site,
+    card,
+    is_long,
+    link,
+    media,
+    read_record,
+    show,
+    thumbnail,
+    video_link,
+    when,
+)
 from shards.html.elements import Html, absent, clock, facts, folded, heading, image, notice, tag
 from shards.search.catalog import Found
-from shards.stats import parse_json
 
 _NARRATIONS = 200  # shown of a summary
 _NEAR = 8  # similar samples
@@ -47,20 +59,6 @@ def sample(site: Site, query: Query) -> Page:
         if site.embeddings.is_open(name):
             body.append(tag("div", near_samples(site, name, found, count=_NEAR), class_="grid"))
     return Page(title=found.text[:80] or found.key, body=body, place="/videos")
-
-
-def read_record(site: Site, found: Found) -> dict[str, Any] | str:
-    """Return the record of a sample, or what is wrong with it."""
-    shard = next(
-        shard
-        for shard in site.source.dataset.split(found.set_name, found.split).shards
-        if shard.name == site.catalog.shard_of(found)
-    )
-    try:
-        value = parse_json(site.source.read(shard, found.json_offset, found.json_size))
-        return schema.to_json(schema.from_json(found.set_name, value))
-    except (OSError, ValueError, RecursionError) as error:
-        return f"The record cannot be read: {error}"
 
 
 def _facts(site: Site, found: Found, record: Mapping[str, Any] | str) -> list[tuple[object, object]]:

@@ -65,6 +65,11 @@ def test_the_nearest_of_a_sample_are_shown_without_itself(site: Site) -> None:
     assert "video-a_s1_000001" in others
 
 
+def test_a_summary_is_shown_with_its_narrations(site: Site) -> None:
+    page = join(search(site, {"like": "video-a_c1_000001", "by": "mine"}).body)
+    assert "3 narrations</summary>" in page and "人参を切る" in page
+
+
 def test_two_annotators_of_one_moment_are_one_hit(site: Site) -> None:
     encoded = replace(site, encoder=Encoder())
     hits = shown(encoded, q="juggles", by="mine")
