@@ -23,6 +23,7 @@ from shards.keys import escape_id
 NO_TIME = np.iinfo(np.int64).min  # a packet without a time stamp
 MAX_SECONDS = 24 * 3600.0  # a video that claims to be longer has a damaged clock
 _MAX_HOLD = 1.0  # s; for how long the last frame of a video counts at most
+_MOST_MISSING = 0.25  # share of packets without presentation times above which they are all timed by their order
 _LEAST_STEP = 1 / 2000  # s from one frame to the next, on average
 _HALF = 0.5 + 1e-6  # frames; to the nearest grid frame, halves up
 _BACKWARD = 0.25  # s by which decoding times must decrease before that counts as a restart of the clock
@@ -131,12 +132,15 @@ def clock_of(
     if not len(packets):
         raise ClockError("its video stream has no packets")
     notes: list[str] = []
-    by_order = not trusts_pts or bool((packets.pts_P == NO_TIME).any())
+    missing = int((packets.pts_P == NO_TIME).sum())
+    by_order = not trusts_pts or missing > _MOST_MISSING * len(packets)
     if by_order:
         seconds_P = _ordered_times(packets, rate)
         notes.append("frames without presentation times: the n-th frame is shown at the n-th time")
     else:
         seconds_P = _joined_times(packets, notes)
+        if missing:  # damaged ones
+            notes.append(f"{missing} frames without presentation times are not shown")
     shown = seconds_P[np.isfinite(seconds_P)]
     seconds_P = seconds_P - shown.min()
     return finish(
@@ -231,19 +235,20 @@ def _joined_times(packets: Packets, notes: list[str]) -> np.ndarray:
     The clock goes back where a key frame is not later than every frame before it in decoding order, or where decoding
     times decrease. Frames of the later part that precede its first key frame cannot be decoded and get NaN.
     """
-    seconds_P = packets.pts_P * packets.tick
+    seconds_P = np.where(packets.pts_P == NO_TIME, np.nan, packets.pts_P * packets.tick)
     starts = _restarts(packets, seconds_P)
     if not len(starts):
         return seconds_P
     joined = seconds_P.copy()
     bounds = [0, *starts.tolist(), len(packets)]
     step = _typical_step(seconds_P[: bounds[1]])
-    begin, last = float(seconds_P[: bounds[1]].min()), float(seconds_P[: bounds[1]].max())
+    begin, last = float(np.nanmin(seconds_P[: bounds[1]])), float(np.nanmax(seconds_P[: bounds[1]]))
     for start, stop in itertools.pairwise(bounds[1:]):
-        keys = np.flatnonzero(packets.key_P[start:stop])
-        first = start + int(keys[0]) if len(keys) else start
+        timed = np.isfinite(seconds_P[start:stop])
+        keys = np.flatnonzero(packets.key_P[start:stop] & timed)
+        first = start + int(keys[0] if len(keys) else np.argmax(timed))
         shift = last + step - float(seconds_P[first])
-        back = float(seconds_P[:first].max() if start == bounds[1] else seconds_P[bounds[1] : first].max())
+        back = float(np.nanmax(seconds_P[:first] if start == bounds[1] else seconds_P[bounds[1] : first]))
         notes.append(f"the clock jumps back by {back - float(seconds_P[first]):.3f} s at {last - begin:.3f} s")
         part = seconds_P[start:stop] + shift
         part[part < last + step / 2] = np.nan
@@ -262,10 +267,10 @@ def _restarts(packets: Packets, seconds_P: np.ndarray) -> np.ndarray:
     starts: list[int] = []
     since = at_before = 0
     before = -np.inf  # the latest time since the last restart
-    key_at = np.flatnonzero(packets.key_P)
+    key_at = np.flatnonzero(packets.key_P & np.isfinite(seconds_P))
     for at in np.union1d(np.flatnonzero(goes_back), key_at).tolist():
         if at > at_before:
-            before = max(before, float(seconds_P[at_before:at].max()))
+            before = float(np.fmax.reduce(seconds_P[at_before:at], initial=before))
         following = int(np.searchsorted(key_at, at))
         first = int(key_at[following]) if following < len(key_at) else at  # what precedes it cannot be decoded
         if at > since and seconds_P[first] <= before - half:
@@ -276,7 +281,7 @@ def _restarts(packets: Packets, seconds_P: np.ndarray) -> np.ndarray:
 
 
 def _typical_step(seconds: np.ndarray) -> float:
-    steps = np.diff(np.sort(seconds))
+    steps = np.diff(np.sort(seconds[np.isfinite(seconds)]))
     steps = steps[steps > 0]
     return float(np.median(steps)) if len(steps) else 1 / 30
 

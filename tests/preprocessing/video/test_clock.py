@@ -140,12 +140,18 @@ def test_every_chunk_border_of_a_cut_program_stream(tmp_path: Path) -> None:
 
 def test_missing_presentation_times_are_counted_in_the_order_of_output() -> None:
     dts = [n / 25 for n in range(6)]
-    clock = clock_of(packets([0.0, np.nan, 0.08, 0.12, 0.16, 0.2], dts=dts), trusts_pts=True, rate=25)
+    clock = clock_of(packets([0.0, np.nan, 0.08, np.nan, 0.16, 0.2], dts=dts), trusts_pts=True, rate=25)
     assert clock.by_order and clock.time_P.tolist() == pytest.approx(dts)
     clock = clock_of(packets([np.nan] * 6, dts=[np.nan] * 6), trusts_pts=True, rate=50)
     assert clock.by_order and clock.time_P.tolist() == pytest.approx([n / 50 for n in range(6)])
     with pytest.raises(ClockError, match="remux"):
         clock_of(packets([np.nan] * 3, dts=[np.nan] * 3), trusts_pts=True, rate=0)
+
+
+def test_a_damaged_packet_without_a_time_moves_no_other() -> None:
+    clock = clock_of(packets([0.0, 0.04, np.nan, 0.12, 0.16, 0.2]), trusts_pts=True, rate=25)
+    assert not clock.by_order and "1 frames without" in clock.notes[0]
+    assert clock.time_P.tolist() == pytest.approx([0.0, 0.04, np.nan, 0.12, 0.16, 0.2], nan_ok=True)
 
 
 def test_what_is_not_believed_is_said() -> None:
