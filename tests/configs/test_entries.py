@@ -43,6 +43,7 @@ WITH_KEYS = (
 WITHOUT_KEYS = (
     "shards.export.__main__",
     "shards.features.__main__",
+    "preprocessing.hierarchies.__main__",
     "shards.verify.__main__",
     "shards.inspect.__main__",
     "hiervl_train.monitor.page",
