@@ -85,9 +85,10 @@ def cluster(config: DaskConfig, *, scratch: str) -> Iterator[Client]:
 def run(client: Client, jobs: Sequence[DaskJob]) -> Iterator[JobOutcome]:
     """Run `jobs` and yield their outcomes as they end. Jobs listed first start first.
 
-    A job runs even if one of its dependencies ended in an error; it decides itself what to do then. Raises
-    `TransientError` as soon as a job does or when workers keep dying under a job, and `ValueError` where a dependency
-    is not in `jobs` or two jobs have the same name.
+    A job runs even if one of its dependencies ended in an error; it decides itself what to do then. A job under which
+    workers keep dying runs again when no other job does, as those may be at fault; if they still die, it ended in an
+    error. Raises `TransientError` as soon as a job does, and `ValueError` where a dependency is not in `jobs` or two
+    jobs have the same name.
     """
     waiting = {job.name: set(job.needs) for job in jobs if job.needs}
     dependents: dict[str, list[DaskJob]] = {}
@@ -99,30 +100,38 @@ def run(client: Client, jobs: Sequence[DaskJob]) -> Iterator[JobOutcome]:
     if absent or len(known) != len(jobs):
         raise ValueError(f"dependencies not among the jobs: {sorted(absent)[:3]}, or a job name is used twice")
     limited = _has_ffmpeg_resource(client)
-    running: dict[str, DaskJob] = {}
+    running: dict[str, DaskJob] = {}  # by key
+    suspects: list[DaskJob] = []  # workers died under them; to be tried alone
     # Results are fetched in batches as they arrive: requesting each one would cost a round trip per task.
     futures: Any = as_completed(with_results=True, raise_errors=False)  # type: ignore[no-untyped-call]  # as above
 
-    def submit(job: DaskJob, priority: int) -> None:
+    def submit(job: DaskJob, priority: int, key: str = "") -> None:
         future = client.submit(
             _guarded,
             job.function,
             job.task,
-            key=job.name,
+            key=key or job.name,
             priority=priority,
             resources=_FFMPEG if job.runs_ffmpeg and limited else None,
             pure=False,
         )
-        running[job.name] = job
+        running[key or job.name] = job
         futures.add(future)
 
     for job in jobs:
         if not job.needs:
             submit(job, priority=0)
     try:
-        while running:
+        while running or suspects:
+            if not running:
+                job = suspects.pop()
+                submit(job, priority=0, key=f"{job.name}{_ALONE}")
             future, result = next(futures)
             job = running.pop(future.key)
+            if _killed_its_worker(future) and not future.key.endswith(_ALONE):
+                suspects.append(job)
+                future.release()
+                continue
             yield _ended(job, future, result)
             future.release()
             for dependent in dependents.get(job.name, ()):
@@ -133,6 +142,9 @@ def run(client: Client, jobs: Sequence[DaskJob]) -> Iterator[JobOutcome]:
         if running:
             cancel: Any = client.cancel
             cancel(list(futures.futures), force=True)
+
+
+_ALONE = " (alone)"
 
 
 @dataclass(frozen=True)
@@ -155,16 +167,17 @@ def _guarded(function: Callable[[Any], Any], task: Any) -> Any:
         return _Error(traceback.format_exc())
 
 
+def _killed_its_worker(future: Any) -> bool:
+    return future.status == "error" and isinstance(future.exception(), KilledWorker)
+
+
 def _ended(job: DaskJob, future: Any, result: Any) -> JobOutcome:
     """Return the outcome of a finished future; raise `TransientError` for faults of the machine or of Dask."""
+    if _killed_its_worker(future):
+        deaths = _SETTINGS["distributed.scheduler.allowed-failures"]
+        return JobOutcome(job=job, error=f"{deaths} workers died while running only this, perhaps out of memory")
     if future.status != "finished":  # a fault of Dask: `_guarded` never raises
-        error = future.exception()
-        if isinstance(error, KilledWorker):
-            raise TransientError(
-                f"{job.name}: {_SETTINGS['distributed.scheduler.allowed-failures']} workers died while running it, "
-                "perhaps out of memory; rerun with fewer workers per machine"
-            ) from error
-        raise TransientError(f"{job.name}: Dask could not run the job ({future.status}): {error}")
+        raise TransientError(f"{job.name}: Dask could not run the job ({future.status}): {future.exception()}")
     if isinstance(result, _Fault):
         raise TransientError(result.message)
     if isinstance(result, _Error):

@@ -48,6 +48,10 @@ def die_once(path: Path) -> str:
     return "survived"
 
 
+def die(_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def threads_and_slots(_: object) -> tuple[int, int]:
     return len(os.sched_getaffinity(0)), os.getpid()
 
@@ -82,6 +86,19 @@ def test_a_fault_of_the_machine_stops_the_run(client: Client, tmp_path: Path) ->
 def test_the_job_of_a_worker_that_dies_is_run_again(client: Client, tmp_path: Path) -> None:
     (ended,) = jobs.run(client, [DaskJob(name="d", stage="a", function=die_once, task=tmp_path / "mark")])
     assert ended.value == "survived"
+
+
+def test_a_job_that_always_kills_its_worker_ends_in_an_error_and_no_other_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(jobs._SETTINGS, "distributed.scheduler.allowed-failures", 1)
+    innocent = [DaskJob(name=f"a{i}", stage="a", function=stamp, task=tmp_path / f"a{i}") for i in range(4)]
+    killer = DaskJob(name="killer", stage="a", function=die, task=None)
+    last = DaskJob(name="b", stage="b", function=stamp, task=tmp_path / "b", needs=frozenset(["killer"]))
+    with jobs.cluster(DaskConfig(workers=1), scratch=str(tmp_path)) as client:
+        ended = {end.job.name: end for end in jobs.run(client, [killer, *innocent, last])}
+    assert ended.pop("killer").error == "1 workers died while running only this, perhaps out of memory"
+    assert {name: end.error for name, end in ended.items()} == dict.fromkeys(("a0", "a1", "a2", "a3", "b"))
 
 
 def test_jobs_that_run_ffmpeg_are_limited_to_one_a_worker(client: Client) -> None:
