@@ -38,11 +38,17 @@ def test_fifty_steps_equal_the_golden_curve(one_rank: Path) -> None:
     np.testing.assert_allclose(found, golden, rtol=5e-2)
 
 
-def test_the_loss_falls_and_the_folder_is_complete(one_rank: Path) -> None:
-    found = losses(one_rank)
-    child = [loss for step, loss in enumerate(found) if step % 6 != 5]
-    assert np.mean(child[-10:]) < np.mean(child[:10]) - 0.2
-    assert found[47] < 4.0  # of a parent step; 4.16 is chance in this batch
+def test_the_losses_of_both_levels_fall(embedded: Path, tmp_path: Path, one_rank: Path) -> None:
+    """Over 120 steps, by means of many batches: 50 steps and single batches show more of the data's order."""
+    shutil.copytree(one_rank, tmp_path / "run")
+    found = np.array(finished(embedded, tmp_path / "run", "run.max_steps=120"))
+    of_parent = np.arange(len(found)) % 6 == 5
+    child, parent = found[~of_parent], found[of_parent]
+    assert child[-20:].mean() < child[:20].mean() - 0.1
+    assert parent[-5:].mean() < parent[:5].mean() - 0.3
+
+
+def test_the_folder_is_complete(one_rank: Path) -> None:
     status = json.loads((one_rank / "status.json").read_bytes())
     assert (status["state"], status["step"], status["total"]) == ("done", STEPS, STEPS)
     assert ">done<" in (one_rank / "index.html").read_text()
@@ -72,8 +78,9 @@ def test_a_run_starts_from_the_weights_and_vocabulary_of_another(
 
 
 def test_two_ranks_with_half_the_batch_each_give_the_same_curve(embedded: Path, tmp_path: Path, one_rank: Path) -> None:
-    two = finished(embedded, tmp_path / "two", f"run.max_steps={STEPS}", ranks=2)
-    np.testing.assert_allclose(two, losses(one_rank), rtol=5e-3)
+    """Until step 30; sums in another order part by more where learning sets in (docs/reliability.md)."""
+    two = finished(embedded, tmp_path / "two", "run.max_steps=30", ranks=2)
+    np.testing.assert_allclose(two, losses(one_rank)[:30], rtol=1e-3)
 
 
 def test_evaluation_during_a_run_does_not_change_the_losses(embedded: Path, tmp_path: Path, one_rank: Path) -> None:
