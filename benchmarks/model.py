@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from configs import loading
 from hiervl_train.config import PretrainConfig
 from hiervl_train.models import HierVL, ModelConfig, flops
-from hiervl_train.models.layers import DividedAttention, SpaceAttention, TimeAttention
+from hiervl_train.models.layers import BlockMasks, DividedAttention, SpaceAttention, TimeAttention
 from hiervl_train.models.speed import SpeedConfig, autocast, prepare
 from hiervl_train.models.video import SpaceTimeBlock
 from hiervl_train.objectives import ObjectiveConfig, Tags, child_loss
@@ -110,9 +110,13 @@ class PublishedBlock(SpaceTimeBlock):
     """A block that computes all tokens, as published, even those that nothing uses."""
 
     def forward(
-        self, x_BSD: Tensor, frames: int, mask: Tensor | None, cls_only: bool, index: Tensor | None = None
-    ) -> Tensor:
-        return super().forward(x_BSD, frames, None, False, index)
+        self, cls_B1D: Tensor, patches_BPD: Tensor, frames: int, masks: BlockMasks, cls_only: bool
+    ) -> tuple[Tensor, Tensor]:
+        x_BSD = torch.cat([cls_B1D, patches_BPD], dim=1)
+        timed_BSD = self.norm1(x_BSD + self.timeattn(self.norm3(x_BSD), frames))
+        x_BSD = x_BSD + self.attn(timed_BSD, frames)
+        x_BSD = x_BSD + self.mlp(self.norm2(x_BSD))
+        return x_BSD[:, :1], x_BSD[:, 1:]
 
 
 def as_published(model: HierVL) -> HierVL:

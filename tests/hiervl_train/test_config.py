@@ -29,6 +29,8 @@ VARIANTS = {
     "from_egovlp": (SelfAttentionAggregator, "egonce", "both", "cccccp"),
     "joint": (SelfAttentionAggregator, "egonce", "both", "cccccp"),
     "small": (SelfAttentionAggregator, "egonce", "both", "cccccp"),
+    "custom": (SelfAttentionAggregator, "egonce", "both", "cccccp"),
+    "hiervl_sa_features": (SelfAttentionAggregator, "egonce", "both", "cccccp"),
 }
 
 

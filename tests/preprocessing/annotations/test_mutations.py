@@ -129,7 +129,7 @@ def _fields(name: str, item: dict[str, Any]) -> dict[str, Any]:
         "width": 1,
         "height": 1,
     }
-    extra = {"segment": f"{item['video_uid']}_0", "narrations": []}
+    extra = {"segment": f"{item['video_uid']}_0", "narrations": [], "extra": {}}
     names = {*schema.own_fields(name), "video_uid", "clip_start", "text"}
     return {**{key: (item | extra)[key] for key in names}, **media, "clip_end": end}
 

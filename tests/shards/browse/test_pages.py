@@ -15,11 +15,19 @@ PAGES = (
     "/", "/videos", "/video?uid=video-a&at=video-a_c1_000001", "/video?uid=" + quote(EVIL_VIDEO), "/search?q=c",
     "/losses", "/distributions",    "/sample/video-a_s1_000001", "/nothing",
 )  # fmt: skip
-PLAYING = """new Promise((done) => setTimeout(() => {
-  const video = document.querySelector("#stage video");
-  done(video.getAttribute("src").split("#")[0] + (video.paused ? " paused" : " plays"));
-}, 700))"""
 ORDER = "[...document.querySelectorAll('a.play')].map((item) => item.dataset.key)"
+
+
+def stage_becomes(expected: str) -> str:
+    """Return what waits, 10 s at most, until the stage shows `expected`, and returns what it shows."""
+    return f"""new Promise((done) => {{
+      const end = Date.now() + 10000;
+      const look = setInterval(() => {{
+        const video = document.querySelector("#stage video");
+        const found = video.getAttribute("src").split("#")[0] + (video.paused ? " paused" : " plays");
+        if (found === "{expected}" || Date.now() > end) {{ clearInterval(look); done(found); }}
+      }}, 30);
+    }})"""
 
 
 def leaving(served: Served, report: PageReport) -> list[str]:
@@ -61,7 +69,7 @@ def test_a_click_on_the_timeline_plays_that_sample(browser: Browser, served: Ser
     click = "document.querySelector('.timeline a[data-key=\"video-a_c1_000002\"]').click()"
     ask = {
         "click": click,
-        "playing": PLAYING,
+        "playing": stage_becomes("/media/video-a_c1_000002.mp4 plays"),
         "words": "document.querySelector('#stage .title').textContent",
         "at": "location.search",
     }
@@ -77,13 +85,16 @@ def test_the_arrow_keys_and_the_space_bar_move_and_play(browser: Browser, served
         return f"document.body.dispatchEvent(new KeyboardEvent('keydown', {{key: '{key}', bubbles: true}}))"
 
     keys = ["val-video_c1_000001", "val-video_c1_000002"]
-    ask = {"a": press("ArrowRight"), "right": PLAYING, "b": press(" "), "space": PLAYING, "c": press("ArrowLeft")}
-    report = browser.open_page(
-        f"{served.url}/video?uid=val-video&at={keys[0]}", max_videos=0, ask={**ask, "left": PLAYING}
-    )
-    assert report.answers["right"] == f"/media/{keys[1]}.mp4 plays"
-    assert report.answers["space"] == f"/media/{keys[1]}.mp4 paused"
-    assert report.answers["left"] == f"/media/{keys[0]}.mp4 plays"
+    expected = {
+        "right": f"/media/{keys[1]}.mp4 plays",
+        "space": f"/media/{keys[1]}.mp4 paused",
+        "left": f"/media/{keys[0]}.mp4 plays",
+    }
+    ask = {}
+    for name, key in (("right", "ArrowRight"), ("space", " "), ("left", "ArrowLeft")):
+        ask |= {f"press {name}": press(key), name: stage_becomes(expected[name])}
+    report = browser.open_page(f"{served.url}/video?uid=val-video&at={keys[0]}", max_videos=0, ask=ask)
+    assert {name: report.answers[name] for name in expected} == expected
 
 
 def test_play_on_goes_through_the_samples_in_the_order_of_time(browser: Browser, served: Served) -> None:

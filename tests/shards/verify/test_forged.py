@@ -119,7 +119,7 @@ CATALOGUE: dict[str, tuple[Forge, str]] = {
     "a time that is no number": (of(clip_start=float("nan")), "json: NaN is not JSON"),
     "a time as text": (of(clip_start="10.0"), "json: clips.clip_start: float is expected"),
     "a null": (of(narration_source=None), "json: clips.narration_source: str is expected"),
-    "an unknown field": (of(extra=1), "unknown fields ['extra']"),
+    "an unknown field": (of(further=1), "unknown fields ['further']"),
     # identity of a record
     "another segment": (of(segment="video-a_7"), "json: segment is 'video-a_7'"),
     "another video": (
